@@ -1,0 +1,64 @@
+"""The errors that mathllm shows to people: what happened, why, and the command that mends it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MathLLMError(Exception):
+    """A failure with a message for the user; `hint` says what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(MathLLMError, ValueError):
+    """A value that cannot be used: an unknown option, a combination that makes no sense."""
+
+    exit_code = 2
+
+
+class DataError(MathLLMError, ValueError):
+    """A data file or an expression that cannot be read."""
+
+
+class ExpressionError(DataError):
+    """A text that is no arithmetic problem; `position` is the offending character of `text`."""
+
+    def __init__(self, message: str, text: str, position: int, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.text = text
+        self.position = position
+
+    def caret(self, width: int = 72) -> str:
+        """Two lines: the text (a window of it, if long) and a caret under the offending character."""
+        start = max(0, min(self.position - width // 2, len(self.text) - width))
+        shown = self.text[start : start + width]
+        # control characters would move the caret away from what it points at
+        shown = "".join(c if c.isprintable() else "?" for c in shown)
+        return f"{shown}\n{' ' * (self.position - start)}^"
+
+
+class CheckpointError(MathLLMError):
+    """A checkpoint that is missing, damaged, or made for something else."""
+
+
+class DeviceError(MathLLMError):
+    """A device that was asked for and is not there."""
+
+
+class TrainingError(MathLLMError):
+    """Training cannot go on, for example because the loss is not a number any more."""
+
+
+def unknown_choice(kind: str, value: str, choices: Iterable[str]) -> UsageError:
+    """The error for a name that is not among `choices`, with the nearest one as a hint."""
+    choices = list(choices)
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else None
+    return UsageError(f"unknown {kind} {value!r}; choose from {', '.join(choices)}", hint)

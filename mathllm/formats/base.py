@@ -1,0 +1,206 @@
+"""How a problem is written down: the one `Format` class that every notation is a value of.
+
+A notation file says only what is its own: the order of digits, how a thought is written, how long the answer is
+that a thought announces. Rendering, parsing and places are the same for all of them and stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm.errors import UsageError
+from mathllm.formats.places import answer_places, number_places
+from mathllm.tasks import TASKS, Problems, answer, answer_widths, concatenate
+from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids
+from mathllm.tasks.numbers import Bools, Ints, Numbers, widen
+from mathllm.tasks.slots import ABSENT, Slots, compact, constant, expression_slots, number_slots, stack, token_slot
+from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, THINK, Ids
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Texts as ids uint8 [N, T] padded with `<end>`, their lengths [N], and the prompts' lengths [N].
+
+    The prompt is everything up to and including the first `=`; what follows, `<end>` included, is the completion.
+    """
+
+    ids: Ids
+    lengths: Ints
+    prompt_lengths: Ints
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def loss_mask(self) -> Bools:
+        """True [N, T] for the tokens of the completion: the ones that a model is trained to predict."""
+        column = np.arange(self.ids.shape[1])
+        mask: Bools = (column >= self.prompt_lengths[:, None]) & (column < self.lengths[:, None])
+        return mask
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a text says: the answer, where the thought and the answer stand, and what is wrong with the text.
+
+    Spans are half open. `well_formed` means that the answer is a number and, where the format thinks, a thought
+    stands before it; `ended` that `<end>` was reached.
+    """
+
+    answer: Numbers
+    well_formed: Bools
+    ended: Bools
+    thought_start: Ints
+    thought_end: Ints
+    answer_start: Ints
+    answer_end: Ints
+
+
+# writes the thoughts of one task: problems, their answers, the width [N] that numbers are padded to (or None)
+ThoughtWriter = Callable[[Problems, Numbers, "Ints | None"], Slots]
+# from ids and where the prompt is, both [N, T]: the places inside thoughts [N, T], where the answer is written
+# [N, T] (from the token before its first digit on), and how many digits the thought has announced for it [N]
+ThoughtReader = Callable[[Ids, Bools], "tuple[Ints, Bools, Ints]"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One notation. `thoughts` has a writer for each task the notation can reason about; without it, no thought."""
+
+    name: str
+    summary: str
+    least_significant_first: bool = False
+    thoughts: Mapping[str, ThoughtWriter] | None = None
+    read_thoughts: ThoughtReader | None = None
+    zero_pad: bool = field(default=False, kw_only=True)
+
+    def check_task(self, code: int) -> None:
+        """Raises UsageError where this notation does not know how to reason about a task."""
+        if self.thoughts is not None and TASKS[code].name not in self.thoughts:
+            raise UsageError(
+                f"format {self.name!r} has no thought for task {TASKS[code].name!r}",
+                "use --format plain or reversed, or write one: see mathllm/formats",
+            )
+
+    def render(self, problems: Problems) -> Rendered:
+        """Problem, thought and answer of every row."""
+        parts = []
+        codes = np.unique(problems.task)
+        for code in codes:
+            self.check_task(code)
+            parts.append(self._render_task(problems[problems.task == code] if len(codes) > 1 else problems))
+        if len(parts) == 1:
+            return parts[0]
+        width = max((part.ids.shape[1] for part in parts), default=0)
+        ids = np.full((len(problems), width), END, np.uint8)
+        lengths, prompt_lengths = np.zeros((2, len(problems)), np.int64)
+        for code, part in zip(codes, parts, strict=True):
+            rows = np.flatnonzero(problems.task == code)
+            ids[rows, : part.ids.shape[1]] = part.ids
+            lengths[rows], prompt_lengths[rows] = part.lengths, part.prompt_lengths
+        return Rendered(ids, lengths, prompt_lengths)
+
+    def _render_task(self, problems: Problems) -> Rendered:
+        n = len(problems)
+        result = answer(problems)
+        width = answer_widths(problems) if self.zero_pad else None
+        prompt = self._prompt_slots(problems)
+        parts = [prompt]
+        if self.thoughts is not None:
+            writer = self.thoughts[TASKS[problems.task[0]].name]
+            parts += [constant(n, THINK), writer(problems, result, width), constant(n, END_THINK)]
+        parts += [signed_slots(result, width, self.least_significant_first), constant(n, END)]
+        ids, lengths = compact(stack(parts))
+        return Rendered(ids, lengths, (prompt != ABSENT).sum(0))
+
+    def _prompt_slots(self, problems: Problems) -> Slots:
+        widths = problems.widths if self.zero_pad else None
+        expression = expression_slots(problems, self.least_significant_first, widths)
+        return stack([expression, constant(len(problems), EQUALS)])
+
+    def prompts(self, problems: Problems) -> tuple[Ids, Ints]:
+        """The prompts alone: ids [N, T] and lengths [N]."""
+        return compact(self._prompt_slots(problems))
+
+    def longest(self, codes: tuple[int, ...], max_digits: int, max_operands: int, signed: bool = False) -> int:
+        """Tokens of the longest text of these tasks with operands up to this size."""
+        extremes = [
+            parse_expression(text)
+            for code in codes
+            for text in TASKS[code].extremes(max_digits, min(max_operands, TASKS[code].max_operands), signed)
+        ]
+        return int(self.render(concatenate(extremes)).lengths.max())
+
+    def parse(self, ids: Ids) -> Parsed:
+        """Reads texts [N, T], as rendered or as a model wrote them; anything after the first `<end>` is ignored."""
+        n, width = ids.shape
+        column = np.arange(width)
+        ended = (ids == END).any(1)
+        end = np.where(ended, (ids == END).argmax(1), width)
+        before_end = column < end[:, None]
+        equals = _first((ids == EQUALS) & before_end, end)
+        thought_start = thought_end = answer_start = np.minimum(equals + 1, end)
+        well_formed = equals < end
+        if self.thoughts is not None:
+            closing = (ids == END_THINK) & before_end & (column > equals[:, None])
+            closed = closing.any(1)
+            thought_end = np.where(closed, width - closing[:, ::-1].argmax(1), thought_start)
+            opened = ids[np.arange(n), np.minimum(thought_start, width - 1)] == THINK
+            answer_start = thought_end
+            well_formed &= closed & opened
+        # the answer, moved to the left and most significant digit first
+        lengths = end - answer_start
+        source = np.minimum(answer_start[:, None] + np.arange(max(1, int(lengths.max(initial=0)))), width - 1)
+        body = ids[np.arange(n)[:, None], source]
+        if self.least_significant_first:
+            signs = (body[:, 0] == MINUS) & (lengths > 0)
+            flipped = lengths[:, None] - 1 - np.arange(body.shape[1]) + signs[:, None]
+            flipped[signs, 0] = 0
+            body = np.take_along_axis(body, np.clip(flipped, 0, body.shape[1] - 1), 1)
+        number, is_number = numbers_from_ids(body, lengths)
+        well_formed = well_formed & is_number
+        return Parsed(number, well_formed, ended, thought_start, thought_end, answer_start, end)
+
+    @property
+    def knows_places(self) -> bool:
+        """Can the places of an answer be told before it is written? Not if its length is anyone's guess."""
+        return self.thoughts is not None or self.least_significant_first or self.zero_pad
+
+    def places(self, ids: Ids) -> Ints:
+        """The digit place [N, T] that each token of texts or of their prefixes is about: units 1, tens 2, none 0.
+
+        A token whose successor will be the answer's digit i has place i. From the first `=` on, places do not
+        change when a token is appended. Raises UsageError where the format cannot know them.
+        """
+        if not self.knows_places:
+            raise UsageError(
+                f"format {self.name!r} cannot tell the places of an answer whose length is unknown",
+                "use --format reversed, column or pairwise, or zero-padding (--zero-pad)",
+            )
+        prompt = np.cumsum(ids == EQUALS, 1) == 0
+        places = number_places(ids, prompt, self.least_significant_first)
+        inside, answering, announced = np.zeros_like(places), ~prompt, np.zeros(len(ids), np.int64)
+        if self.read_thoughts is not None:
+            inside, answering, announced = self.read_thoughts(ids, prompt)
+        if self.zero_pad:
+            problems, _ = problems_from_ids(np.where(prompt, ids, END), prompt.sum(1))
+            announced = answer_widths(problems)
+        return places + inside + answer_places(ids, answering, announced, self.least_significant_first)
+
+
+def signed_slots(number: Numbers, widths: Ints | None, least_significant_first: bool) -> Slots:
+    """Numbers with a minus sign in front where they are negative; `widths` [N] pads them with zeros."""
+    lengths, digits = number.lengths, number.digits
+    if widths is not None:
+        lengths = np.maximum(lengths, widths)
+        digits = widen(digits, int(lengths.max(initial=1)))
+    return stack([token_slot(MINUS, number.negative), number_slots(digits, lengths, least_significant_first)])
+
+
+def _first(flags: NDArray[np.bool_], otherwise: Ints) -> Ints:
+    """Column [N] of the first true value in each row."""
+    return np.where(flags.any(1), flags.argmax(1), otherwise)

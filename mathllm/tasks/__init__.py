@@ -1,0 +1,98 @@
+"""What is asked: one file per operation, and the registry that names them.
+
+To add a task, write a class like the ones beside this file and put it into TASKS (at the end: a task's position
+is its code in `Problems.task`). Formats that write a thought also need to know how: see `mathllm.formats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm.errors import UsageError, unknown_choice
+from mathllm.tasks.addition import Addition
+from mathllm.tasks.base import SAMPLINGS, Problems, Sampling, Task, concatenate, make_problems
+from mathllm.tasks.numbers import Ints, Numbers, widen
+from mathllm.tasks.subtraction import Subtraction
+
+TASKS: tuple[Task, ...] = (Addition(), Subtraction())
+TASK_NAMES = tuple(task.name for task in TASKS)
+
+__all__ = [
+    "SAMPLINGS",
+    "TASKS",
+    "TASK_NAMES",
+    "Numbers",
+    "Problems",
+    "Sampling",
+    "Task",
+    "answer",
+    "answer_widths",
+    "chain_lengths",
+    "concatenate",
+    "get_tasks",
+    "make_problems",
+    "sample",
+]
+
+
+def get_tasks(names: str | Sequence[str]) -> tuple[int, ...]:
+    """Codes of tasks named like `addition` or `addition,subtraction`. Raises UsageError for an unknown one."""
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",")]
+    for name in names:
+        if name not in TASK_NAMES:
+            raise unknown_choice("task", name, TASK_NAMES)
+    codes = tuple(TASK_NAMES.index(name) for name in names)
+    if not codes or len(set(codes)) < len(codes):
+        raise UsageError(f"name each task once, not {','.join(names)!r}")
+    return codes
+
+
+def sample(rng: np.random.Generator, n: int, codes: Sequence[int], how: Sampling) -> Problems:
+    """n problems, each task with equal probability and each number of operands from 2 up too."""
+    code = np.array(codes, np.uint8)[rng.integers(0, len(codes), n)]
+    parts, order = [], []
+    for one in codes:
+        rows = np.flatnonzero(code == one)
+        operands = TASKS[one].sample(rng, len(rows), how)
+        counts = rng.integers(2, operands.shape[1] + 1, len(rows))
+        parts.append(make_problems(operands, one, counts))
+        order.append(rows)
+    return concatenate(parts)[np.argsort(np.concatenate(order))]
+
+
+def answer(problems: Problems) -> Numbers:
+    """The exact result of every problem, whatever its task."""
+    codes = np.unique(problems.task)
+    if len(codes) == 1:
+        return TASKS[codes[0]].answer(problems)
+    parts = {code: TASKS[code].answer(problems[problems.task == code]) for code in codes}
+    width = max((part.digits.shape[1] for part in parts.values()), default=1)
+    digits = np.zeros((len(problems), width), np.uint8)
+    lengths = np.ones(len(problems), np.int64)
+    negative = np.zeros(len(problems), np.bool_)
+    for code, part in parts.items():
+        rows = problems.task == code
+        digits[rows], lengths[rows], negative[rows] = widen(part.digits, width), part.lengths, part.negative
+    return Numbers(digits, lengths, negative)
+
+
+def answer_widths(problems: Problems) -> Ints:
+    """Digits [N] that zero-padding pads each answer to."""
+    return _by_task(problems, lambda task, part: task.answer_widths(part))
+
+
+def chain_lengths(problems: Problems) -> Ints:
+    """The longest chain [N] of carries or borrows in each problem."""
+    return _by_task(problems, lambda task, part: task.chain_lengths(part))
+
+
+def _by_task(problems: Problems, measure: Callable[[Task, Problems], Ints]) -> Ints:
+    result: NDArray[np.int64] = np.zeros(len(problems), np.int64)
+    for code in np.unique(problems.task):
+        rows = problems.task == code
+        result[rows] = measure(TASKS[code], problems[rows])
+    return result

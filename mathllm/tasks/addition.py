@@ -1,0 +1,39 @@
+"""Addition of two or more operands."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mathllm.tasks.base import MAX_OPERANDS, Problems, Sampling, draw_chains, draw_operands, select
+from mathllm.tasks.numbers import Digits, Ints, Numbers, add, carry_digits, column_sums, longest_run, significant
+from mathllm.tokenizer import PLUS
+
+
+class Addition:
+    name = "addition"
+    symbol = "+"
+    operator = (PLUS,)
+    commutative = True
+    max_operands = MAX_OPERANDS
+
+    def sample(self, rng: np.random.Generator, n: int, how: Sampling) -> Digits:
+        operands = draw_operands(rng, n, how.max_operands, how)
+        if how.method == "balanced":
+            chains = operands.copy()
+            chains[:, :2] = draw_chains(rng, n, how.max_digits, overflow=True)
+            operands = select(rng.random(n) < 0.5, chains, operands)
+        return operands
+
+    def answer(self, problems: Problems) -> Numbers:
+        return significant(add(problems.operands))
+
+    def answer_widths(self, problems: Problems) -> Ints:
+        extra = np.array([carry_digits(k) for k in range(problems.operands.shape[1] + 1)])
+        widths: Ints = problems.widths + extra[problems.num_operands]
+        return widths
+
+    def chain_lengths(self, problems: Problems) -> Ints:
+        return longest_run(column_sums(problems.operands)[1][:, 1:])
+
+    def extremes(self, max_digits: int, max_operands: int, signed: bool) -> list[str]:
+        return ["+".join(["9" * max_digits] * max_operands)]

@@ -1,0 +1,147 @@
+"""Problems as people write them (`658+189`): many texts to arrays and back, without a loop over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm.errors import DataError, ExpressionError
+from mathllm.tasks import TASKS, Problems
+from mathllm.tasks.base import MAX_OPERANDS
+from mathllm.tasks.numbers import Digits, Ints, Numbers, lengths_of, significant
+from mathllm.tasks.slots import compact, expression_slots
+from mathllm.tokenizer import EQUALS, MINUS, TOKENS, Ids, decode_rows, encode, encode_rows
+
+MAX_DIGITS = 5000  # of one operand, in anything that people type or hand in
+
+
+def parse_expression(text: str) -> Problems:
+    """One problem from `12+34` or `12+34=`.
+
+    Raises ExpressionError with the position of the first character that does not belong there.
+    """
+    ids = encode(text)
+    if len(ids) and ids[-1] == EQUALS:
+        ids = ids[:-1]
+    ids = ids[None]
+    problems, good = problems_from_ids(ids, np.array([ids.shape[1]]))
+    if not good[0]:
+        raise explain(text)
+    return problems
+
+
+def parse_expressions(texts: Sequence[str]) -> Problems:
+    """Problems from many expressions. Raises DataError naming the (1-based) row of the first bad one."""
+    problems, good = problems_from_ids(*encode_rows(texts))
+    if not good.all():
+        row = int(np.argmin(good))
+        error = explain(texts[row])
+        raise DataError(f"row {row + 1}: {error.message}\n{error.caret()}", error.hint)
+    return problems
+
+
+def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, NDArray[np.bool_]]:
+    """Problems from the ids [N, T] of their expressions, and which rows [N] are well formed.
+
+    Rows that are not come back as problems without operands.
+    """
+    n, width = ids.shape
+    inside = np.arange(width) < lengths[:, None]
+    digit = (ids < 10) & inside
+    start = digit & ~np.pad(digit, ((0, 0), (1, 0)))[:, :-1]
+    operator = inside & ~digit
+    numbers, operators = start.sum(1), operator.sum(1)
+
+    # well formed: numbers and operators alternate, and all operators of a row are the same one-token operator
+    first_operator = np.where(operators > 0, ids[np.arange(n), operator.argmax(1)] if width else 0, 0)
+    code = np.full(n, len(TASKS), np.uint8)
+    for index, task in enumerate(TASKS):
+        fits = (numbers >= 2) & (numbers <= task.max_operands)
+        code[fits & (len(task.operator) == 1) & (first_operator == task.operator[0])] = index
+    good = (code < len(TASKS)) & (numbers == operators + 1)
+    good &= ((ids == first_operator[:, None]) | ~operator).all(1)
+    good &= digit[:, 0] if width else False
+    good &= digit[np.arange(n), np.maximum(lengths - 1, 0)] if width else False
+
+    digit &= good[:, None]
+    start &= good[:, None]
+    operand = np.cumsum(start, 1) - 1
+    count = np.where(good, numbers, 0)
+    operands_at_most = int(count.max(initial=2))
+    rows, columns = np.nonzero(digit)
+    which = operand[rows, columns]
+    written = np.bincount(rows * operands_at_most + which, minlength=n * operands_at_most)
+    written = written.reshape(n, operands_at_most)  # digits of each operand, leading zeros too
+    # place of a digit, units 0: how many digits of its number stand to its right
+    ends = np.cumsum(written, 1) + np.arange(operands_at_most)  # the column past each number
+    place = ends[rows, which] - 1 - columns
+    good &= written.max(1, initial=0) <= MAX_DIGITS
+    operands = np.zeros((n, operands_at_most, max(1, int(written.max(initial=0)))), np.uint8)
+    operands[rows, which, place] = ids[rows, columns]
+    lengths = lengths_of(operands) * (written > 0)
+    return Problems(operands, lengths, np.where(good, code, 0).astype(np.uint8)), good
+
+
+def numbers_from_ids(ids: Ids, lengths: Ints) -> tuple[Numbers, NDArray[np.bool_]]:
+    """Integers from the ids [N, T] of `-12` or `34`, most significant digit first; and which rows are integers."""
+    n, width = ids.shape
+    if width == 0:
+        return Numbers(np.zeros((n, 1), np.uint8), np.ones(n, np.int64), np.zeros(n, bool)), np.zeros(n, bool)
+    inside = np.arange(width) < lengths[:, None]
+    negative = (ids[:, 0] == MINUS) & inside[:, 0]
+    body = inside.copy()
+    body[:, 0] &= ~negative
+    good = ((ids < 10) | ~body).all(1) & body.any(1)
+    rows, columns = np.nonzero(body & good[:, None])
+    digits: Digits = np.zeros((n, width), np.uint8)
+    digits[rows, lengths[rows] - 1 - columns] = ids[rows, columns]
+    return significant(digits, negative), good
+
+
+def expressions(problems: Problems) -> list[str]:
+    """The texts (`658+189`) of problems."""
+    return decode_rows(*compact(expression_slots(problems)))
+
+
+def explain(text: str) -> ExpressionError:
+    """Why and where `text` (made of valid tokens) is no problem that any task knows."""
+    symbols = {task.symbol: task for task in TASKS}
+    body = text.rstrip()
+    body = body[:-1].rstrip() if body.endswith("=") else body
+    hint = "write a problem like 12+34"
+    if not body.strip():
+        return ExpressionError("there is no problem here", text or " ", 0, hint)
+    wants_number, numbers, first_symbol, run = True, 0, "", 0
+    position = 0
+    while position < len(body):
+        char = body[position]
+        if char.isspace():
+            position += 1
+            continue
+        if char.isdigit():
+            run = run + 1
+            numbers += wants_number
+            wants_number = False
+            if run > MAX_DIGITS:
+                message = f"a number of more than {MAX_DIGITS:,} digits"
+                return ExpressionError(message, text, position, "split it up")
+        elif char not in symbols:
+            return ExpressionError(f"{_token_at(body, position)!r} does not belong into a problem", text, position, hint)
+        elif wants_number:
+            return ExpressionError("a number was expected here", text, position, hint)
+        elif first_symbol and char != first_symbol:
+            message = f"{first_symbol!r} and {char!r} in one problem: no task knows that"
+            return ExpressionError(message, text, position, hint)
+        elif numbers >= symbols[char].max_operands:
+            limit = symbols[char].max_operands
+            return ExpressionError(f"more than {limit} operands of {char!r}", text, position, hint)
+        else:
+            first_symbol, wants_number, run = char, True, 0
+        position += 1
+    return ExpressionError("the problem ends too early", text, len(body), hint)
+
+
+def _token_at(text: str, position: int) -> str:
+    return next((token for token in TOKENS if text.startswith(token, position)), text[position])

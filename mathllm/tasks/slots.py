@@ -1,0 +1,87 @@
+"""Writing many rows of different lengths at once.
+
+A row is laid out in slots: fixed columns wide enough for any row, ABSENT where this row has nothing. `compact`
+then moves what is present to the left. So rows are written column by column, with no loop over rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm.tasks import TASKS
+from mathllm.tasks.base import Problems
+from mathllm.tasks.numbers import Bools, Digits, Ints
+from mathllm.tokenizer import END, Ids
+
+ABSENT = 255
+
+# slots are kept with the row last, [S, N], so that writing one of them touches contiguous memory
+Slots = NDArray[np.uint8]
+
+
+def token_slot(token: int, present: Bools) -> Slots:
+    """One slot [1, N] with a token where `present` [N]."""
+    return np.where(present, np.uint8(token), np.uint8(ABSENT))[None]
+
+
+def constant(n: int, *tokens: int) -> Slots:
+    """The same tokens in every row: [len(tokens), n]."""
+    return np.repeat(np.array(tokens, np.uint8)[:, None], n, axis=1)
+
+
+def number_slots(digits: Digits, lengths: Ints, least_significant_first: bool = False) -> Slots:
+    """The first `lengths` [N] of the digits [N, D], as [D, N], in the order asked for."""
+    slots = digits.T.copy()  # also where the transpose is a view: the problems must not change
+    slots[np.arange(len(slots))[:, None] >= lengths] = ABSENT
+    return slots if least_significant_first else slots[::-1]
+
+
+def value_slots(values: Ints, width: int, present: Bools | None = None) -> Slots:
+    """Non-negative integers [N] in decimal, most significant digit first, in [width, N]."""
+    powers = 10 ** np.arange(width - 1, -1, -1)
+    shown = values >= powers[:, None]
+    shown[-1] = True
+    if present is not None:
+        shown &= present
+    return np.where(shown, values // powers[:, None] % 10, ABSENT).astype(np.uint8)
+
+
+def stack(parts: Sequence[Slots]) -> Slots:
+    """Slots one after the other."""
+    return np.concatenate(parts)
+
+
+def compact(slots: Slots) -> tuple[Ids, Ints]:
+    """Ids [N, T] (padded with `<end>`) and lengths [N] of slots [S, N]."""
+    slots = np.ascontiguousarray(slots.T)
+    present = slots != ABSENT
+    lengths = present.sum(1)
+    width = int(lengths.max(initial=0))
+    ids = np.full((len(slots), width), END, np.uint8)
+    ids[np.arange(width) < lengths[:, None]] = slots[present]
+    return ids, lengths
+
+
+def expression_slots(
+    problems: Problems, least_significant_first: bool = False, widths: Ints | None = None
+) -> Slots:
+    """`658+189`: the operands and the operator between them; `widths` [N] pads every operand with zeros."""
+
+    longest = max(len(task.operator) for task in TASKS)
+    operators = np.full((len(TASKS), longest), ABSENT, np.uint8)
+    for code, task in enumerate(TASKS):
+        operators[code, : len(task.operator)] = task.operator
+    operator = operators[problems.task].T
+    parts: list[Slots] = []
+    for k in range(problems.operands.shape[1]):
+        lengths = problems.lengths[:, k]
+        present = lengths > 0
+        if k:
+            parts.append(np.where(present, operator, np.uint8(ABSENT)))
+        if widths is not None:
+            lengths = widths * present
+        parts.append(number_slots(problems.operands[:, k], lengths, least_significant_first))
+    return stack(parts)

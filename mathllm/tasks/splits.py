@@ -1,0 +1,64 @@
+"""Which split a problem belongs to: a property of the problem, not of a row or of a run.
+
+A keyed hash of the canonical problem (a+b and b+a are one) gives a number from 0 to 1; its place decides. So an
+endless stream of training data can never show a problem of the test split, whatever its seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm.errors import UsageError
+from mathllm.tasks import TASKS, Problems
+
+SPLITS = ("train", "val", "test")
+TRAIN, VAL, TEST = range(3)
+_KEY = 0x6D6174686C6C6D31  # fixed for ever: a new key would move test problems into training
+
+
+@dataclass(frozen=True)
+class SplitRatios:
+    """Shares of all problems; what train and val leave is the test split."""
+
+    train: float = 0.9
+    val: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.train <= 0 or self.val < 0 or self.train + self.val > 1 + 1e-9:
+            raise UsageError(
+                f"train ratio {self.train:g} and val ratio {self.val:g} must be shares of a whole",
+                "for example --train-ratio 0.9 --val-ratio 0.05 leaves 0.05 for the test split",
+            )
+
+
+def split_of(problems: Problems, ratios: SplitRatios) -> NDArray[np.uint8]:
+    """TRAIN, VAL or TEST for each problem [N]."""
+    point = (hash_problems(problems) >> np.uint64(11)).astype(np.float64) / 2.0**53
+    test = max(0.0, 1.0 - ratios.train - ratios.val)
+    test = 0.0 if test < 1e-9 else test
+    # test comes first, so that a smaller test share is a part of a larger one
+    split: NDArray[np.uint8] = np.where(point < test, TEST, np.where(point < test + ratios.val, VAL, TRAIN))
+    return split.astype(np.uint8)
+
+
+def hash_problems(problems: Problems) -> NDArray[np.uint64]:
+    """A 64-bit hash [N] of each canonical problem; the order of operands counts only where it matters."""
+    n, operands, width = problems.operands.shape
+    weights = _mix(np.arange(1, width + 1, dtype=np.uint64) + np.uint64(_KEY)) | np.uint64(1)
+    total = np.zeros(n, np.uint64)
+    ordered = np.array([not task.commutative for task in TASKS])[problems.task].astype(np.uint64)
+    for k in range(operands):
+        value = (problems.operands[:, k].astype(np.uint64) * weights).sum(1, dtype=np.uint64)
+        value = _mix(value + ordered * np.uint64(0x9E3779B97F4A7C15 + k))
+        total += value * (problems.lengths[:, k] > 0)
+    return _mix(total + problems.task * np.uint64(0xD1B54A32D192ED03))
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64: every bit of the input reaches every bit of the output."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,187 @@
+"""The sixteen tokens that every task, format, model and checkpoint of mathllm shares.
+
+    >>> ids = encode("8+9=17")
+    >>> decode(ids)
+    '8+9=17'
+
+White space is ignored on the way in and put back for people on the way out (`8+9=17 5+8+1=14`). Both ways work
+on whole arrays at once, so that files of millions of rows are read and written without a Python loop over rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm.errors import DataError, ExpressionError
+
+TOKENS = tuple("0123456789+-=") + ("<think>", "</think>", "<end>")
+VOCAB_SIZE = len(TOKENS)
+PLUS, MINUS, EQUALS, THINK, END_THINK, END = range(10, 16)
+
+Ids = NDArray[np.uint8]
+
+# pseudo tokens of the byte level, never seen by a model: what separates tokens and rows in a text
+SPACE, NEWLINE, INVALID = 16, 17, 255
+_PIECES = tuple(token.encode() for token in (*TOKENS, " ", "\n"))
+
+# multi-character tokens become one byte each (bytes that no UTF-8 text contains) before the table look-up
+_MARKERS = {THINK: b"\xf5", END_THINK: b"\xf6", END: b"\xf7"}
+_TABLE = np.full(256, INVALID, np.uint8)
+for _id, _token in enumerate(TOKENS):
+    _TABLE[ord(_token) if len(_token) == 1 else _MARKERS[_id][0]] = _id
+for _blank in b" \t\r\v\f":
+    _TABLE[_blank] = SPACE
+_TABLE[ord("\n")] = NEWLINE
+
+
+def _lookup(text: str) -> Ids:
+    """One id per token, SPACE, NEWLINE or INVALID byte of `text`."""
+    raw = text.encode("utf-8", "surrogatepass")
+    for token_id, marker in _MARKERS.items():
+        raw = raw.replace(TOKENS[token_id].encode(), marker)
+    found: Ids = _TABLE[np.frombuffer(raw, np.uint8)]
+    return found
+
+
+def encode(text: str) -> Ids:
+    """Token ids (uint8 [T]) of `text`; white space is skipped.
+
+    Raises ExpressionError with the position of the first character that starts no token.
+    """
+    ids = _lookup(text)
+    if (ids == INVALID).any():
+        raise _first_error(text)
+    return ids[ids < VOCAB_SIZE]
+
+
+def encode_rows(texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
+    """Token ids [N, T] (padded with `<end>`) and lengths [N] of many texts at once.
+
+    Raises DataError naming the (1-based) row of the first text that cannot be encoded.
+    """
+    ids = _lookup("\n".join(texts))
+    newline = ids == NEWLINE
+    if (ids == INVALID).any() or int(newline.sum()) != max(len(texts) - 1, 0):
+        for number, text in enumerate(texts, 1):
+            _encode_row(number, text)
+    row = np.cumsum(newline)
+    keep = ids < VOCAB_SIZE
+    lengths = np.bincount(row[keep], minlength=len(texts)).astype(np.int64)
+    return unflatten(ids[keep], lengths), lengths
+
+
+def _encode_row(number: int, text: str) -> None:
+    try:
+        encode(text)
+    except ExpressionError as error:
+        raise DataError(f"row {number}: {error.message}\n{error.caret()}") from error
+    if "\n" in text:
+        raise DataError(f"row {number}: a line break inside one text")
+
+
+def unflatten(flat: Ids, lengths: NDArray[np.int64]) -> Ids:
+    """Rows of the given lengths, laid one after the other in `flat`, as one array padded with `<end>`."""
+    width = int(lengths.max(initial=0))
+    ids = np.full((len(lengths), width), END, np.uint8)
+    ids[np.arange(width) < lengths[:, None]] = flat
+    return ids
+
+
+def decode(ids: Sequence[int] | NDArray[Any]) -> str:
+    """The text of one row of ids, with a space between the steps of a thought."""
+    return decode_rows(np.asarray(ids, np.uint8)[None])[0]
+
+
+def decode_rows(ids: NDArray[Any], lengths: NDArray[Any] | None = None) -> list[str]:
+    """The texts of ids [N, T], each up to its length (default: all of it)."""
+    if len(ids) == 0:
+        return []
+    return join_pieces(spaced(ids, lengths), _PIECES).decode().split("\n")[:-1]
+
+
+def spaced(ids: NDArray[Any], lengths: NDArray[Any] | None = None) -> Ids:
+    """All rows as one flat array, with SPACE ids between steps and NEWLINE after each row.
+
+    A run of digits between `=` and the next operator ends one digit before the run does: a column step starts
+    with a one-digit operand, so the last digit of the run belongs to the next step.
+    """
+    rows, width = ids.shape
+    framed = np.full((rows, width + 1), NEWLINE, np.uint8)
+    framed[:, :width] = ids
+    if lengths is None:
+        flat = framed.ravel()
+    else:
+        framed[np.arange(rows), lengths] = NEWLINE
+        flat = framed[np.arange(width + 1) <= np.asarray(lengths)[:, None]]
+    # sentinels on both sides, so that every token has two tokens before it and one after it
+    around = np.concatenate([[NEWLINE, NEWLINE], flat, [NEWLINE]]).astype(np.uint8)
+    here, before, after = around[2:-1], around[1:-2], around[3:]
+    digit = here < 10
+    place = np.arange(len(flat))
+    run_start = np.maximum.accumulate(np.where(digit & (before >= 10), place, 0))
+    opener, opener_before = around[run_start + 1], around[run_start]
+    result = (opener == EQUALS) | ((opener == MINUS) & (opener_before == EQUALS))
+    operator = (after == PLUS) | (after == MINUS)
+    return np.insert(flat, np.flatnonzero(digit & operator & result & (place > run_start)), SPACE)
+
+
+def join_pieces(flat: NDArray[Any], pieces: Sequence[bytes]) -> bytes:
+    """The concatenation of `pieces[i]` for i in `flat`, built by array operations."""
+    sizes = np.array([len(piece) for piece in pieces], np.int32)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
+    size = sizes[flat]
+    ends = np.cumsum(size, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    # byte j of the output comes from its piece's start plus its offset within the piece
+    source = np.repeat(starts[flat] - (ends - size), size)
+    source += np.arange(total)
+    return bytes(np.frombuffer(b"".join(pieces), np.uint8)[source])
+
+
+def _first_error(text: str) -> ExpressionError:
+    """Where and why `text` cannot be encoded."""
+    position = 0
+    while position < len(text):
+        token = next((t for t in TOKENS if text.startswith(t, position)), None)
+        if token is None and text[position] not in " \t\r\v\f\n":
+            break
+        position += len(token) if token else 1
+    return ExpressionError(
+        f"character {text[position]!r} at position {position + 1} is not one of the tokens",
+        text,
+        position,
+        "use digits, + - and =",
+    )
+
+
+def tokenizer_json() -> str:
+    """A `tokenizer.json` that the Hugging Face `tokenizers` library loads to the same ids."""
+    added = [
+        {
+            "id": token_id,
+            "content": TOKENS[token_id],
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": False,
+        }
+        for token_id in (THINK, END_THINK, END)
+    ]
+    spec = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "Replace", "pattern": {"Regex": r"[ \t\r\n\x0B\f]+"}, "content": ""},
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": {t: i for i, t in enumerate(TOKENS)}, "unk_token": "<unk>"},
+    }
+    return json.dumps(spec, indent=1)
