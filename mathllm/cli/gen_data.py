@@ -1,0 +1,2 @@
+def gen_data() -> None:
+    """Make data."""

@@ -1,0 +1,256 @@
+"""All settings of a run as frozen dataclasses, and where their values come from.
+
+Precedence, lowest first: size preset < recipe file < `--set section.key=value` < named flag. Modules never see
+these objects' file or flag names: they take plain values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from mathllm.errors import UsageError, unknown_choice
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+POSITIONS = ("learned", "sinusoidal", "rope", "nope")
+NORMS = ("rmsnorm", "layernorm")
+ACTIVATIONS = ("gelu", "relu2", "swiglu")
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("linear", "cosine", "constant")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion."""
+
+    size: str = "small"
+    layers: int = 4
+    hidden: int = 256
+    heads: int = 4
+    kv_heads: int = 0
+    feed_forward: int = 512
+    max_length: int = 64
+    position: str = "learned"
+    norm: str = "rmsnorm"
+    activation: str = "relu2"
+    qk_norm: bool = True
+    tie_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        _choice("position", self.position, POSITIONS)
+        _choice("norm", self.norm, NORMS)
+        _choice("activation", self.activation, ACTIVATIONS)
+        for name in ("layers", "hidden", "heads", "feed_forward", "max_length"):
+            _at_least(f"model.{name}", getattr(self, name), 1)
+        if self.hidden % self.heads or self.heads % (self.kv_heads or self.heads):
+            raise UsageError(
+                f"hidden {self.hidden} must be a multiple of heads {self.heads}, "
+                f"and heads a multiple of kv_heads {self.kv_heads or self.heads}"
+            )
+        if self.position in ("rope", "sinusoidal") and self.hidden // self.heads % 2:
+            raise UsageError(f"position {self.position!r} needs an even width per head")
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 256},
+    "small": {"layers": 4, "hidden": 256, "heads": 4, "feed_forward": 512},
+    "medium": {"layers": 6, "hidden": 512, "heads": 8, "feed_forward": 1024},
+    "large": {"layers": 8, "hidden": 512, "heads": 8, "feed_forward": 2048},
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which problems, and how they are written. `data_dir` empty means an endless stream made on the fly."""
+
+    data_dir: str = ""
+    task: str = "addition"
+    format: str = "column"
+    zero_pad: bool = False
+    max_digits: int = 3
+    max_operands: int = 2
+    sampling: str = "digits"
+    signed: bool = False
+    train_ratio: float = 0.9
+    val_ratio: float = 0.05
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How weights are changed. `learning_rate` is AdamW's; matrices under Muon use `muon_learning_rate`."""
+
+    optimizer: str = "muon"
+    learning_rate: float = 3e-3
+    muon_learning_rate: float = 0.02
+    weight_decay: float = 0.0
+    warmup_steps: int = 50
+    schedule: str = "linear"
+    grad_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _choice("optimizer", self.optimizer, OPTIMIZERS)
+        _choice("schedule", self.schedule, SCHEDULES)
+        _at_least("optim.learning_rate", self.learning_rate, 0)
+        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how often, where to. 0 for `max_steps` means as many as `num_epochs` give.
+
+    `target_exact_match` (0: never) stops as soon as validation reaches it; `patience` (0: never) stops after that
+    many evaluations without a better one; `keep` step checkpoints stay besides the best.
+    """
+
+    output_dir: str = ""
+    batch_size: int = 512
+    eval_batch_size: int = 1024
+    num_epochs: int = 10
+    max_steps: int = 0
+    grad_accumulation: int = 1
+    eval_steps: int = 250
+    eval_examples: int = 2000
+    save_steps: int = 500
+    logging_steps: int = 10
+    keep: int = 2
+    precision: str = "auto"
+    compile: bool = False
+    device: str = "auto"
+    seed: int = 0
+    wandb: str = "auto"
+    target_exact_match: float = 0.0
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("precision", self.precision, PRECISIONS)
+        _choice("wandb setting", self.wandb, ("auto", "on", "off"))
+        for name in ("batch_size", "eval_batch_size", "grad_accumulation", "eval_steps", "save_steps", "keep"):
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("logging_steps", "eval_examples", "num_epochs"):
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("max_steps", "patience", "seed"):
+            _at_least(f"train.{name}", getattr(self, name), 0)
+        if not 0 <= self.target_exact_match <= 1:
+            raise UsageError(f"target_exact_match is a share from 0 to 1, not {self.target_exact_match:g}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return dataclasses.asdict(self)
+
+
+SECTIONS = {f.name: get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
+
+
+def build_config(
+    *layers: Mapping[str, Mapping[str, Any]], assignments: Sequence[str] = (), recipe: str | None = None
+) -> Config:
+    """A Config from the defaults, a recipe, `section.key=value` assignments and more layers, the last one winning.
+
+    Raises UsageError for an unknown section, key or value, with the nearest name.
+    """
+    values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    chosen = [load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers]
+    size = next((part["model"]["size"] for part in reversed(chosen) if part.get("model", {}).get("size")), "small")
+    for part in [{"model": _size(size)}, *chosen]:
+        for section, entries in part.items():
+            if section not in SECTIONS:
+                raise unknown_choice("section", section, SECTIONS)
+            for key, value in entries.items():
+                values[section][key] = _convert(section, key, value)
+    return Config(**{section: SECTIONS[section](**entries) for section, entries in values.items()})
+
+
+def _size(name: str) -> dict[str, Any]:
+    _choice("model size", name, tuple(SIZES))
+    return {"size": name, **SIZES[name]}
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["optim.learning_rate=1e-3"]` as nested tables."""
+    tables: dict[str, dict[str, Any]] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot):
+            raise UsageError(f"--set takes section.key=value, not {text!r}", "for example --set model.layers=3")
+        tables.setdefault(section, {})[key] = value.strip()
+    return tables
+
+
+def _convert(section: str, key: str, value: Any) -> Any:
+    """A TOML value or the text of an assignment as the field's own type."""
+    hints = get_type_hints(SECTIONS[section])
+    if key not in hints:
+        raise unknown_choice(f"setting in [{section}]", key, hints)
+    kind = hints[key]
+    if kind is bool and isinstance(value, str):
+        if value.lower() in ("true", "false"):
+            return value.lower() == "true"
+    elif kind is bool or isinstance(value, bool):
+        if kind is bool and isinstance(value, bool):
+            return value
+    elif (kind is str) == isinstance(value, str) or isinstance(value, str):
+        try:
+            if kind is int and not isinstance(value, str) and value != int(value):
+                raise ValueError
+            return kind(value)
+        except ValueError:
+            pass
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
+    raise UsageError(f"{section}.{key} is {wanted}, not {value!r}")
+
+
+def recipe_names() -> list[str]:
+    """The recipes in the package."""
+    folder = resources.files("mathllm") / "recipes"
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name: str) -> dict[str, dict[str, Any]]:
+    """The tables of a recipe in the package, or of a TOML file anywhere. Other tables than a run's are left out."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"there is no recipe file {name}", f"the package has: {', '.join(recipe_names())}")
+        text = path.read_text(encoding="utf-8")
+    elif name in recipe_names():
+        text = (resources.files("mathllm") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise unknown_choice("recipe", name, recipe_names())
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"recipe {name} is not valid TOML: {error}") from error
+    for section, entries in tables.items():
+        if not isinstance(entries, dict):
+            raise UsageError(f"recipe {name}: {section!r} stands outside a table", f"tables: {', '.join(SECTIONS)}")
+    return tables
+
+
+def _choice(kind: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise unknown_choice(kind, value, choices)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise UsageError(f"{name} must be at least {least:g}, not {value:g}")

@@ -1,0 +1,1 @@
+"""Decoding: one engine for everything that lets a model write."""

@@ -1,0 +1,131 @@
+"""The one decoding loop, for evaluation, chat, the API and every server: batched, with a key/value cache.
+
+Prompts of one length are decoded together, so that no prompt is padded and no mask is needed; rows that have ended
+leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mathllm.errors import UsageError
+from mathllm.inference.sampling import SamplingParams, pick
+from mathllm.model import Transformer
+from mathllm.tokenizer import END, Ids
+
+ENDED, CUT = 0, 1
+REASONS = ("end", "length")  # why a row ended: it wrote the stop token, or ran out of room
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Completions: ids uint8 [N, T] (the stop token included, `<end>` behind it), lengths [N], log-probabilities
+    [N, T], and why each row ended, as an index [N] into REASONS."""
+
+    ids: Ids
+    lengths: NDArray[np.int64]
+    log_probs: NDArray[np.float32]
+    reasons: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token for each row that still runs: which rows (R), their ids (R) and log-probabilities (R), and the
+    logits (R, V) that they were picked from."""
+
+    rows: Tensor
+    ids: Tensor
+    log_probs: Tensor
+    logits: Tensor
+
+
+@torch.inference_mode()
+def decode(
+    model: Transformer,
+    prompts: Tensor,
+    max_new_tokens: int,
+    params: SamplingParams | None = None,
+    stop: int = END,
+    allowed: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop`.
+
+    `allowed` restricts the choice to some tokens. No more than `model.max_length` tokens in all are ever written.
+    """
+    batch, length = prompts.shape
+    params = params or SamplingParams()
+    room = min(max_new_tokens, model.max_length - length)
+    if room <= 0 or batch == 0:
+        return
+    forbidden = None
+    if allowed is not None:
+        forbidden = torch.ones(model.vocab_size, dtype=torch.bool, device=prompts.device)
+        forbidden[list(allowed)] = False
+    cache = model.make_cache(batch, length + room)
+    rows = torch.arange(batch, device=prompts.device)  # the row of the batch that each row of the cache is
+    running = torch.ones(batch, dtype=torch.bool, device=prompts.device)
+    tokens = prompts
+    for step in range(room):
+        logits = model(tokens, cache=cache)[:, -1]
+        if forbidden is not None:
+            logits = logits.masked_fill(forbidden, -torch.inf)
+        ids, log_probs = pick(logits, params, generator)
+        yield Step(rows[running], ids[running], log_probs[running], logits[running])
+        running &= ids != stop
+        alive = int(running.sum())
+        if alive == 0 or step == room - 1:
+            return
+        if alive < 0.7 * len(rows):
+            # copying the cache costs about one step, so it pays only where many rows have ended
+            kept = running.nonzero()[:, 0]
+            cache.keep(kept)
+            rows, ids, running = rows[kept], ids[kept], running[kept]
+        tokens = ids[:, None]
+
+
+def generate(
+    model: Transformer,
+    prompts: Ids,
+    lengths: NDArray[np.int64],
+    max_new_tokens: int,
+    params: SamplingParams | None = None,
+    stop: int = END,
+    batch_size: int = 1024,
+    generator: torch.Generator | None = None,
+) -> Generation:
+    """Completions of prompts [N, P] of the given lengths [N], in batches of one prompt length each.
+
+    Raises UsageError where a prompt leaves no room for a completion.
+    """
+    n = len(lengths)
+    if n and int(lengths.max()) >= model.max_length:
+        raise UsageError(
+            f"a prompt of {int(lengths.max())} tokens leaves no room in the model's {model.max_length}",
+            "use shorter numbers, or train with a larger --max-length",
+        )
+    width = max(0, min(max_new_tokens, model.max_length - int(lengths.min(initial=1))))
+    ids = np.full((n, width), END, np.uint8)
+    log_probs = np.zeros((n, width), np.float32)
+    written = np.zeros(n, np.int64)
+    reasons = np.full(n, CUT, np.uint8)
+    device = model.embedding.weight.device
+    for length in np.unique(lengths):
+        same = np.flatnonzero(lengths == length)
+        for start in range(0, len(same), batch_size):
+            part = same[start : start + batch_size]
+            prompt = torch.from_numpy(prompts[part, :length]).to(device).long()
+            for column, step in enumerate(decode(model, prompt, max_new_tokens, params, stop, None, generator)):
+                rows, new = part[step.rows.cpu().numpy()], step.ids.cpu().numpy()
+                ids[rows, column] = new
+                log_probs[rows, column] = step.log_probs.cpu().numpy()
+                written[rows] = column + 1
+                reasons[rows[new == stop]] = ENDED
+    width = int(written.max(initial=0))
+    return Generation(ids[:, :width], written, log_probs[:, :width], reasons)

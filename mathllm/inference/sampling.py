@@ -1,0 +1,50 @@
+"""Choosing the next token from logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mathllm.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Temperature 0 is greedy. `top_k` 0 and `top_p` 1 leave all tokens in."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise UsageError(f"temperature must be from 0 (greedy) to 100, not {self.temperature:g}")
+        if self.top_k < 0:
+            raise UsageError(f"top_k must be at least 0 (all), not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1 (all), not {self.top_p:g}")
+
+
+def pick(logits: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Next ids (B) from logits (B, V), and their log-probabilities (B) under the model at temperature 1."""
+    log_probs = logits.log_softmax(-1)
+    if params.temperature == 0:
+        ids = logits.argmax(-1)
+    else:
+        weights = (logits / params.temperature).softmax(-1)
+        weights = _truncate(weights, params)
+        ids = torch.multinomial(weights, 1, generator=generator)[:, 0]
+    return ids, log_probs.gather(-1, ids[:, None])[:, 0]
+
+
+def _truncate(weights: Tensor, params: SamplingParams) -> Tensor:
+    """Zero for every token outside the k most likely ones and outside the smallest set of mass p."""
+    ordered, order = weights.sort(-1, descending=True)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if params.top_k:
+        keep[:, params.top_k :] = False
+    # a token stays if the mass before it is still below p, so that the most likely one always does
+    keep &= ordered.cumsum(-1) - ordered < params.top_p
+    return torch.zeros_like(weights).scatter(-1, order, ordered * keep)

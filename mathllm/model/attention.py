@@ -1,0 +1,60 @@
+"""Causal self-attention with grouped-query heads, QK-norm and an optional key/value cache."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mathllm.model.cache import KeyValueCache
+from mathllm.model.positions import PositionScheme
+
+
+class Attention(nn.Module):
+    """Multi-head attention; `kv_heads` < `heads` shares keys and values (GQA, arXiv 2305.13245).
+
+    With `qk_norm` queries and keys are scaled to unit RMS per head (arXiv 2010.04245, here without a trained scale).
+    """
+
+    def __init__(self, hidden: int, heads: int, kv_heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.qk_norm = heads, kv_heads, qk_norm
+        self.head_width = hidden // heads
+        # one product for queries, keys and values: three small ones would each read x again
+        self.qkv = nn.Linear(hidden, (heads + 2 * kv_heads) * self.head_width, bias=False)
+        self.out = nn.Linear(hidden, hidden, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        scheme: PositionScheme,
+        layer: int,
+        cache: KeyValueCache | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """x (B, T, C), positions (T) -> (B, T, C). `mask` (T, S) is needed only where T tokens follow a cache."""
+        batch, length, _ = x.shape
+        # (B, T, C) -> (B, H + Hkv + Hkv, T, D)
+        heads = self.qkv(x).view(batch, length, -1, self.head_width).transpose(1, 2)
+        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=1)
+        if self.qk_norm:
+            qk = F.rms_norm(qk, (self.head_width,))
+        q, k = scheme.rotate(qk, positions).split([self.heads, self.kv_heads], dim=1)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None and length > 1,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
+        return out
+
+
+def causal_mask(length: int, past: int, device: torch.device) -> Tensor:
+    """True (length, past + length) where a query may look: at what came before it and at itself."""
+    return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)

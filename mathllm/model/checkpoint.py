@@ -1,0 +1,144 @@
+"""A checkpoint on disk: a directory that loads with nothing else beside it, and no pickle in it.
+
+    model.safetensors     the weights; tied ones once
+    config.json           vocabulary, shape of the model, what it was trained on and in which format
+    tokenizer.json        for the Hugging Face `tokenizers` library
+
+What training adds (its settings, its state, the model card) lies beside these and is not needed to load.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from mathllm import __version__
+from mathllm.config import DataConfig, ModelConfig
+from mathllm.errors import CheckpointError, MathLLMError
+from mathllm.files import write_bytes, write_json
+from mathllm.formats import Format, get_format
+from mathllm.model.transformer import Transformer
+from mathllm.tokenizer import TOKENS, tokenizer_json
+
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "addsub-3digit"
+DEFAULT_ROOT = Path("checkpoints")
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model with what is needed to talk to it."""
+
+    path: Path
+    model: Transformer
+    model_config: ModelConfig
+    data: DataConfig
+    notation: Format
+
+
+def save_model(directory: Path, model: Transformer, model_config: ModelConfig, data: DataConfig) -> None:
+    """Writes weights, config.json and tokenizer.json into an existing directory."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(directory / WEIGHTS, save_tensors(weights, metadata={"format": "pt"}))
+    config = {"mathllm": __version__, "vocabulary": TOKENS, "model": asdict(model_config), "data": asdict(data)}
+    write_json(directory / "config.json", config)
+    write_bytes(directory / "tokenizer.json", tokenizer_json().encode())
+
+
+def load_checkpoint(path: str | Path | None = None, device: torch.device | None = None) -> Checkpoint:
+    """Loads a checkpoint or the best one of a run; without a path see `find_checkpoint`.
+
+    Raises CheckpointError where something is missing, damaged, or made with another vocabulary.
+    """
+    directory = find_checkpoint(path)
+    config = _read_config(directory)
+    try:
+        model_config, data = ModelConfig(**config["model"]), DataConfig(**config["data"])
+        model = Transformer.from_config(model_config)
+        notation = get_format(data.format, data.zero_pad)
+    except (KeyError, TypeError, MathLLMError) as error:
+        raise CheckpointError(
+            f"{directory / 'config.json'} does not describe a model of this version: {error}",
+            f"it was written by mathllm {config.get('mathllm', 'unknown')}, this is {__version__}",
+        ) from error
+    model.load_state_dict(read_tensors(directory / WEIGHTS, dict(model.state_dict())))
+    model.to(device or torch.device("cpu")).eval()
+    return Checkpoint(directory, model, model_config, data, notation)
+
+
+def find_checkpoint(path: str | Path | None = None) -> Path:
+    """The directory of a checkpoint, given as itself, as its model.safetensors, or as the run that holds it.
+
+    Of a run, the best checkpoint is taken, else the newest. Without a path: of the newest run under
+    `checkpoints/`, else the checkpoint that ships with mathllm.
+    """
+    if path is None:
+        runs = [run for run in DEFAULT_ROOT.glob("*") if run.is_dir() and _inside(run) is not None]
+        runs = [run for run in runs if run.resolve() != SHIPPED.resolve()]
+        if runs:
+            return _inside(max(runs, key=lambda run: run.stat().st_mtime)) or runs[0]
+        if (SHIPPED / WEIGHTS).is_file():
+            return SHIPPED
+        raise CheckpointError("there is no checkpoint under checkpoints/", "train one: mathllm train")
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {path}", "mathllm train writes one under checkpoints/")
+    if path.is_file():
+        path = path.parent
+    found = _inside(path)
+    if found is None:
+        raise CheckpointError(f"{path} holds no {WEIGHTS}", "give the directory of a checkpoint or of a run")
+    return found
+
+
+def _inside(directory: Path) -> Path | None:
+    """The directory itself if it is a checkpoint, else the best or the newest one in it."""
+    if (directory / WEIGHTS).is_file():
+        return directory
+    if (directory / "best" / WEIGHTS).is_file():
+        return directory / "best"
+    steps = step_checkpoints(directory)
+    return steps[-1] if steps else None
+
+
+def step_checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints `checkpoint-N` of a run, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if p.name[11:].isdecimal() and (p / WEIGHTS).is_file()]
+    return sorted(found, key=lambda p: int(p.name[11:]))
+
+
+def read_tensors(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, checked against the names and shapes expected."""
+    try:
+        tensors: dict[str, torch.Tensor] = load_tensors(path.read_bytes())
+    except (OSError, SafetensorError, ValueError) as error:
+        hint = "it may have been cut off while copying; use another checkpoint of the run"
+        raise CheckpointError(f"{path} cannot be read: {error}", hint) from error
+    for name, tensor in expected.items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            found = list(tensors[name].shape) if name in tensors else "nothing"
+            raise CheckpointError(
+                f"{path} does not fit its config.json: {name} should be {list(tensor.shape)}, found {found}"
+            )
+    return {name: tensors[name] for name in expected}
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict) or tuple(config.get("vocabulary", ())) != TOKENS:
+        raise CheckpointError(
+            f"{directory} was made with another vocabulary than the sixteen tokens of mathllm",
+            "only checkpoints that mathllm train wrote can be loaded",
+        )
+    return config

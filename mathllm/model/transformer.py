@@ -1,0 +1,170 @@
+"""The decoder: pre-norm blocks of attention and feed-forward over sixteen tokens.
+
+    logits = Transformer(vocab_size=16, layers=2, ...)(ids)        # (B, T) -> (B, T, V)
+
+It knows tensors only: token ids or embeddings, positions, an optional cache. Objectives, formats and decoding live
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mathllm.model.attention import Attention, causal_mask
+from mathllm.model.cache import KeyValueCache
+from mathllm.model.positions import PositionScheme, make_positions
+from mathllm.tokenizer import VOCAB_SIZE
+
+if TYPE_CHECKING:
+    from mathllm.config import ModelConfig
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around a GELU or ReLU² (arXiv 2109.08668), or three for SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, hidden: int, inner: int, activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = nn.Linear(hidden, inner, bias=False)
+        self.gate = nn.Linear(hidden, inner, bias=False) if activation == "swiglu" else None
+        self.down = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x)
+        if self.gate is not None:
+            y = y * F.silu(self.gate(x))
+        elif self.activation == "gelu":
+            y = F.gelu(y)
+        else:
+            y = F.relu(y).square()
+        out: Tensor = self.down(y)
+        return out
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(
+        self, hidden: int, heads: int, kv_heads: int, inner: int, norm: str, activation: str, qk_norm: bool
+    ) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(norm, hidden)
+        self.attention = Attention(hidden, heads, kv_heads, qk_norm)
+        self.feed_forward_norm = make_norm(norm, hidden)
+        self.feed_forward = FeedForward(hidden, inner, activation)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        scheme: PositionScheme,
+        layer: int,
+        cache: KeyValueCache | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), positions, scheme, layer, cache, mask)
+        out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return out
+
+
+def make_norm(name: str, hidden: int) -> nn.Module:
+    return nn.RMSNorm(hidden) if name == "rmsnorm" else nn.LayerNorm(hidden)
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer; `from_config` builds one from a ModelConfig."""
+
+    def __init__(
+        self,
+        layers: int,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        feed_forward: int,
+        max_length: int,
+        position: str,
+        norm: str,
+        activation: str,
+        qk_norm: bool,
+        tie_embeddings: bool,
+        vocab_size: int = VOCAB_SIZE,
+    ) -> None:
+        super().__init__()
+        self.max_length, self.vocab_size = max_length, vocab_size
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads, hidden // heads
+        self.embedding = nn.Embedding(vocab_size, hidden)
+        self.positions = make_positions(position, hidden, hidden // heads, max_length)
+        self.blocks = nn.ModuleList(
+            Block(hidden, heads, kv_heads, feed_forward, norm, activation, qk_norm) for _ in range(layers)
+        )
+        self.final_norm = make_norm(norm, hidden)
+        # a tied head is the embedding itself: it holds no weight of its own, so none is saved twice
+        self.head = None if tie_embeddings else nn.Linear(hidden, vocab_size, bias=False)
+        self._initialise(hidden)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, seed: int = 0) -> Transformer:
+        """A freshly initialised model; the same seed gives the same weights, whatever else draws random numbers."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(
+                config.layers,
+                config.hidden,
+                config.heads,
+                config.kv_heads or config.heads,
+                config.feed_forward,
+                config.max_length,
+                config.position,
+                config.norm,
+                config.activation,
+                config.qk_norm,
+                config.tie_embeddings,
+            )
+
+    def _initialise(self, hidden: int) -> None:
+        nn.init.normal_(self.embedding.weight, std=1.0 if self.head is not None else 1 / math.sqrt(hidden))
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+                if name.endswith(("attention.out", "feed_forward.down", "head")):
+                    # each block starts as the identity, and all tokens as equally likely
+                    nn.init.zeros_(module.weight)
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Logits (B, T, V) of ids (B, T) or embeddings (B, T, C).
+
+        Positions (T) default to counting on from the cache. With a cache, the tokens are appended to it.
+        """
+        past = cache.length if cache is not None else 0
+        length = tokens.shape[1]
+        if positions is None:
+            positions = torch.arange(past, past + length, device=tokens.device)
+        x = tokens if tokens.is_floating_point() else self.embedding(tokens)
+        x = self.positions.embed(x, positions)
+        mask = causal_mask(length, past, tokens.device) if past and length > 1 else None
+        for layer, block in enumerate(self.blocks):
+            x = block(x, positions, self.positions, layer, cache, mask)
+        if cache is not None:
+            cache.length += length
+        x = self.final_norm(x)
+        logits: Tensor = x @ self.embedding.weight.T if self.head is None else self.head(x)
+        return logits.float()
+
+    def make_cache(self, batch: int, max_length: int) -> KeyValueCache:
+        """An empty cache for sequences of up to max_length tokens."""
+        weight = self.embedding.weight
+        layers = len(self.blocks)
+        return KeyValueCache(
+            layers, batch, self.kv_heads, max_length, self.head_width, weight.device, weight.dtype
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
