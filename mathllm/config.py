@@ -31,7 +31,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion."""
+    """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion
+    together, and 0 means as long as the training data needs."""
 
     size: str = "small"
     layers: int = 4
@@ -39,10 +40,10 @@ class ModelConfig:
     heads: int = 4
     kv_heads: int = 0
     feed_forward: int = 512
-    max_length: int = 64
-    position: str = "learned"
+    max_length: int = 0
+    position: str = "rope"
     norm: str = "rmsnorm"
-    activation: str = "relu2"
+    activation: str = "gelu"
     qk_norm: bool = True
     tie_embeddings: bool = False
 
@@ -50,8 +51,10 @@ class ModelConfig:
         _choice("position", self.position, POSITIONS)
         _choice("norm", self.norm, NORMS)
         _choice("activation", self.activation, ACTIVATIONS)
-        for name in ("layers", "hidden", "heads", "feed_forward", "max_length"):
+        for name in ("layers", "hidden", "heads", "feed_forward"):
             _at_least(f"model.{name}", getattr(self, name), 1)
+        _at_least("model.max_length", self.max_length, 0)
+        _at_least("model.kv_heads", self.kv_heads, 0)
         if self.hidden % self.heads or self.heads % (self.kv_heads or self.heads):
             raise UsageError(
                 f"hidden {self.hidden} must be a multiple of heads {self.heads}, "
@@ -71,9 +74,14 @@ SIZES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which problems, and how they are written. `data_dir` empty means an endless stream made on the fly."""
+    """Which problems, and how they are written. `data_dir` empty means an endless stream made on the fly.
+
+    `num_examples` (0: all there are) trains on a fixed set instead: that many problems of the stream, or the first
+    ones of the directory's train.jsonl.
+    """
 
     data_dir: str = ""
+    num_examples: int = 0
     task: str = "addition"
     format: str = "column"
     zero_pad: bool = False
@@ -113,9 +121,9 @@ class TrainConfig:
     """
 
     output_dir: str = ""
-    batch_size: int = 512
+    batch_size: int = 256
     eval_batch_size: int = 1024
-    num_epochs: int = 10
+    num_epochs: int = 2
     max_steps: int = 0
     grad_accumulation: int = 1
     eval_steps: int = 250

@@ -5,35 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 from contextlib import AbstractContextManager
 
 import torch
 
-from mathllm.errors import DeviceError, UsageError
+from mathllm.errors import DeviceError, UsageError, unknown_choice
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Raises DeviceError for CUDA without CUDA."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not supported", "use auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise unknown_choice("device", name, ("auto", "cpu", "cuda", "cuda:N"))
+    device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise DeviceError("CUDA was asked for, but this machine or this PyTorch has none", "use --device cpu")
+            here = "this machine or this PyTorch has none"
+            raise DeviceError(f"CUDA was asked for, but {here}", "use --device cpu")
         if (device.index or 0) >= torch.cuda.device_count():
-            raise DeviceError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+            count = torch.cuda.device_count()
+            raise DeviceError(f"there is no {name}: this machine has {count} CUDA device(s)")
     return device
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of matrix products. `auto` is bf16 on CUDA devices that have it, else fp32."""
     if name == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
     if name == "fp16" and device.type == "cpu":
         raise UsageError("fp16 training needs CUDA", "use --precision bf16 or fp32 on the CPU")

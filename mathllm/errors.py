@@ -43,6 +43,10 @@ class ExpressionError(DataError):
         shown = "".join(c if c.isprintable() else "?" for c in shown)
         return f"{shown}\n{' ' * (self.position - start)}^"
 
+    def in_row(self, row: int) -> DataError:
+        """The same error, for a text that is one of many: says which row (from 0), counted from 1."""
+        return DataError(f"row {row + 1}: {self.message}\n{self.caret()}", self.hint)
+
 
 class CheckpointError(MathLLMError):
     """A checkpoint that is missing, damaged, or made for something else."""

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mathllm.errors import MathLLMError
 
+# what these functions call a thing until it is whole (`tmp`), or while its successor takes its place (`old`)
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-\d+")
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns an OSError of the block into a MathLLMError: `cannot WHAT: No space left on device`."""
+    try:
+        yield
+    except OSError as error:
+        hint = "make room there, or choose another place" if error.strerror else None
+        raise MathLLMError(f"cannot {what}: {error.strerror or error}", hint) from error
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes and flushes to disk; the file is whole or absent under its name."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MathLLMError(f"cannot write {path}: {error.strerror or error}", "is the disk full?") from error
+    temporary = _beside(path, "tmp")
+    with explained(f"write {path}"):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -35,19 +50,63 @@ def write_json(path: Path, content: Any) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary sibling directory to fill, which takes the name `path` when the block ends well.
 
-    A directory of that name is replaced. When the block fails, nothing changes and the temporary one is removed.
+    A directory of that name is replaced. When the block fails, nothing changes and the temporary one is removed;
+    what a kill leaves behind is for `remove_leftovers`.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, old = _beside(path, "tmp"), _beside(path, "old")
+    with explained(f"write {path}"):
+        try:
+            remove_leftovers(path.parent, lambda name: name == path.name)
+            temporary.mkdir(parents=True)
+            yield temporary
+            _sync(temporary)
+            if path.exists():
+                os.rename(path, old)
+            os.rename(temporary, path)
+            _sync(path.parent)
+        except BaseException:
+            if old.exists() and not path.exists():
+                os.rename(old, path)
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Deletes a directory; killed in the middle, it leaves none that looks whole."""
+    doomed = _beside(path, "tmp")
+    with explained(f"delete {path}"):
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
+
+
+def remove_leftovers(directory: Path, ours: Callable[[str], bool]) -> None:
+    """Removes what killed processes left unfinished of the files and directories whose names are `ours`.
+
+    Nobody else may be writing there. What was about to be replaced, and has not been, gets its name back.
+    """
+    for path in directory.glob(".*-*"):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or not ours(match["name"]):
+            continue
+        target = directory / match["name"]
+        if match["kind"] == "old" and not target.exists():
+            path.rename(target)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}-{os.getpid()}")
+
+
+def _sync(directory: Path) -> None:
+    """Waits until the names in a directory are on the disk."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        old = path.with_name(f".{path.name}.old-{os.getpid()}")
-        if path.exists():
-            os.rename(path, old)
-        os.rename(temporary, path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise MathLLMError(f"cannot write {path}: {error.strerror or error}", "is the disk full?") from error
+        os.fsync(handle)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)

@@ -4,8 +4,8 @@
     >>> decode(ids)
     '8+9=17'
 
-White space is ignored on the way in and put back for people on the way out (`8+9=17 5+8+1=14`). Both ways work
-on whole arrays at once, so that files of millions of rows are read and written without a Python loop over rows.
+White space is ignored on the way in and put back for people on the way out (`8+9=17 5+8+1=14`). Both ways
+work on whole arrays at once, so that files of millions of rows need no Python loop over rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mathllm.errors import DataError, ExpressionError
 
-TOKENS = tuple("0123456789+-=") + ("<think>", "</think>", "<end>")
+TOKENS = (*"0123456789+-=", "<think>", "</think>", "<end>")
 VOCAB_SIZE = len(TOKENS)
 PLUS, MINUS, EQUALS, THINK, END_THINK, END = range(10, 16)
 
@@ -67,21 +67,11 @@ def encode_rows(texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
     ids = _lookup("\n".join(texts))
     newline = ids == NEWLINE
     if (ids == INVALID).any() or int(newline.sum()) != max(len(texts) - 1, 0):
-        for number, text in enumerate(texts, 1):
-            _encode_row(number, text)
+        raise _first_row_error(texts)
     row = np.cumsum(newline)
     keep = ids < VOCAB_SIZE
     lengths = np.bincount(row[keep], minlength=len(texts)).astype(np.int64)
     return unflatten(ids[keep], lengths), lengths
-
-
-def _encode_row(number: int, text: str) -> None:
-    try:
-        encode(text)
-    except ExpressionError as error:
-        raise DataError(f"row {number}: {error.message}\n{error.caret()}") from error
-    if "\n" in text:
-        raise DataError(f"row {number}: a line break inside one text")
 
 
 def unflatten(flat: Ids, lengths: NDArray[np.int64]) -> Ids:
@@ -159,6 +149,16 @@ def _first_error(text: str) -> ExpressionError:
     )
 
 
+def _first_row_error(texts: Sequence[str]) -> DataError:
+    """Which of the texts cannot be encoded, and why."""
+    for row, text in enumerate(texts):
+        if (_lookup(text) == INVALID).any():
+            return _first_error(text).in_row(row)
+        if "\n" in text:
+            return DataError(f"row {row + 1}: a line break inside one text")
+    raise AssertionError("every text can be encoded")
+
+
 def tokenizer_json() -> str:
     """A `tokenizer.json` that the Hugging Face `tokenizers` library loads to the same ids."""
     added = [
@@ -179,7 +179,12 @@ def tokenizer_json() -> str:
         "padding": None,
         "added_tokens": added,
         "normalizer": {"type": "Replace", "pattern": {"Regex": r"[ \t\r\n\x0B\f]+"}, "content": ""},
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": "."},
+            "behavior": "Isolated",
+            "invert": False,
+        },
         "post_processor": None,
         "decoder": {"type": "Fuse"},
         "model": {"type": "WordLevel", "vocab": {t: i for i, t in enumerate(TOKENS)}, "unk_token": "<unk>"},

@@ -13,7 +13,13 @@ from typing import Annotated
 import typer
 
 from mathllm import __version__
+from mathllm.cli.chat import chat
+from mathllm.cli.demo import demo
+from mathllm.cli.eval import evaluate
 from mathllm.cli.gen_data import gen_data
+from mathllm.cli.solve import solve
+from mathllm.cli.train import EPILOG as TRAIN_EPILOG
+from mathllm.cli.train import train
 from mathllm.errors import ExpressionError, MathLLMError
 
 EPILOG = "The main line: mathllm gen-data, mathllm train, mathllm eval, mathllm chat. To see all of it: mathllm demo."
@@ -28,7 +34,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# in the order in which they are used
+app.command("demo")(demo)
 app.command("gen-data")(gen_data)
+app.command("train", epilog=TRAIN_EPILOG)(train)
+app.command("eval")(evaluate)
+app.command("chat")(chat)
+app.command("solve")(solve)
 
 
 def show_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""Problems in files and streams, and the batches made of them."""

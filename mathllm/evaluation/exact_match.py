@@ -1,51 +1,76 @@
 """Exact match, at the speed of one parallel forward pass.
 
-The truth is known, so it is used as a draft: score the gold completion of every problem at once. Where every gold
-token is the model's first choice, greedy decoding would have written exactly it; only the other rows are decoded
-token by token. The verdicts are those of plain greedy decoding, to the last row.
+The truth is known, so it is used as a draft: score the gold completion of every problem at once. Where every
+gold token is the model's first choice, greedy decoding would have written exactly it; only the other rows are
+decoded token by token. The verdicts are those of plain greedy decoding, to the last row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
 from mathllm.inference.engine import ENDED, generate
 from mathllm.model import Transformer
 from mathllm.tasks import Problems, answer
+from mathllm.tasks.expressions import expressions
+from mathllm.tasks.numbers import Bools, Digits, Ints
 from mathllm.tokenizer import END, Ids
 
-# a gold token that leads by less is decoded for real: cached and parallel sums round differently in the last bits
+# a gold token that leads by less is decoded for real: cached and parallel sums round differently in the last
+# bits
 TIE = 1e-3
+
+# tokens scored at once: on a CPU, activations that stay in its cache are worth a factor of two
+SCORED_TOKENS = {"cpu": 2048, "cuda": 1 << 18}
+
+
+class ProblemSet(Protocol):
+    """Problems, or what makes them when a slice is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Problems: ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """Texts of a model: ids uint8 [N, T] of prompt and completion, the stop token included and `<end>` behind
+    it, lengths [N], and why each ended, as an index [N] into inference.engine.REASONS."""
+
+    ids: Ids
+    lengths: Ints
+    reasons: Digits
 
 
 @dataclass(frozen=True)
 class Verdicts:
     """What greedy decoding wrote for N problems, and whether it is right.
 
-    `ids` uint8 [N, T] are prompt and completion padded with `<end>`, `lengths` [N] their tokens, `reasons` [N] why
-    each ended (see inference.engine.REASONS). `answer_correct` [N]: the text ended and its answer is the true
-    integer. `completion_correct` [N]: every token is the gold one. `token_hits` and `token_counts` [N]: gold tokens
-    predicted with the gold prefix given (teacher forcing). `decoded` [N]: which rows were decoded token by token.
+    `answer_correct` [N]: the text ended and its answer is the true integer. `completion_correct` [N]: every
+    token is the gold one. `token_hits` and `token_counts` [N]: gold tokens predicted with the gold prefix
+    given (teacher forcing), and gold tokens in all. `decoded` [N]: which rows were decoded token by token.
     """
 
     problems: Problems
     gold: Rendered
-    ids: Ids
-    lengths: NDArray[np.int64]
-    reasons: NDArray[np.uint8]
+    written: Written
     parsed: Parsed
-    answer_correct: NDArray[np.bool_]
-    completion_correct: NDArray[np.bool_]
-    token_hits: NDArray[np.int64]
-    token_counts: NDArray[np.int64]
-    decoded: NDArray[np.bool_]
+    answer_correct: Bools
+    completion_correct: Bools
+    token_hits: Ints
+    token_counts: Ints
+    decoded: Bools
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -59,43 +84,88 @@ def judge(
     draft: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verdicts:
-    """Verdicts on problems. Without `draft` every row is decoded token by token (slow; the result is the same).
+    """Verdicts on problems. Without `draft` every row is decoded token by token (slow; the result is the
+    same).
 
-    `progress` is called with the number of problems done and in all.
+    At most `batch_size` rows go through the model at once. `progress` is called with the number of problems
+    done and in all. Raises UsageError where the text of a problem is longer than the model can write.
     """
-    training = model.training
-    model.eval()
     gold = notation.render(problems)
-    n = len(problems)
-    hits = np.zeros(n, np.int64)
-    certain = np.zeros(n, np.bool_)
-    # rows of like length together, so that little is padding
-    order = np.argsort(gold.lengths, kind="stable")
-    for start in range(0, n, batch_size):
-        rows = order[start : start + batch_size]
-        hits[rows], certain[rows] = score_gold(model, gold, rows)
-        if progress is not None:
-            progress(min(start + batch_size, n), n)
-    decoded = ~certain if draft else np.ones(n, np.bool_)
-    ids, lengths, reasons = _complete(model, gold, decoded, batch_size)
-    parsed = notation.parse(ids)
-    answer_correct = parsed.well_formed & (reasons == ENDED) & parsed.answer.same(answer(problems))
-    width = max(ids.shape[1], gold.ids.shape[1])
-    same = (_pad(ids, width) == _pad(gold.ids, width)).all(1) & (lengths == gold.lengths)
-    model.train(training)
+    check_lengths(model.max_length, problems, gold.lengths)
+    n, done = len(problems), 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None and rows:
+            progress(done, n)
+
+    hits, certain = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    with _evaluating(model):
+        for rows, row_hits, surely_gold in _score_all(model, gold, batch_size):
+            hits[rows], certain[rows] = row_hits, surely_gold & draft
+            advance(int(certain[rows].sum()))
+        written = _complete(model, gold, np.flatnonzero(~certain), batch_size, advance)
+    return read_verdicts(notation, problems, gold, written, hits, ~certain)
+
+
+def read_verdicts(
+    notation: Format, problems: Problems, gold: Rendered, written: Written, token_hits: Ints, decoded: Bools
+) -> Verdicts:
+    """Verdicts on texts that are there already: no model is needed."""
+    parsed = notation.parse(written.ids)
+    # the padding lets `parsed.ended` be true of rows that were cut: the reason alone tells
+    ended = written.reasons == ENDED
+    answer_correct = ended & parsed.well_formed & parsed.answer.same(answer(problems))
+    width = max(written.ids.shape[1], gold.ids.shape[1])
+    same = (pad_ids(written.ids, width) == pad_ids(gold.ids, width)).all(1)
+    completion_correct = ended & same & (written.lengths == gold.lengths)
     counts = gold.lengths - gold.prompt_lengths
     return Verdicts(
-        problems, gold, ids, lengths, reasons, parsed, answer_correct, same, hits, counts, decoded
+        problems, gold, written, parsed, answer_correct, completion_correct, token_hits, counts, decoded
     )
 
 
+def check_lengths(max_length: int, problems: ProblemSet, lengths: Ints) -> None:
+    """Raises UsageError where some of the problems' whole texts, of `lengths` [N] tokens, are too long."""
+    too_long = int((lengths > max_length).sum())
+    if too_long == 0:
+        return
+    longest = int(lengths.argmax())
+    expression = expressions(problems[longest : longest + 1])[0]
+    if len(expression) > 60:
+        expression = f"{expression[:40]}... ({len(expression)} characters)"
+    raise UsageError(
+        f"{too_long:,} of {len(lengths):,} problems are too long for this model: with its answer, "
+        f"{expression} takes {lengths[longest]:,} tokens, and the model writes at most {max_length:,}",
+        "use smaller numbers, or train with a larger --max-length",
+    )
+
+
+def _score_all(model: Transformer, gold: Rendered, batch_size: int) -> Iterator[tuple[Ints, Ints, Bools]]:
+    """Batches of rows with what `score_gold` says of them."""
+    device = model.embedding.weight.device.type
+    batches = _batches(gold.lengths, batch_size, SCORED_TOKENS[device])
+    score = partial(score_gold, model, gold)
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    if threads == 1:
+        yield from ((rows, *score(rows)) for rows in batches)
+        return
+    # whole batches side by side: threads that share one small product wait for each other at every operation,
+    # and on a busy machine almost only that
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from ((rows, *scores) for rows, scores in zip(batches, pool.map(score, batches), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
 @torch.inference_mode()
-def score_gold(
-    model: Transformer, gold: Rendered, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def score_gold(model: Transformer, gold: Rendered, rows: Ints) -> tuple[Ints, Bools]:
     """Of the given rows: how many gold tokens are the model's first choice, and whether all surely are."""
     width = int(gold.lengths[rows].max())
-    # a prompt of one token less than the shortest needs no prediction
+    # what stands before the last token of the shortest prompt predicts nothing that counts
     first = int(gold.prompt_lengths[rows].min()) - 1
     device = model.embedding.weight.device
     ids = torch.from_numpy(gold.ids[rows, :width]).to(device).long()
@@ -110,35 +180,58 @@ def score_gold(
 
 
 def gold_lead(logits: Tensor, gold: Tensor) -> Tensor:
-    """By how much the gold token's logit leads the best other one: logits (B, T, V), gold (B, T) -> (B, T)."""
+    """By how much the gold token's logit leads the best other one: logits (B, T, V), gold (B, T) -> (B,
+    T)."""
     own = logits.gather(-1, gold[..., None])
     others = logits.scatter(-1, gold[..., None], -torch.inf)
     return own[..., 0] - others.amax(-1)
 
 
+def _batches(lengths: Ints, most_rows: int, most_tokens: int) -> list[Ints]:
+    """All rows, those of like length together so that little is padding, in batches of a bounded size."""
+    order = np.argsort(lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        # lengths ascend and neighbours hardly differ: the first row says how wide the batch is
+        size = max(1, min(most_rows, most_tokens // int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
 def _complete(
-    model: Transformer, gold: Rendered, decoded: NDArray[np.bool_], batch_size: int
-) -> tuple[Ids, NDArray[np.int64], NDArray[np.uint8]]:
-    """Greedy texts of all rows: the gold ones, except for the rows that must be decoded."""
+    model: Transformer, gold: Rendered, rows: Ints, batch_size: int, advance: Callable[[int], None]
+) -> Written:
+    """Greedy texts of all problems: the gold ones, except for the given rows, which are decoded."""
     ids, lengths = gold.ids.copy(), gold.lengths.copy()
     reasons = np.full(len(ids), ENDED, np.uint8)
-    rows = np.flatnonzero(decoded)
-    if len(rows) == 0:
-        return ids, lengths, reasons
-    prompts, prompt_lengths = gold.ids[rows], gold.prompt_lengths[rows]
-    written = generate(model, prompts, prompt_lengths, model.max_length, batch_size=batch_size)
-    width = max(ids.shape[1], int((prompt_lengths + written.lengths).max()))
-    ids = _pad(ids, width)
-    column = np.arange(width)
-    source = column - prompt_lengths[:, None]
-    inside = (source >= 0) & (source < written.lengths[:, None])
-    completion = np.take_along_axis(written.ids, np.clip(source, 0, written.ids.shape[1] - 1), 1)
-    prompt = column < prompt_lengths[:, None]
-    ids[rows] = np.where(prompt, ids[rows], np.where(inside, completion, END))
-    lengths[rows] = prompt_lengths + written.lengths
-    reasons[rows] = written.reasons
-    return ids, lengths, reasons
+    rows = rows[np.argsort(gold.prompt_lengths[rows], kind="stable")]
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        prompt_lengths = gold.prompt_lengths[part]
+        written = generate(model, gold.ids[part], prompt_lengths, model.max_length, batch_size=batch_size)
+        lengths[part], reasons[part] = prompt_lengths + written.lengths, written.reasons
+        ids = pad_ids(ids, int(lengths[part].max()))
+        source = np.arange(ids.shape[1]) - prompt_lengths[:, None]
+        inside = (source >= 0) & (source < written.lengths[:, None])
+        completion = np.take_along_axis(written.ids, np.clip(source, 0, written.ids.shape[1] - 1), 1)
+        ids[part] = np.where(source < 0, ids[part], np.where(inside, completion, END))
+        advance(len(part))
+    return Written(ids, lengths, reasons)
 
 
-def _pad(ids: Ids, width: int) -> Ids:
-    return np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=END)
+def pad_ids(ids: Ids, width: int) -> Ids:
+    """Ids [N, T] with `<end>` behind them up to `width`; wider ones stay as they are."""
+    missing = width - ids.shape[1]
+    return np.pad(ids, ((0, 0), (0, missing)), constant_values=END) if missing > 0 else ids
+
+
+@contextmanager
+def _evaluating(model: Transformer) -> Iterator[None]:
+    """The model in evaluation mode, and as it was afterwards, whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,7 +1,7 @@
 """How a problem is written down: the one `Format` class that every notation is a value of.
 
-A notation file says only what is its own: the order of digits, how a thought is written, how long the answer is
-that a thought announces. Rendering, parsing and places are the same for all of them and stand here.
+A notation file says only what is its own: the order of digits, how a thought is written, how long the answer
+is that a thought announces. Rendering, parsing and places are the same for all of them and stand here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ from mathllm.errors import UsageError
 from mathllm.formats.places import answer_places, number_places
 from mathllm.tasks import TASKS, Problems, answer, answer_widths, concatenate
 from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids
-from mathllm.tasks.numbers import Bools, Ints, Numbers, widen
-from mathllm.tasks.slots import ABSENT, Slots, compact, constant, expression_slots, number_slots, stack, token_slot
+from mathllm.tasks.numbers import Bools, Ints, Numbers
+from mathllm.tasks.slots import (
+    ABSENT,
+    Slots,
+    compact,
+    constant,
+    expression_slots,
+    number_slots,
+    stack,
+    token_slot,
+)
 from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, THINK, Ids
 
 
@@ -25,7 +34,8 @@ from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, THINK, Ids
 class Rendered:
     """Texts as ids uint8 [N, T] padded with `<end>`, their lengths [N], and the prompts' lengths [N].
 
-    The prompt is everything up to and including the first `=`; what follows, `<end>` included, is the completion.
+    The prompt is everything up to and including the first `=`; what follows, `<end>` included, is the
+    completion.
     """
 
     ids: Ids
@@ -47,8 +57,8 @@ class Rendered:
 class Parsed:
     """What a text says: the answer, where the thought and the answer stand, and what is wrong with the text.
 
-    Spans are half open. `well_formed` means that the answer is a number and, where the format thinks, a thought
-    stands before it; `ended` that `<end>` was reached.
+    Spans are half open. `well_formed` means that the answer is a number and, where the format thinks, that a
+    thought stands before it; `ended` that `<end>` was reached.
     """
 
     answer: Numbers
@@ -60,16 +70,16 @@ class Parsed:
     answer_end: Ints
 
 
-# writes the thoughts of one task: problems, their answers, the width [N] that numbers are padded to (or None)
+# writes the thoughts of one task: problems, their answers, the width [N] that answers are padded to (or None)
 ThoughtWriter = Callable[[Problems, Numbers, "Ints | None"], Slots]
-# from ids and where the prompt is, both [N, T]: the places inside thoughts [N, T], where the answer is written
-# [N, T] (from the token before its first digit on), and how many digits the thought has announced for it [N]
+# from ids and where the prompt is, both [N, T]: the places inside thoughts [N, T], where the answer is [N, T]
+# (from the token before its first digit on), and how many digits the thought has announced for it [N]
 ThoughtReader = Callable[[Ids, Bools], "tuple[Ints, Bools, Ints]"]
 
 
 @dataclass(frozen=True)
 class Format:
-    """One notation. `thoughts` has a writer for each task the notation can reason about; without it, no thought."""
+    """One notation. `thoughts` has a writer for each task it can reason about; without it, no thought."""
 
     name: str
     summary: str
@@ -126,7 +136,9 @@ class Format:
         """The prompts alone: ids [N, T] and lengths [N]."""
         return compact(self._prompt_slots(problems))
 
-    def longest(self, codes: tuple[int, ...], max_digits: int, max_operands: int, signed: bool = False) -> int:
+    def longest(
+        self, codes: tuple[int, ...], max_digits: int, max_operands: int, signed: bool = False
+    ) -> int:
         """Tokens of the longest text of these tasks with operands up to this size."""
         extremes = [
             parse_expression(text)
@@ -136,11 +148,12 @@ class Format:
         return int(self.render(concatenate(extremes)).lengths.max())
 
     def parse(self, ids: Ids) -> Parsed:
-        """Reads texts [N, T], as rendered or as a model wrote them; anything after the first `<end>` is ignored."""
+        """Reads texts [N, T], rendered or written by a model; what follows the first `<end>` is ignored."""
         n, width = ids.shape
-        column = np.arange(width)
-        ended = (ids == END).any(1)
-        end = np.where(ended, (ids == END).argmax(1), width)
+        ids = np.pad(ids, ((0, 0), (0, 1)), constant_values=END)  # (N, T + 1): every row has an end
+        column = np.arange(width + 1)
+        end = (ids == END).argmax(1)
+        ended = end < width
         before_end = column < end[:, None]
         equals = _first((ids == EQUALS) & before_end, end)
         thought_start = thought_end = answer_start = np.minimum(equals + 1, end)
@@ -148,13 +161,13 @@ class Format:
         if self.thoughts is not None:
             closing = (ids == END_THINK) & before_end & (column > equals[:, None])
             closed = closing.any(1)
-            thought_end = np.where(closed, width - closing[:, ::-1].argmax(1), thought_start)
-            opened = ids[np.arange(n), np.minimum(thought_start, width - 1)] == THINK
+            thought_end = np.where(closed, width + 1 - closing[:, ::-1].argmax(1), thought_start)
+            opened = ids[np.arange(n), thought_start] == THINK
             answer_start = thought_end
             well_formed &= closed & opened
         # the answer, moved to the left and most significant digit first
         lengths = end - answer_start
-        source = np.minimum(answer_start[:, None] + np.arange(max(1, int(lengths.max(initial=0)))), width - 1)
+        source = np.minimum(answer_start[:, None] + np.arange(lengths.max(initial=1)), width)
         body = ids[np.arange(n)[:, None], source]
         if self.least_significant_first:
             signs = (body[:, 0] == MINUS) & (lengths > 0)
@@ -162,8 +175,7 @@ class Format:
             flipped[signs, 0] = 0
             body = np.take_along_axis(body, np.clip(flipped, 0, body.shape[1] - 1), 1)
         number, is_number = numbers_from_ids(body, lengths)
-        well_formed = well_formed & is_number
-        return Parsed(number, well_formed, ended, thought_start, thought_end, answer_start, end)
+        return Parsed(number, well_formed & is_number, ended, thought_start, thought_end, answer_start, end)
 
     @property
     def knows_places(self) -> bool:
@@ -171,7 +183,7 @@ class Format:
         return self.thoughts is not None or self.least_significant_first or self.zero_pad
 
     def places(self, ids: Ids) -> Ints:
-        """The digit place [N, T] that each token of texts or of their prefixes is about: units 1, tens 2, none 0.
+        """The digit place [N, T] that each token of texts, or of prefixes, is about: units 1, tens 2, none 0.
 
         A token whose successor will be the answer's digit i has place i. From the first `=` on, places do not
         change when a token is appended. Raises UsageError where the format cannot know them.
@@ -194,11 +206,9 @@ class Format:
 
 def signed_slots(number: Numbers, widths: Ints | None, least_significant_first: bool) -> Slots:
     """Numbers with a minus sign in front where they are negative; `widths` [N] pads them with zeros."""
-    lengths, digits = number.lengths, number.digits
-    if widths is not None:
-        lengths = np.maximum(lengths, widths)
-        digits = widen(digits, int(lengths.max(initial=1)))
-    return stack([token_slot(MINUS, number.negative), number_slots(digits, lengths, least_significant_first)])
+    lengths = number.lengths if widths is None else np.maximum(number.lengths, widths)
+    digits = number_slots(number.digits, lengths, least_significant_first)
+    return stack([token_slot(MINUS, number.negative), digits])
 
 
 def _first(flags: NDArray[np.bool_], otherwise: Ints) -> Ints:

@@ -1,9 +1,9 @@
-"""Column arithmetic as taught in school, the default: `658+189=<think>8+9=17 5+8+1=14 6+1+1=8</think>847<end>`.
+"""Column arithmetic as in school, the default: `658+189=<think>8+9=17 5+8+1=14 6+1+1=8</think>847<end>`.
 
-Every step is a true equation about one column: the digits of all operands (0 where one has none), the carry or
-borrow if there is one, and what that makes. In a subtraction the step subtracts the smaller number from the larger
-one and may come out below zero (`2-9=-7`), which is a borrow: the answer's digit is then ten more. A negative
-result shows only in the answer's sign.
+Every step is a true equation about one column: the digits of all operands (0 where one has none), the carry
+or borrow if there is one, and what that makes. In a subtraction the steps take the smaller number from the
+larger one, and may come out below zero (`2-9=-7`), which is a borrow: the answer's digit is then ten more. A
+negative result shows only in the answer's sign.
 """
 
 from __future__ import annotations
@@ -66,27 +66,32 @@ def read_steps(ids: Ids, prompt: Bools) -> tuple[Ints, Bools, Ints]:
     steps_before = np.cumsum(equals, 1) - equals
     inside = np.where(prompt | answering, 0, steps_before)
     end = np.where(answering.any(1), answering.argmax(1), 0)
-    return inside, answering, _announced(ids, equals, end)
+    subtracting = ((ids == MINUS) & prompt).any(1)
+    digits = np.where(subtracting, _difference_digits(ids, equals, end), _sum_digits(equals, end))
+    return inside, answering, np.maximum(digits, 0)
 
 
-def _announced(ids: Ids, equals: Bools, end: Ints) -> Ints:
-    """Digits [N] of the answer that a thought, closed at column `end` [N], leads to."""
+def _sum_digits(equals: Bools, end: Ints) -> Ints:
+    """Digits [N] of a sum whose thought closes at column `end` [N]: one a step, and all of the last one's."""
+    steps: Ints = (equals & (np.arange(equals.shape[1]) < end[:, None])).sum(1) - 1
+    return steps + end - last_where(equals, end) - 2
+
+
+def _difference_digits(ids: Ids, equals: Bools, end: Ints) -> Ints:
+    """Digits [N] of a difference whose thought closes at column `end` [N].
+
+    The highest step whose digit is not 0 says it; a step's digit is 0 after `=0` and `=-10`.
+    """
     width = ids.shape[1]
-    column = np.arange(width)
-    steps = (equals & (column < end[:, None])).sum(1) - 1
-    # addition: every step gives one digit, the last one all that it has
-    of_addition = steps - 1 + end - last_where(equals, end) - 1
-    # subtraction: up to the highest step whose digit is not 0, which it is after `=0` and `=-10`
     run_ends = run_positions((ids < 10)[:, ::-1])[:, ::-1]  # digits from here to the end of this run
     padded_ids = np.pad(ids, ((0, 0), (0, 3)), constant_values=EQUALS)
     runs = np.pad(run_ends, ((0, 0), (0, 3)))
     first, second, third = (padded_ids[:, i : i + width] for i in (1, 2, 3))
     ten = (first == MINUS) & (second == 1) & (third == 0) & (runs[:, 2 : width + 2] > 2)
-    nonzero = equals & (first != 0) & ~ten & (column < end[:, None])
+    nonzero = equals & (first != 0) & ~ten & (np.arange(width) < end[:, None])
     step = np.cumsum(equals, 1) - 1
-    of_subtraction = np.maximum(np.where(nonzero, step, 0).max(1, initial=0), 1)
-    announced: Ints = np.where((ids == MINUS).any(1) & ~(ids == PLUS).any(1), of_subtraction, of_addition)
-    return np.maximum(announced, 0)
+    highest: Ints = np.where(nonzero, step, 0).max(1, initial=1)
+    return highest
 
 
 COLUMN = Format(

@@ -1,7 +1,8 @@
 """Places: which digit place (units 1, tens 2, ...) each token of a text is about; 0 where it is about none.
 
-What decides whether a model learns the algorithm is whether it can see which digits line up. Everything here reads
-whole arrays [N, T] from left to right with running counts, so that places do not change when a token is appended.
+What decides whether a model learns the algorithm is whether it can see which digits line up. Everything here
+reads whole arrays [N, T] from left to right with running counts, so that places do not change when a token is
+appended.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def number_places(ids: Ids, where: Bools, least_significant_first: bool) -> Ints
 def answer_places(ids: Ids, answering: Bools, announced: Ints, least_significant_first: bool) -> Ints:
     """Places [N, T] inside the answer, whose region [N, T] begins with the token before its first digit.
 
-    A token has the place of the digit that follows it: counting up from the units, or down from as many digits
-    as were `announced` [N].
+    A token has the place of the digit that follows it: counting up from the units, or down from as many
+    digits as were `announced` [N].
     """
     written = np.cumsum((ids < 10) & answering, 1)
     places = written + 1 if least_significant_first else np.maximum(announced[:, None] - written, 0)

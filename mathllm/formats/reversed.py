@@ -2,4 +2,6 @@
 
 from mathllm.formats.base import Format
 
-REVERSED = Format("reversed", "all numbers least significant digit first, no thought", least_significant_first=True)
+REVERSED = Format(
+    "reversed", "all numbers least significant digit first, no thought", least_significant_first=True
+)

@@ -1,7 +1,7 @@
 """The one decoding loop, for evaluation, chat, the API and every server: batched, with a key/value cache.
 
-Prompts of one length are decoded together, so that no prompt is padded and no mask is needed; rows that have ended
-leave the batch.
+Prompts of one length are decoded together, so that no prompt is padded and no mask is needed; rows that have
+ended leave the batch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ REASONS = ("end", "length")  # why a row ended: it wrote the stop token, or ran 
 
 @dataclass(frozen=True)
 class Generation:
-    """Completions: ids uint8 [N, T] (the stop token included, `<end>` behind it), lengths [N], log-probabilities
-    [N, T], and why each row ended, as an index [N] into REASONS."""
+    """Completions: ids uint8 [N, T] (the stop token included, `<end>` behind it), their lengths [N],
+    log-probabilities [N, T] (0 behind the end), and why each row ended, as an index [N] into REASONS."""
 
     ids: Ids
     lengths: NDArray[np.int64]
@@ -36,8 +36,8 @@ class Generation:
 
 @dataclass(frozen=True)
 class Step:
-    """One token for each row that still runs: which rows (R), their ids (R) and log-probabilities (R), and the
-    logits (R, V) that they were picked from."""
+    """One token for each row that still runs: which row of the batch (R), id (R), log-probability (R), and
+    the logits (R, V) that it was picked from (-inf where a token was not allowed)."""
 
     rows: Tensor
     ids: Tensor
@@ -57,7 +57,8 @@ def decode(
 ) -> Iterator[Step]:
     """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop`.
 
-    `allowed` restricts the choice to some tokens. No more than `model.max_length` tokens in all are ever written.
+    `allowed` restricts the choice to some tokens. Prompt and completion together never take more than
+    `model.max_length` tokens; a prompt that leaves no room gives no Step.
     """
     batch, length = prompts.shape
     params = params or SamplingParams()
@@ -66,6 +67,7 @@ def decode(
         return
     forbidden = None
     if allowed is not None:
+        assert allowed, "no token is allowed"
         forbidden = torch.ones(model.vocab_size, dtype=torch.bool, device=prompts.device)
         forbidden[list(allowed)] = False
     cache = model.make_cache(batch, length + room)
@@ -73,11 +75,12 @@ def decode(
     running = torch.ones(batch, dtype=torch.bool, device=prompts.device)
     tokens = prompts
     for step in range(room):
-        logits = model(tokens, cache=cache)[:, -1]
+        logits = model(tokens, cache=cache)[:, -1]  # (R, V)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
         ids, log_probs = pick(logits, params, generator)
-        yield Step(rows[running], ids[running], log_probs[running], logits[running])
+        live = running.nonzero()[:, 0]
+        yield Step(rows[live], ids[live], log_probs[live], logits[live])
         running &= ids != stop
         alive = int(running.sum())
         if alive == 0 or step == room - 1:
@@ -105,27 +108,33 @@ def generate(
     Raises UsageError where a prompt leaves no room for a completion.
     """
     n = len(lengths)
-    if n and int(lengths.max()) >= model.max_length:
+    shortest, longest = (int(lengths.min()), int(lengths.max())) if n else (0, 0)
+    if longest >= model.max_length:
         raise UsageError(
-            f"a prompt of {int(lengths.max())} tokens leaves no room in the model's {model.max_length}",
+            f"a prompt of {longest} tokens leaves no room in the model's {model.max_length}",
             "use shorter numbers, or train with a larger --max-length",
         )
-    width = max(0, min(max_new_tokens, model.max_length - int(lengths.min(initial=1))))
+    width = max(0, min(max_new_tokens, model.max_length - shortest))
     ids = np.full((n, width), END, np.uint8)
     log_probs = np.zeros((n, width), np.float32)
     written = np.zeros(n, np.int64)
     reasons = np.full(n, CUT, np.uint8)
     device = model.embedding.weight.device
-    for length in np.unique(lengths):
+    for length in np.unique(lengths) if width else ():
         same = np.flatnonzero(lengths == length)
         for start in range(0, len(same), batch_size):
             part = same[start : start + batch_size]
             prompt = torch.from_numpy(prompts[part, :length]).to(device).long()
-            for column, step in enumerate(decode(model, prompt, max_new_tokens, params, stop, None, generator)):
-                rows, new = part[step.rows.cpu().numpy()], step.ids.cpu().numpy()
-                ids[rows, column] = new
-                log_probs[rows, column] = step.log_probs.cpu().numpy()
-                written[rows] = column + 1
-                reasons[rows[new == stop]] = ENDED
+            steps = [
+                (step.rows, step.ids, step.log_probs)
+                for step in decode(model, prompt, max_new_tokens, params, stop, None, generator)
+            ]
+            # one transfer a batch: a GPU would otherwise wait for the host at every token
+            row, token, log_prob = (torch.cat(parts).cpu().numpy() for parts in zip(*steps, strict=True))
+            column = np.repeat(np.arange(len(steps)), [len(step[0]) for step in steps])
+            ids[part[row], column] = token
+            log_probs[part[row], column] = log_prob
+            written[part] = np.bincount(row, minlength=len(part))
+            reasons[part[row[token == stop]]] = ENDED
     width = int(written.max(initial=0))
     return Generation(ids[:, :width], written, log_probs[:, :width], reasons)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mathllm.errors import UsageError
+from mathllm.errors import MathLLMError, UsageError
+
+# a temperature below this is this one: anything smaller would overflow, and it is as good as greedy
+COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -27,24 +30,32 @@ class SamplingParams:
             raise UsageError(f"top_p must be above 0 and at most 1 (all), not {self.top_p:g}")
 
 
-def pick(logits: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def pick(
+    logits: Tensor, params: SamplingParams, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Next ids (B) from logits (B, V), and their log-probabilities (B) under the model at temperature 1."""
-    log_probs = logits.log_softmax(-1)
     if params.temperature == 0:
         ids = logits.argmax(-1)
     else:
-        weights = (logits / params.temperature).softmax(-1)
-        weights = _truncate(weights, params)
+        weights = truncate((logits / max(params.temperature, COLDEST)).softmax(-1), params)
+        if weights.isnan().any():
+            raise MathLLMError("the model's outputs are not numbers: its weights are damaged")
         ids = torch.multinomial(weights, 1, generator=generator)[:, 0]
-    return ids, log_probs.gather(-1, ids[:, None])[:, 0]
+    return ids, logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
 
 
-def _truncate(weights: Tensor, params: SamplingParams) -> Tensor:
-    """Zero for every token outside the k most likely ones and outside the smallest set of mass p."""
-    ordered, order = weights.sort(-1, descending=True)
+def truncate(weights: Tensor, params: SamplingParams) -> Tensor:
+    """Probabilities (B, V) with zeros outside the k likeliest tokens and outside the smallest set of mass p.
+
+    Both sets are those of the whole distribution. The likeliest token always stays.
+    """
+    if params.top_k == 0 and params.top_p == 1:
+        return weights
+    ordered, order = weights.sort(stable=True, dim=-1, descending=True)
     keep = torch.ones_like(ordered, dtype=torch.bool)
     if params.top_k:
         keep[:, params.top_k :] = False
-    # a token stays if the mass before it is still below p, so that the most likely one always does
-    keep &= ordered.cumsum(-1) - ordered < params.top_p
+    if params.top_p < 1:
+        # a token stays if the mass before it is still below p
+        keep &= ordered.cumsum(-1) - ordered < params.top_p
     return torch.zeros_like(weights).scatter(-1, order, ordered * keep)

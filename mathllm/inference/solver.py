@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from mathllm.errors import UsageError
-from mathllm.inference.engine import ENDED, REASONS, Step, decode, generate
+from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
+from mathllm.inference.engine import ENDED, REASONS, Generation, Step, decode, generate
 from mathllm.inference.sampling import SamplingParams
 from mathllm.model.checkpoint import Checkpoint
-from mathllm.tasks import TASK_NAMES, Problems, answer, concatenate
-from mathllm.tasks.expressions import parse_expression
-from mathllm.tokenizer import decode as decode_text
-from mathllm.tokenizer import decode_rows
+from mathllm.tasks import TASKS, Problems, answer, concatenate, get_tasks
+from mathllm.tasks.expressions import MAX_DIGITS, expressions, parse_expression, parse_expressions
+from mathllm.tokenizer import END_THINK, EQUALS, MINUS, PLUS, THINK, TOKENS, Ids, decode_rows, unflatten
+
+_OPEN, _CLOSE = TOKENS[THINK], TOKENS[END_THINK]
 
 
 @dataclass(frozen=True)
 class Solution:
     """What the model wrote for one problem.
 
-    `answer` is None where the text holds no number; `correct` compares it with the true result; `steps` are the
-    parts of the thought; `confidence` is the probability that the model gave to all it wrote; `reason` is why it
-    stopped (`end` or `length`).
+    `answer` is None where the text holds no number; `expected` is the true result, and `correct` says that
+    the text came to its end and gives that result. `steps` are the parts of the thought, `text` is prompt and
+    completion. `confidence` is the probability that the model gave to all it wrote, `reason` why it stopped:
+    `end`, or `length` where it ran out of room.
     """
 
     expression: str
     answer: int | None
+    expected: int
     correct: bool
     steps: tuple[str, ...]
     text: str
@@ -38,77 +42,208 @@ class Solution:
 
 
 class Solver:
-    """A checkpoint that answers expressions like `12+34`, many at a time or token by token."""
+    """A checkpoint that answers expressions like `12+34`, many at a time or token by token.
+
+    Raises CheckpointError for weights that are not numbers.
+    """
 
     def __init__(self, checkpoint: Checkpoint, params: SamplingParams | None = None, seed: int = 0) -> None:
         self.checkpoint = checkpoint
         self.model, self.notation = checkpoint.model, checkpoint.notation
         self.params = params or SamplingParams()
-        device = self.model.embedding.weight.device
-        self.generator = torch.Generator(device).manual_seed(seed)
-
-    def check(self, problems: Problems) -> None:
-        """Raises UsageError for problems that the checkpoint's format cannot write or that are too long for it."""
-        for code in np.unique(problems.task):
-            self.notation.check_task(code)
-        longest = int(self.notation.prompts(problems)[1].max(initial=0))
-        if longest >= self.model.max_length:
-            raise UsageError(
-                f"the problem takes {longest} tokens, and this model reads at most {self.model.max_length}",
-                f"it was trained on numbers of up to {self.checkpoint.data.max_digits} digits",
+        self.device = self.model.embedding.weight.device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise CheckpointError(
+                f"{checkpoint.path} holds weights that are not numbers (NaN or infinite)",
+                "its training has failed; use an earlier checkpoint of the run",
             )
 
+    def check(self, problems: Problems) -> None:
+        """Raises UsageError for the first problem that the checkpoint's format or length has no room for."""
+        refused = self.refusals(problems)
+        if refused:
+            raise refused[min(refused)]
+
+    def refusals(self, problems: Problems) -> dict[int, UsageError]:
+        """The rows that the model cannot be asked, and why: no notation for them, or no room."""
+        refused: dict[int, UsageError] = {}
+        for code in np.unique(problems.task):
+            try:
+                self.notation.check_task(code)
+            except UsageError as error:
+                refused |= dict.fromkeys(np.flatnonzero(problems.task == code).tolist(), error)
+        rows = np.setdiff1d(np.arange(len(problems)), list(refused))
+        needed = np.zeros(len(rows), np.int64)
+        if len(rows):
+            needed = self.notation.prompts(problems[rows])[1]
+        # what follows a prompt that fits must fit as well (its text is short enough to be written out here)
+        fits = needed < self.model.max_length
+        if fits.any():
+            needed[fits] = self.notation.render(problems[rows[fits]]).lengths
+        limit = self.model.max_length
+        for place in np.flatnonzero((needed > limit) | ~fits):
+            what = "the problem and its solution take" if fits[place] else "the problem alone takes"
+            refused[int(rows[place])] = UsageError(
+                f"{what} {needed[place]:,} tokens, and this model has room for {limit:,}",
+                f"it was trained on numbers of up to {_count(self.checkpoint.data.max_digits, 'digit')}",
+            )
+        return refused
+
+    def unseen(self, problem: Problems) -> list[str]:
+        """In what ways one problem lies outside all that the model was trained on; mostly in none."""
+        data = self.checkpoint.data
+        code, digits, operands = (int(x[0]) for x in (problem.task, problem.widths, problem.num_operands))
+        unseen = []
+        if code not in get_tasks(data.task):
+            unseen.append(f"a problem of {TASKS[code].name}")
+        if digits > data.max_digits:
+            unseen.append(f"a number of more than {_count(data.max_digits, 'digit')}")
+        if operands > max(data.max_operands, 2):
+            unseen.append(f"a problem of more than {data.max_operands} numbers")
+        if answer(problem).negative[0] and not data.signed:
+            unseen.append("a result below zero")
+        return unseen
+
+    def complete(self, text: str) -> Problems:
+        """The problem that the model makes of one like `7+`, whose last number it chooses itself.
+
+        It was trained only on what follows `=`, so its choice is held to digits (at most as many as it was
+        trained on) and `=`. Raises as `solve` does, and ExpressionError where no operator ends the text.
+        """
+        if not is_unfinished(text):
+            raise ExpressionError("the model can go on after an operator only", text, len(text), "write 7+")
+        try:
+            problem = parse_expression(text + "0")
+        except ExpressionError as error:  # about what was written, not about the 0
+            raise ExpressionError(error.message, text, error.position, error.hint) from None
+        self.check(problem)
+        prompt = self.notation.prompts(problem)[0][0]
+        prompt = prompt[: np.flatnonzero((prompt == PLUS) | (prompt == MINUS))[-1] + 1]
+        written: list[int] = []
+        most = max(1, self.checkpoint.data.max_digits)
+        while len(written) < most and written != [0]:
+            allowed = (*range(10), EQUALS) if written else range(10)
+            ids = torch.tensor([[*prompt.tolist(), *written]], device=self.device)
+            step = next(
+                decode(self.model, ids, 1, self.params, allowed=allowed, generator=self.generator), None
+            )
+            if step is None or int(step.ids[0]) == EQUALS:
+                break
+            written.append(int(step.ids[0]))
+        digits = "".join(TOKENS[i] for i in written)
+        return parse_expression(text + (digits[::-1] if self.notation.least_significant_first else digits))
+
     def solve(self, expression: str) -> Solution:
-        """One answer. Raises ExpressionError for a text that is no problem, UsageError for one that is too long."""
-        return self.solve_many([expression])[0]
+        """One answer. Raises ExpressionError for what is no problem, UsageError for what does not fit."""
+        return self.solve_problems(parse_expression(expression))[0]
 
     def solve_many(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution]:
-        """Answers to many expressions, in batches."""
-        if not expressions:
+        """Answers to many expressions, in batches. Raises DataError naming the first row that cannot be read,
+        UsageError for the first that does not fit the model."""
+        return self.solve_problems(parse_expressions(expressions), batch_size) if expressions else []
+
+    def try_many(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution | MathLLMError]:
+        """An answer for each expression, or the error that `solve` would raise for it."""
+        outcomes: dict[int, Solution | MathLLMError] = {}
+        try:
+            problems, rows = parse_expressions(expressions), list(range(len(expressions)))
+        except DataError:
+            parsed = {}
+            for row, text in enumerate(expressions):
+                try:
+                    parsed[row] = parse_expression(text)
+                except ExpressionError as error:
+                    outcomes[row] = error
+            rows = list(parsed)
+            problems = concatenate(list(parsed.values())) if parsed else parse_expressions([])
+        refused = self.refusals(problems)
+        outcomes |= {rows[place]: error for place, error in refused.items()}
+        asked = [place for place in range(len(problems)) if place not in refused]
+        solutions = self.solve_problems(problems[asked], batch_size)
+        outcomes |= {rows[place]: solution for place, solution in zip(asked, solutions, strict=True)}
+        return [outcomes[row] for row in range(len(expressions))]
+
+    def solve_problems(self, problems: Problems, batch_size: int = 1024) -> list[Solution]:
+        """Answers to problems, in batches. Raises UsageError for the first that does not fit the model."""
+        if len(problems) == 0:
             return []
-        problems = concatenate([parse_expression(text) for text in expressions])
         self.check(problems)
         prompts, lengths = self.notation.prompts(problems)
+        limit, params, generator = self.model.max_length, self.params, self.generator
         written = generate(
-            self.model,
-            prompts,
-            lengths,
-            self.model.max_length,
-            self.params,
-            batch_size=batch_size,
-            generator=self.generator,
+            self.model, prompts, lengths, limit, params, batch_size=batch_size, generator=generator
         )
-        texts = [
-            np.concatenate([prompt[:n], ids[:m]])
-            for prompt, n, ids, m in zip(prompts, lengths, written.ids, written.lengths, strict=True)
-        ]
-        return [
-            self.read(problems[row : row + 1], text, float(written.log_probs[row].sum()), int(written.reasons[row]))
-            for row, text in enumerate(texts)
-        ]
+        return self._read(
+            problems, *_join(prompts, lengths, written), written.log_probs.sum(1), written.reasons
+        )
 
     def stream(self, problem: Problems) -> Iterator[Step]:
-        """The completion of one problem, a token at a time."""
+        """The completion of one problem, token by token. Raises UsageError if it does not fit the model."""
         self.check(problem)
-        prompt, _ = self.notation.prompts(problem)
-        device = self.model.embedding.weight.device
-        ids = torch.from_numpy(prompt).to(device).long()
+        ids = torch.from_numpy(self.notation.prompts(problem)[0]).to(self.device).long()
         return decode(self.model, ids, self.model.max_length, self.params, generator=self.generator)
 
-    def read(self, problem: Problems, ids: np.ndarray, log_prob: float, reason: int) -> Solution:
-        """The solution that a text (T) of prompt and completion amounts to."""
-        from mathllm.tasks.expressions import expressions
+    def read(self, problem: Problems, ids: Ids, log_prob: float, reason: int) -> Solution:
+        """The solution that a text (T) of prompt and completion amounts to; `reason` indexes REASONS."""
+        return self._read(problem, ids[None], np.array([len(ids)]), np.array([log_prob]), np.array([reason]))[
+            0
+        ]
 
-        parsed = self.notation.parse(ids[None])
-        good = bool(parsed.well_formed[0]) and reason == ENDED
-        thought = ids[parsed.thought_start[0] : parsed.thought_end[0]]
-        body = decode_text(thought).replace("<think>", " ").replace("</think>", " ")
-        return Solution(
-            expression=expressions(problem)[0],
-            answer=parsed.answer.to_ints()[0] if parsed.well_formed[0] else None,
-            correct=good and bool(parsed.answer.same(answer(problem))[0]),
-            steps=tuple(body.split()),
-            text=decode_text(ids),
-            confidence=math.exp(log_prob),
-            reason=REASONS[reason],
-        )
+    def _read(
+        self,
+        problems: Problems,
+        ids: Ids,
+        lengths: NDArray[np.int64],
+        log_probs: NDArray[Any],
+        reasons: NDArray[Any],
+    ) -> list[Solution]:
+        """The solutions that texts [N, T] of the given lengths [N] amount to."""
+        parsed, truth = self.notation.parse(ids), answer(problems)
+        correct = parsed.well_formed & (reasons == ENDED) & parsed.answer.same(truth)
+        # a model that babbles may write a number that is too long for an int
+        readable = parsed.well_formed & (parsed.answer.lengths <= MAX_DIGITS + 2)
+        answers: list[int | None] = [None] * len(ids)
+        for row, number in zip(np.flatnonzero(readable), parsed.answer[readable].to_ints(), strict=True):
+            answers[row] = number
+        column = np.arange(ids.shape[1])
+        inside = (column >= parsed.thought_start[:, None]) & (column < parsed.thought_end[:, None])
+        thoughts = decode_rows(*_rows(ids, inside))
+        return [
+            Solution(*fields)
+            for fields in zip(
+                expressions(problems),
+                answers,
+                truth.to_ints(),
+                correct.tolist(),
+                (tuple(thought.replace(_OPEN, " ").replace(_CLOSE, " ").split()) for thought in thoughts),
+                decode_rows(ids, lengths),
+                np.exp(log_probs.astype(np.float64)).tolist(),
+                (REASONS[reason] for reason in reasons),
+                strict=True,
+            )
+        ]
+
+
+def is_unfinished(text: str) -> bool:
+    """Is it a problem without its last number, like `7+`?"""
+    return text.rstrip().endswith(tuple(task.symbol for task in TASKS))
+
+
+def _join(prompts: Ids, lengths: NDArray[np.int64], written: Generation) -> tuple[Ids, NDArray[np.int64]]:
+    """Prompts [N, P] of the given lengths [N] with their completions behind them: ids [N, T], lengths [N]."""
+    inside = [
+        np.arange(part.shape[1]) < n[:, None]
+        for part, n in ((prompts, lengths), (written.ids, written.lengths))
+    ]
+    return _rows(np.concatenate([prompts, written.ids], axis=1), np.concatenate(inside, axis=1))
+
+
+def _rows(ids: Ids, inside: NDArray[np.bool_]) -> tuple[Ids, NDArray[np.int64]]:
+    """Those ids [N, T] that are inside [N, T], moved to the left and padded; and how many there are [N]."""
+    lengths = inside.sum(1)
+    return unflatten(ids[inside], lengths), lengths
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -29,7 +29,7 @@ from mathllm.tokenizer import TOKENS, tokenizer_json
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "addsub-3digit"
 DEFAULT_ROOT = Path("checkpoints")
-WEIGHTS = "model.safetensors"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def save_model(directory: Path, model: Transformer, model_config: ModelConfig, d
     """Writes weights, config.json and tokenizer.json into an existing directory."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(directory / WEIGHTS, save_tensors(weights, metadata={"format": "pt"}))
-    config = {"mathllm": __version__, "vocabulary": TOKENS, "model": asdict(model_config), "data": asdict(data)}
-    write_json(directory / "config.json", config)
+    shape = {"model": asdict(model_config), "data": asdict(data)}
+    write_json(directory / CONFIG, {"mathllm": __version__, "vocabulary": TOKENS, **shape})
     write_bytes(directory / "tokenizer.json", tokenizer_json().encode())
 
 
@@ -58,14 +58,15 @@ def load_checkpoint(path: str | Path | None = None, device: torch.device | None 
     Raises CheckpointError where something is missing, damaged, or made with another vocabulary.
     """
     directory = find_checkpoint(path)
-    config = _read_config(directory)
+    config = read_config(directory)
     try:
         model_config, data = ModelConfig(**config["model"]), DataConfig(**config["data"])
         model = Transformer.from_config(model_config)
         notation = get_format(data.format, data.zero_pad)
-    except (KeyError, TypeError, MathLLMError) as error:
+    except (KeyError, TypeError, RuntimeError, MathLLMError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"{directory / 'config.json'} does not describe a model of this version: {error}",
+            f"{directory / CONFIG} does not describe a model of this version: {reason}",
             f"it was written by mathllm {config.get('mathllm', 'unknown')}, this is {__version__}",
         ) from error
     model.load_state_dict(read_tensors(directory / WEIGHTS, dict(model.state_dict())))
@@ -80,10 +81,10 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     `checkpoints/`, else the checkpoint that ships with mathllm.
     """
     if path is None:
-        runs = [run for run in DEFAULT_ROOT.glob("*") if run.is_dir() and _inside(run) is not None]
-        runs = [run for run in runs if run.resolve() != SHIPPED.resolve()]
-        if runs:
-            return _inside(max(runs, key=lambda run: run.stat().st_mtime)) or runs[0]
+        runs = [run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() != SHIPPED.resolve()]
+        inside = [found for run in runs if (found := _inside(run)) is not None]
+        if inside:
+            return max(inside, key=lambda found: (found / WEIGHTS).stat().st_mtime_ns)
         if (SHIPPED / WEIGHTS).is_file():
             return SHIPPED
         raise CheckpointError("there is no checkpoint under checkpoints/", "train one: mathllm train")
@@ -91,6 +92,8 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint {path}", "mathllm train writes one under checkpoints/")
     if path.is_file():
+        if path.name not in (WEIGHTS, CONFIG):
+            raise CheckpointError(f"{path} is not a checkpoint", f"give its directory, or its {WEIGHTS}")
         path = path.parent
     found = _inside(path)
     if found is None:
@@ -114,29 +117,32 @@ def step_checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[11:]))
 
 
-def read_tensors(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, checked against the names and shapes expected."""
+def read_tensors(path: Path, expected: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; where some are `expected`, it must hold these names and shapes alone."""
     try:
         tensors: dict[str, torch.Tensor] = load_tensors(path.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
         hint = "it may have been cut off while copying; use another checkpoint of the run"
         raise CheckpointError(f"{path} cannot be read: {error}", hint) from error
-    for name, tensor in expected.items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            found = list(tensors[name].shape) if name in tensors else "nothing"
-            raise CheckpointError(
-                f"{path} does not fit its config.json: {name} should be {list(tensor.shape)}, found {found}"
-            )
-    return {name: tensors[name] for name in expected}
+    if expected is None:
+        return tensors
+    for name in sorted(tensors.keys() | expected.keys()):
+        found = list(tensors[name].shape) if name in tensors else "nothing"
+        wanted = list(expected[name].shape) if name in expected else "nothing"
+        if found != wanted:
+            problem = f"{name} should be {wanted}, found {found}"
+            raise CheckpointError(f"{path} does not fit its {CONFIG}: {problem}")
+    return tensors
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
+def read_config(directory: Path) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises CheckpointError where it is damaged, or the vocabulary another one."""
+    path = directory / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict) or tuple(config.get("vocabulary", ())) != TOKENS:
+        raise CheckpointError(f"{path} cannot be read: {error}", "use another checkpoint of the run") from error
+    if not isinstance(config, dict) or config.get("vocabulary") != list(TOKENS):
         raise CheckpointError(
             f"{directory} was made with another vocabulary than the sixteen tokens of mathllm",
             "only checkpoints that mathllm train wrote can be loaded",

@@ -1,7 +1,8 @@
 """What is asked: one file per operation, and the registry that names them.
 
-To add a task, write a class like the ones beside this file and put it into TASKS (at the end: a task's position
-is its code in `Problems.task`). Formats that write a thought also need to know how: see `mathllm.formats`.
+To add a task, write a class like the ones beside this file and put it into TASKS (at the end: a task's
+position is its code in `Problems.task`). Formats that write a thought also need to know how: see
+`mathllm.formats`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = [
 
 
 def get_tasks(names: str | Sequence[str]) -> tuple[int, ...]:
-    """Codes of tasks named like `addition` or `addition,subtraction`. Raises UsageError for an unknown one."""
+    """Codes of tasks named like `addition,subtraction`. Raises UsageError for an unknown one."""
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",")]
     for name in names:
@@ -68,8 +69,8 @@ def answer(problems: Problems) -> Numbers:
     """The exact result of every problem, whatever its task."""
     codes = np.unique(problems.task)
     if len(codes) == 1:
-        return TASKS[codes[0]].answer(problems)
-    parts = {code: TASKS[code].answer(problems[problems.task == code]) for code in codes}
+        return TASKS[int(codes[0])].answer(problems)
+    parts = {int(code): TASKS[code].answer(problems[problems.task == code]) for code in codes}
     width = max((part.digits.shape[1] for part in parts.values()), default=1)
     digits = np.zeros((len(problems), width), np.uint8)
     lengths = np.ones(len(problems), np.int64)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from mathllm.tasks.base import MAX_OPERANDS, Problems, Sampling, draw_chains, draw_operands, select
-from mathllm.tasks.numbers import Digits, Ints, Numbers, add, carry_digits, column_sums, longest_run, significant
+from mathllm.tasks.numbers import (
+    Digits,
+    Ints,
+    Numbers,
+    add,
+    carry_digits,
+    column_sums,
+    longest_run,
+    significant,
+)
 from mathllm.tokenizer import PLUS
 
 
 class Addition:
     name = "addition"
     symbol = "+"
-    operator = (PLUS,)
+    operator: tuple[int, ...] = (PLUS,)
     commutative = True
     max_operands = MAX_OPERANDS
 

@@ -1,6 +1,7 @@
 """What a problem is, what every task must be able to do, and how operands are drawn.
 
-A problem is operands and an operation, held as arrays of digits; how it is written down is a format's business.
+A problem is operands and an operation, held as arrays of digits; how it is written down is a format's
+business.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ MAX_OPERANDS = 100  # a carry has at most two digits then; nothing else depends 
 
 @dataclass(frozen=True)
 class Problems:
-    """N problems: operands uint8 [N, K, D] (least significant digit first), lengths [N, K] (0: no such operand),
-    and task uint8 [N], the position of each row's task in the registry."""
+    """N problems: operands uint8 [N, K, D] (least significant digit first), lengths [N, K] (0: no such
+    operand), and task uint8 [N], the position of each row's task in the registry."""
 
     operands: Digits
     lengths: Ints
@@ -147,8 +148,8 @@ _PAIRS, _COUNTS = _pair_tables()
 def draw_chains(rng: np.random.Generator, n: int, max_digits: int, overflow: bool) -> Digits:
     """Pairs of numbers [n, 2, max_digits] whose longest chain of carries in a + b is spread evenly.
 
-    Each row gets a chain of random length at a random place and no carry elsewhere; a chain that the operands'
-    lengths do not allow is cut. Without `overflow` the sum has at most max_digits digits.
+    Each row gets a chain of random length at a random place and no carry elsewhere; a chain that the operands
+    are too short for is cut. Without `overflow` the sum has at most max_digits digits.
     """
     lengths = rng.integers(1, max_digits + 1, (n, 2))
     longest = lengths.max(1)

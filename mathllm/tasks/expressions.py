@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mathllm.errors import DataError, ExpressionError
+from mathllm.errors import ExpressionError
 from mathllm.tasks import TASKS, Problems
-from mathllm.tasks.base import MAX_OPERANDS
-from mathllm.tasks.numbers import Digits, Ints, Numbers, lengths_of, significant
+from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, significant
 from mathllm.tasks.slots import compact, expression_slots
 from mathllm.tokenizer import EQUALS, MINUS, TOKENS, Ids, decode_rows, encode, encode_rows
 
-MAX_DIGITS = 5000  # of one operand, in anything that people type or hand in
+# of one operand, in anything that people type or hand in: Python's int() reads no more than 4,300
+MAX_DIGITS = 4000
 
 
 def parse_expression(text: str) -> Problems:
@@ -22,11 +21,8 @@ def parse_expression(text: str) -> Problems:
 
     Raises ExpressionError with the position of the first character that does not belong there.
     """
-    ids = encode(text)
-    if len(ids) and ids[-1] == EQUALS:
-        ids = ids[:-1]
-    ids = ids[None]
-    problems, good = problems_from_ids(ids, np.array([ids.shape[1]]))
+    ids = encode(text)[None]
+    problems, good = problems_from_ids(*_without_equals(ids, np.array([ids.shape[1]])))
     if not good[0]:
         raise explain(text)
     return problems
@@ -34,15 +30,22 @@ def parse_expression(text: str) -> Problems:
 
 def parse_expressions(texts: Sequence[str]) -> Problems:
     """Problems from many expressions. Raises DataError naming the (1-based) row of the first bad one."""
-    problems, good = problems_from_ids(*encode_rows(texts))
+    problems, good = problems_from_ids(*_without_equals(*encode_rows(texts)))
     if not good.all():
         row = int(np.argmin(good))
-        error = explain(texts[row])
-        raise DataError(f"row {row + 1}: {error.message}\n{error.caret()}", error.hint)
+        raise explain(texts[row]).in_row(row)
     return problems
 
 
-def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, NDArray[np.bool_]]:
+def _without_equals(ids: Ids, lengths: Ints) -> tuple[Ids, Ints]:
+    """The same rows, shorter by the `=` that may end an expression."""
+    if ids.shape[1] == 0:
+        return ids, lengths
+    last = np.maximum(lengths - 1, 0)
+    return ids, np.where(ids[np.arange(len(ids)), last] == EQUALS, last, lengths)
+
+
+def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
     """Problems from the ids [N, T] of their expressions, and which rows [N] are well formed.
 
     Rows that are not come back as problems without operands.
@@ -74,18 +77,20 @@ def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, NDArray[np.boo
     which = operand[rows, columns]
     written = np.bincount(rows * operands_at_most + which, minlength=n * operands_at_most)
     written = written.reshape(n, operands_at_most)  # digits of each operand, leading zeros too
+    too_long = written.max(1, initial=0) > MAX_DIGITS
+    if too_long.any():
+        return problems_from_ids(ids, np.where(too_long, 0, lengths))
     # place of a digit, units 0: how many digits of its number stand to its right
     ends = np.cumsum(written, 1) + np.arange(operands_at_most)  # the column past each number
     place = ends[rows, which] - 1 - columns
-    good &= written.max(1, initial=0) <= MAX_DIGITS
     operands = np.zeros((n, operands_at_most, max(1, int(written.max(initial=0)))), np.uint8)
     operands[rows, which, place] = ids[rows, columns]
     lengths = lengths_of(operands) * (written > 0)
     return Problems(operands, lengths, np.where(good, code, 0).astype(np.uint8)), good
 
 
-def numbers_from_ids(ids: Ids, lengths: Ints) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Integers from the ids [N, T] of `-12` or `34`, most significant digit first; and which rows are integers."""
+def numbers_from_ids(ids: Ids, lengths: Ints) -> tuple[Numbers, Bools]:
+    """Integers from ids [N, T] of `-12` or `34`, most significant digit first; and which rows are such."""
     n, width = ids.shape
     if width == 0:
         return Numbers(np.zeros((n, 1), np.uint8), np.ones(n, np.int64), np.zeros(n, bool)), np.zeros(n, bool)
@@ -93,7 +98,8 @@ def numbers_from_ids(ids: Ids, lengths: Ints) -> tuple[Numbers, NDArray[np.bool_
     negative = (ids[:, 0] == MINUS) & inside[:, 0]
     body = inside.copy()
     body[:, 0] &= ~negative
-    good = ((ids < 10) | ~body).all(1) & body.any(1)
+    good: Bools = np.all((ids < 10) | ~body, axis=1)
+    good &= body.any(1)
     rows, columns = np.nonzero(body & good[:, None])
     digits: Digits = np.zeros((n, width), np.uint8)
     digits[rows, lengths[rows] - 1 - columns] = ids[rows, columns]
@@ -121,14 +127,15 @@ def explain(text: str) -> ExpressionError:
             position += 1
             continue
         if char.isdigit():
-            run = run + 1
+            run += 1
             numbers += wants_number
             wants_number = False
             if run > MAX_DIGITS:
                 message = f"a number of more than {MAX_DIGITS:,} digits"
                 return ExpressionError(message, text, position, "split it up")
         elif char not in symbols:
-            return ExpressionError(f"{_token_at(body, position)!r} does not belong into a problem", text, position, hint)
+            message = f"{_token_at(body, position)!r} does not belong in a problem"
+            return ExpressionError(message, text, position, hint)
         elif wants_number:
             return ExpressionError("a number was expected here", text, position, hint)
         elif first_symbol and char != first_symbol:

@@ -33,7 +33,7 @@ class Numbers:
     def same(self, other: Numbers) -> Bools:
         """Row by row: is it the same integer?"""
         width = max(self.digits.shape[1], other.digits.shape[1])
-        equal = (widen(self.digits, width) == widen(other.digits, width)).all(1)
+        equal: Bools = (widen(self.digits, width) == widen(other.digits, width)).all(1)
         equal &= self.negative == other.negative
         return equal
 
@@ -48,7 +48,7 @@ def significant(digits: Digits, negative: Bools | None = None) -> Numbers:
     lengths = lengths_of(digits)
     if negative is None:
         negative = np.zeros(len(digits), np.bool_)
-    nonzero: Bools = digits.any(-1)
+    nonzero: Bools = np.any(digits, axis=-1)
     return Numbers(digits, lengths, negative & nonzero)
 
 
@@ -70,8 +70,8 @@ def widen(digits: Digits, width: int) -> Digits:
 def column_sums(operands: Digits) -> tuple[Ints, Ints]:
     """School addition of operands [N, K, D], column by column.
 
-    Returns totals [N, D] (each column's digits plus the carry into it) and carries [N, D + 1] (into each column;
-    the last one is what is left over after the top column, possibly of several digits).
+    Returns totals [N, D] (each column's digits plus the carry into it) and carries [N, D + 1] (into each
+    column; the last one is what is left over after the top column, possibly of several digits).
     """
     totals = operands.sum(1, dtype=np.int64)
     carries = np.zeros((len(totals), totals.shape[1] + 1), np.int64)
@@ -98,8 +98,8 @@ def carry_digits(operands: int) -> int:
 def column_differences(larger: Digits, smaller: Digits) -> tuple[Ints, Ints]:
     """School subtraction of [N, D] digits, column by column, for larger >= smaller.
 
-    Returns differences [N, D] (digit minus digit minus the borrow, from -10 to 9) and borrows [N, D + 1] (out of
-    each column's lower neighbour; the last one is always 0).
+    Returns differences [N, D] (digit minus digit minus the borrow, from -10 to 9) and borrows [N, D + 1]
+    (taken from each column by its lower neighbour; the last one is always 0).
     """
     differences = larger.astype(np.int64) - smaller
     borrows = np.zeros((len(larger), larger.shape[1] + 1), np.int64)
@@ -128,7 +128,7 @@ def longest_run(flags: NDArray[Any]) -> Ints:
 
 
 def random_digits(rng: np.random.Generator, lengths: Ints, width: int) -> Digits:
-    """Uniform numbers of exactly the given lengths [...], as digits [..., width]; one-digit numbers include 0."""
+    """Uniform numbers of exactly the given lengths [...], as digits [..., width]; one digit may be 0."""
     digits = rng.integers(0, 10, (*lengths.shape, width), dtype=np.uint8)
     digits *= np.arange(width) < lengths[..., None]
     top = rng.integers(1, 10, lengths.shape, dtype=np.uint8)

@@ -1,7 +1,7 @@
 """Writing many rows of different lengths at once.
 
-A row is laid out in slots: fixed columns wide enough for any row, ABSENT where this row has nothing. `compact`
-then moves what is present to the left. So rows are written column by column, with no loop over rows.
+A row is laid out in slots: fixed columns wide enough for any row, ABSENT where this row has nothing. Then
+`compact` moves what is present to the left. So rows are written column by column, with no loop over rows.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mathllm.tasks import TASKS
 from mathllm.tasks.base import Problems
-from mathllm.tasks.numbers import Bools, Digits, Ints
-from mathllm.tokenizer import END, Ids
+from mathllm.tasks.numbers import Bools, Digits, Ints, widen
+from mathllm.tokenizer import Ids, unflatten
 
 ABSENT = 255
 
@@ -33,13 +33,14 @@ def constant(n: int, *tokens: int) -> Slots:
 
 
 def number_slots(digits: Digits, lengths: Ints, least_significant_first: bool = False) -> Slots:
-    """The first `lengths` [N] of the digits [N, D], as [D, N], in the order asked for."""
-    slots = digits.T.copy()  # also where the transpose is a view: the problems must not change
+    """The first `lengths` [N] of the digits [N, D] (zeros beyond them), as [S, N], in the order asked for."""
+    # a copy also where the transpose is contiguous already: the problems must not change
+    slots = widen(digits, int(lengths.max(initial=1))).T.copy()
     slots[np.arange(len(slots))[:, None] >= lengths] = ABSENT
     return slots if least_significant_first else slots[::-1]
 
 
-def value_slots(values: Ints, width: int, present: Bools | None = None) -> Slots:
+def value_slots(values: Ints | Digits, width: int, present: Bools | None = None) -> Slots:
     """Non-negative integers [N] in decimal, most significant digit first, in [width, N]."""
     powers = 10 ** np.arange(width - 1, -1, -1)
     shown = values >= powers[:, None]
@@ -58,18 +59,14 @@ def compact(slots: Slots) -> tuple[Ids, Ints]:
     """Ids [N, T] (padded with `<end>`) and lengths [N] of slots [S, N]."""
     slots = np.ascontiguousarray(slots.T)
     present = slots != ABSENT
-    lengths = present.sum(1)
-    width = int(lengths.max(initial=0))
-    ids = np.full((len(slots), width), END, np.uint8)
-    ids[np.arange(width) < lengths[:, None]] = slots[present]
-    return ids, lengths
+    lengths: Ints = present.sum(1)
+    return unflatten(slots[present], lengths), lengths
 
 
 def expression_slots(
     problems: Problems, least_significant_first: bool = False, widths: Ints | None = None
 ) -> Slots:
     """`658+189`: the operands and the operator between them; `widths` [N] pads every operand with zeros."""
-
     longest = max(len(task.operator) for task in TASKS)
     operators = np.full((len(TASKS), longest), ABSENT, np.uint8)
     for code, task in enumerate(TASKS):

@@ -1,7 +1,7 @@
 """Which split a problem belongs to: a property of the problem, not of a row or of a run.
 
-A keyed hash of the canonical problem (a+b and b+a are one) gives a number from 0 to 1; its place decides. So an
-endless stream of training data can never show a problem of the test split, whatever its seed.
+A keyed hash of the canonical problem (a+b and b+a are one) gives a number from 0 to 1; its place decides. So
+an endless stream of training data can never show a problem of the test split, whatever its seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SplitRatios:
     val: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.train <= 0 or self.val < 0 or self.train + self.val > 1 + 1e-9:
+        if not (self.train > 0 and self.val >= 0 and self.train + self.val <= 1 + 1e-9):
             raise UsageError(
                 f"train ratio {self.train:g} and val ratio {self.val:g} must be shares of a whole",
                 "for example --train-ratio 0.9 --val-ratio 0.05 leaves 0.05 for the test split",
@@ -52,7 +52,7 @@ def hash_problems(problems: Problems) -> NDArray[np.uint64]:
     ordered = np.array([not task.commutative for task in TASKS])[problems.task].astype(np.uint64)
     for k in range(operands):
         value = (problems.operands[:, k].astype(np.uint64) * weights).sum(1, dtype=np.uint64)
-        value = _mix(value + ordered * np.uint64(0x9E3779B97F4A7C15 + k))
+        value = _mix(value + np.uint64(0x9E3779B97F4A7C15) * (1 + ordered * np.uint64(k)))
         total += value * (problems.lengths[:, k] > 0)
     return _mix(total + problems.task * np.uint64(0xD1B54A32D192ED03))
 

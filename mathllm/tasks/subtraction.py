@@ -22,7 +22,7 @@ from mathllm.tokenizer import MINUS
 class Subtraction:
     name = "subtraction"
     symbol = "-"
-    operator = (MINUS,)
+    operator: tuple[int, ...] = (MINUS,)
     commutative = False
     max_operands = 2
 

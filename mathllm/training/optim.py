@@ -17,7 +17,8 @@ def make_optimizers(
     Weight decay applies to matrices only. Muon is PyTorch's (https://kellerjordan.github.io/posts/muon/): momentum,
     orthogonalised by Newton-Schulz iterations in bf16.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and ".blocks." in f".{name}" else others).append(parameter)
     if optimizer == "muon":

@@ -1,0 +1,82 @@
+"""The Python API: what the command line does, as functions on plain values.
+
+    import mathllm
+    from mathllm.config import build_config
+
+    mathllm.generate_data("data", task="addition", num_examples=10_000)
+    run = mathllm.train(build_config({"data": {"data_dir": "data"}, "train": {"output_dir": "checkpoints/mine"}}))
+    model = mathllm.load(run.run)
+    model.solve("658+189").answer
+    mathllm.evaluate(model, "data/test.jsonl").exact_match
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mathllm.config import Config, DataConfig
+from mathllm.data.files import generate_dataset, read_problems
+from mathllm.device import pick_device
+from mathllm.evaluation.report import Report, evaluate_problems
+from mathllm.inference.sampling import SamplingParams
+from mathllm.inference.solver import Solution, Solver
+from mathllm.model.checkpoint import Checkpoint, load_checkpoint
+from mathllm.tasks.expressions import parse_expressions
+from mathllm.training.run import TrainResult
+from mathllm.training.run import train as run_training
+
+
+@dataclass(frozen=True)
+class MathModel:
+    """A loaded checkpoint. `load` makes one."""
+
+    checkpoint: Checkpoint
+    solver: Solver
+
+    def solve(self, expression: str) -> Solution:
+        """The model's answer to `12+34`, with its reasoning."""
+        return self.solver.solve(expression)
+
+    def generate(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution]:
+        """Answers to many expressions, in batches."""
+        return self.solver.solve_many(expressions, batch_size)
+
+    def evaluate(self, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
+        """Exact match on a data file, or on a list of expressions."""
+        return evaluate(self, problems, batch_size)
+
+
+def load(
+    path: str | Path | None = None, device: str = "auto", temperature: float = 0.0, seed: int = 0
+) -> MathModel:
+    """The checkpoint at a directory or file, or the newest one; temperature 0 decodes greedily.
+
+    Raises CheckpointError where there is none or it is damaged.
+    """
+    checkpoint = load_checkpoint(path, pick_device(device))
+    return MathModel(checkpoint, Solver(checkpoint, SamplingParams(temperature), seed))
+
+
+def train(config: Config, resume: bool = False, overwrite: bool = False) -> TrainResult:
+    """Trains as `config` (see `mathllm.config.build_config`) says and tests the best checkpoint."""
+    return run_training(config, resume, overwrite)
+
+
+def evaluate(model: MathModel, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
+    """Exact match of a model on a data file, or on a list of expressions."""
+    asked = parse_expressions(problems) if not isinstance(problems, (str, Path)) else read_problems(Path(problems))
+    model.solver.check(asked)
+    return evaluate_problems(model.checkpoint.model, model.checkpoint.notation, asked, batch_size=batch_size)
+
+
+def generate_data(
+    output_dir: str | Path, num_examples: int = 100_000, seed: int = 0, overwrite: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """Writes a dataset directory; `settings` are fields of `DataConfig` (task, format, max_digits ...).
+
+    Returns what metadata.json says.
+    """
+    return generate_dataset(DataConfig(**settings), num_examples, seed, Path(output_dir), overwrite)

@@ -1,0 +1,385 @@
+"""The chat: a read-line function and a console, and in between the model that works out what is typed.
+
+    Chat(solver, make_console(), input).run()
+
+On a terminal the steps of a thought come one a line, as the model writes them; `answer_lines` is the same for
+pipes: lines in, answers out.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import IO
+
+import numpy as np
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mathllm.errors import ExpressionError, MathLLMError, UsageError, unknown_choice
+from mathllm.inference.engine import CUT, ENDED, Step
+from mathllm.inference.solver import Solution, Solver, is_unfinished
+from mathllm.model.checkpoint import load_checkpoint
+from mathllm.tasks import TASKS, Problems, get_tasks
+from mathllm.tasks.expressions import expressions, parse_expression
+from mathllm.tokenizer import END, TOKENS, Ids, decode
+
+PROMPT = "> "
+INDENT = "  "  # as wide as the prompt, so that a caret stands under what was typed
+THOUGHT, ANSWER, RIGHT, WRONG, TALK = "cyan", "bold", "green", "red", "dim"  # styles
+
+HELP = (
+    ("658+189", "a problem; a = at the end is welcome too"),
+    ("658+", "an unfinished one: the model chooses the last number"),
+    ("/temperature [T]", "show or set the temperature; 0 always takes the likeliest token"),
+    ("/tokens [on|off]", "ids and probabilities of the last answer, or of every one from now on"),
+    ("/checkpoint [PATH]", "show the model, or change to another one"),
+    ("/help", "this list"),
+    ("quit, exit, Ctrl-D", "leave; Ctrl-C stops an answer"),
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that the model wrote, its probability, and the likeliest other one with its own."""
+
+    id: int
+    probability: float
+    other: int
+    other_probability: float
+
+
+class Chat:
+    """A conversation with a model: `read_line` is called with the prompt and raises EOFError at the end."""
+
+    def __init__(self, solver: Solver, console: Console, read_line: Callable[[str], str]) -> None:
+        self.solver, self.console, self.read_line = solver, console, read_line
+        self.commands: dict[str, Callable[[str], bool]] = {
+            "/help": self.help,
+            "/temperature": self.temperature,
+            "/tokens": self.tokens,
+            "/checkpoint": self.checkpoint,
+            "/quit": self.leave,
+            "/exit": self.leave,
+        }
+        self.show_tokens = False
+        self.prompt: Ids | None = None  # of the last problem
+        self.written: list[Token] = []  # what the model answered to it
+
+    def run(self) -> None:
+        """Reads and answers until the end of the input or `quit`."""
+        for line in greeting(self.solver):
+            self.say(line)
+        while True:
+            self.console.print()
+            try:
+                line = self.read_line(PROMPT)
+            except EOFError:
+                self.console.print()
+                return
+            except KeyboardInterrupt:
+                continue
+            try:
+                if not self.handle(line):
+                    return
+            except KeyboardInterrupt:
+                self.console.print()
+                self.say("stopped")
+            except MathLLMError as error:
+                self.show_error(error, line)
+
+    def handle(self, line: str) -> bool:
+        """Answers one line; False if it asks to leave. Raises MathLLMError for what cannot be done."""
+        words = line.split(None, 1)
+        if not words:
+            return True
+        if self.is_command(line):
+            name = "/" + words[0].lower().lstrip("/")
+            if name not in self.commands:
+                raise unknown_choice("command", name, self.commands)
+            return self.commands[name](words[1].strip() if len(words) > 1 else "")
+        self.ask(line)
+        return True
+
+    def is_command(self, line: str) -> bool:
+        """Commands start with a slash, but for `quit` and the others nobody has to remember that."""
+        words = line.split(None, 1)
+        return bool(words) and (words[0].startswith("/") or "/" + words[0].lower() in self.commands)
+
+    def problem(self, line: str) -> tuple[Problems, list[str]]:
+        """The problem in a line, finished by the model if need be, and what is odd about it."""
+        unfinished = is_unfinished(line)
+        problem = self.solver.complete(line) if unfinished else parse_expression(line)
+        self.solver.check(problem)
+        notes = [f"in training this model never saw {what}" for what in self.solver.unseen(problem)]
+        if unfinished:
+            chosen = expressions(problem)[0]
+            notes.insert(0, f"the model chose {chosen} (it was trained only on what follows the =)")
+        return problem, notes
+
+    def ask(self, line: str) -> None:
+        """Streams what the model makes of a problem."""
+        problem, notes = self.problem(line)
+        for note in notes:
+            self.say(note)
+        self.prompt, self.written = self.solver.notation.prompts(problem)[0][0], []
+        work_out(self.solver, problem, self.console, self.written)
+        if self.show_tokens:
+            self.console.print(token_table(self.prompt, self.written))
+
+    def help(self, _: str) -> bool:
+        table = Table.grid(padding=(0, 2))
+        for what, meaning in HELP:
+            table.add_row(Text(INDENT + what, ANSWER), meaning)
+        self.console.print(table)
+        return True
+
+    def temperature(self, value: str) -> bool:
+        if value:
+            try:
+                temperature = float(value)
+            except ValueError:
+                raise UsageError(f"a temperature is a number like 0.8, not {value!r}") from None
+            self.solver.params = replace(self.solver.params, temperature=temperature)
+        temperature = self.solver.params.temperature
+        self.say(f"temperature {temperature:g}{' (always the likeliest token)' if temperature == 0 else ''}")
+        return True
+
+    def tokens(self, value: str) -> bool:
+        if value.lower() in ("on", "off"):
+            self.show_tokens = value.lower() == "on"
+            self.say(f"tokens are shown {'after every answer' if self.show_tokens else 'by /tokens only'}")
+        elif value:
+            raise unknown_choice("setting of /tokens", value, ("on", "off"))
+        elif self.prompt is None:
+            self.say("there is no answer yet")
+        else:
+            self.console.print(token_table(self.prompt, self.written))
+        return True
+
+    def checkpoint(self, path: str) -> bool:
+        if path:
+            old = self.solver
+            try:
+                solver = Solver(load_checkpoint(path, old.device), old.params)
+            except (OSError, ValueError) as error:  # a path that the system itself rejects
+                raise UsageError(f"{path!r} cannot be opened: {error}") from error
+            solver.generator = old.generator
+            self.solver, self.prompt, self.written = solver, None, []
+        for line in description(self.solver):
+            self.say(line)
+        return True
+
+    def leave(self, _: str) -> bool:
+        return False
+
+    def say(self, text: str, style: str = TALK) -> None:
+        """Talk, which is neither a thought nor an answer, wrapped between words."""
+        self.console.print(Padding(Text(text, style), (0, 0, 0, len(INDENT)), expand=False))
+
+    def show_error(self, error: MathLLMError, line: str) -> None:
+        """The caret under what was typed, the message, and the hint."""
+        if isinstance(error, ExpressionError):
+            shown, caret = error.caret(max(20, self.console.width - 2 * len(INDENT))).split("\n")
+            for text in [caret] if shown == line else [shown, caret]:
+                self.console.out(INDENT + text, style=WRONG)
+        self.say(error.message, WRONG)
+        if error.hint:
+            self.say(error.hint)
+
+
+def make_console(file: IO[str] | None = None) -> Console:
+    """A console, by default on standard output, that prints texts as they are."""
+    return Console(file=file, highlight=False, markup=False, emoji=False)
+
+
+def description(solver: Solver) -> list[str]:
+    """What one should know about a model before talking to it."""
+    checkpoint, data = solver.checkpoint, solver.checkpoint.data
+    names = " and ".join(TASKS[code].name for code in get_tasks(data.task))
+    digits = f"{data.max_digits:,} digit{'s' * (data.max_digits != 1)}"
+    return [
+        f"{checkpoint.path}: {solver.model.num_parameters:,} parameters",
+        f"trained on {names} of numbers of up to {digits}",
+        f"{checkpoint.notation.name} format: {checkpoint.notation.summary}",
+    ]
+
+
+def greeting(solver: Solver) -> list[str]:
+    data = solver.checkpoint.data
+    symbol = TASKS[get_tasks(data.task)[0]].symbol
+    left, right = "658"[: data.max_digits], "189"[: data.max_digits]
+    return [*description(solver), f"type a problem like {left}{symbol}{right}, or /help; Ctrl-D leaves"]
+
+
+def work_out(solver: Solver, problem: Problems, console: Console, written: list[Token]) -> Solution:
+    """Shows a problem being solved, and whether it came out right; `written` is filled with the tokens."""
+    steps = solver.stream(problem)
+    prompt = solver.notation.prompts(problem)[0][0]
+    equation = f"{INDENT}{expressions(problem)[0]} = "
+    # an answer that starts with its units is shown as it is written first, and the right way round then
+    backwards = solver.notation.least_significant_first
+    page = Page(console, INDENT + decode(prompt) if backwards else equation, THOUGHT if backwards else ANSWER)
+    log_prob, reason = 0.0, CUT
+    for step in steps:
+        written.append(read_token(step))
+        log_prob += float(step.log_probs[0])
+        reason = ENDED if written[-1].id == END else CUT
+        page.show([token.id for token in written], done=False)
+    ids = [token.id for token in written]
+    page.show(ids, done=True)
+    solution = solver.read(problem, np.array([*prompt, *ids], np.uint8), log_prob, reason)
+    if backwards and answer_text(solution):
+        page.end_line()
+        console.out(equation + answer_text(solution), style=ANSWER, end="")
+    elif not answer_text(solution):
+        page.end_line()
+    console.print(verdict(solution, console), soft_wrap=True)
+    return solution
+
+
+class Page:
+    """What has been shown of a completion so far: the steps of its thought one a line, then the answer."""
+
+    def __init__(self, console: Console, lead: str, answer_style: str) -> None:
+        self.console, self.lead, self.answer_style = console, lead, answer_style
+        self.thought = self.answer = ""
+
+    def show(self, ids: list[int], done: bool) -> None:
+        """Prints what the ids of a completion have got more than at the last call."""
+        thought, answer = layout(ids)
+        answer = self.lead + answer if answer else ""
+        if not done:
+            # the last digit may turn out to begin the next step: it waits for the token behind it
+            held = re.compile(r"[0-9]\Z")
+            thought, answer = (thought, held.sub("", answer)) if answer else (held.sub("", thought), "")
+        for text, shown, style in (
+            (thought, self.thought, THOUGHT),
+            (answer, self.answer, self.answer_style),
+        ):
+            if len(text) > len(shown):
+                self.console.out(text[len(shown) :], style=style, end="")
+        self.thought, self.answer = thought, answer
+
+    def end_line(self) -> None:
+        """Goes to the beginning of a line, if not there yet."""
+        if (self.thought + self.answer)[-1:] not in ("", "\n"):
+            self.console.print()
+
+
+def layout(ids: list[int]) -> tuple[str, str]:
+    """The thought and the answer in a completion: what a token adds never depends on the ones behind it, but
+    for the digit in front of it."""
+    text = decode(ids).removesuffix(TOKENS[END])
+    # thoughts at the beginning, the last one perhaps still open; all else is the answer, whatever it holds
+    match = re.match("((?:<think>.*?</think>)*(?:<think>(?:(?!</think>).)*$)?)(.*)", text)
+    assert match is not None
+    thought = match[1].replace("<think>", "").replace("</think>", "\n").replace(" ", "\n")
+    return re.sub("(?m)^(?=.)", INDENT, thought), match[2]
+
+
+def verdict(solution: Solution, console: Console) -> Text:
+    """Right or wrong, and how sure the model was."""
+    right, wrong = ("✓", "✗") if console.encoding.lower().startswith("utf") else ("right", "wrong:")
+    if solution.correct:
+        text = Text(f"  {right}", RIGHT)
+    elif answer_text(solution):
+        text = Text(f"  {wrong} it is {solution.expected}", WRONG)
+    else:
+        what = "that is no number" if solution.reason == "end" else "there was no room to finish"
+        text = Text(f"{INDENT}{wrong} {what}; {solution.expression} = {solution.expected}", WRONG)
+    return text.append(f"  confidence {percent(solution.confidence)}", TALK)
+
+
+def percent(probability: float) -> str:
+    """Two places, and never rounded to certainty or impossibility."""
+    if probability > 0.9999:
+        return ">99.99%"
+    return "<0.01%" if probability < 0.0001 else f"{probability:.2%}"
+
+
+def read_token(step: Step) -> Token:
+    """The token of a step of one row."""
+    probabilities = step.logits[0].softmax(-1)
+    token = int(step.ids[0])
+    probability = float(probabilities[token])
+    probabilities[token] = -1.0
+    other = int(probabilities.argmax())
+    return Token(token, probability, other, float(probabilities[other]))
+
+
+def token_table(prompt: Ids, written: list[Token]) -> Table:
+    """The prompt's tokens, then those that the model wrote, each with the likeliest other one."""
+    table = Table(box=None, header_style=TALK, padding=(0, 2), pad_edge=True)
+    for name in ("position", "id", "token", "probability", "runner-up", ""):
+        table.add_column(name, justify="right" if name in ("position", "id", "probability", "") else "left")
+    for position, token in enumerate(prompt.tolist()):
+        table.add_row(str(position), str(token), TOKENS[token], style=TALK)
+    for position, token in enumerate(written, len(prompt)):
+        table.add_row(
+            str(position),
+            str(token.id),
+            Text(TOKENS[token.id], ANSWER),
+            percent(token.probability),
+            Text(TOKENS[token.other], TALK),
+            Text(percent(token.other_probability), TALK),
+        )
+    return table
+
+
+def answer_lines(chat: Chat, lines: Iterable[str], out: IO[str]) -> bool:
+    """Without a terminal: one line of `out` for each line that is no command, and all talk on stderr.
+
+    The line is empty where there is no answer. Returns whether every line could be read and asked.
+    """
+    all_good = True
+    for number, line in enumerate(lines, 1):
+        line = line.rstrip("\r\n")
+        command = chat.is_command(line)
+        answer = ""
+        try:
+            if command and not chat.handle(line):
+                break
+            if line.strip() and not command:
+                problem, notes = chat.problem(line)
+                solution = chat.solver.solve_problems(problem)[0]
+                answer = answer_text(solution)
+                if is_unfinished(line):
+                    answer = f"{solution.expression}={answer}"
+                for note in [*notes, *remarks(solution)]:
+                    print(f"note: line {number}: {note}", file=sys.stderr)
+        except MathLLMError as error:
+            all_good = False
+            complain(error, f"line {number}: ")
+        if not command:
+            print(answer, file=out, flush=True)
+    return all_good
+
+
+def answer_text(solution: Solution) -> str:
+    """The answer as one word; empty where the model wrote no number, or came to no end."""
+    return "" if solution.answer is None or solution.reason != "end" else str(solution.answer)
+
+
+def remarks(solution: Solution) -> list[str]:
+    """What to say about a solution that is not right."""
+    if solution.correct:
+        return []
+    if solution.reason != "end":
+        wrote = "had no room to finish"
+    else:
+        wrote = "wrote no number" if solution.answer is None else f"says {solution.answer}"
+    return [f"{solution.expression} is {solution.expected}, but the model {wrote}"]
+
+
+def complain(error: MathLLMError, where: str = "") -> None:
+    """An error on stderr: what happened, at which place, and what mends it."""
+    print(f"error: {where}{error.message}", file=sys.stderr)
+    if isinstance(error, ExpressionError):
+        print(re.sub("(?m)^", INDENT, error.caret()), file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)

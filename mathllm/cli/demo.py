@@ -1,0 +1,112 @@
+"""`mathllm demo`: the whole loop in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mathllm.config import Config
+    from mathllm.model.checkpoint import Checkpoint
+
+RECIPE = "demo"
+EXAMPLES = 200_000
+SAMPLE = "658+189"  # two carries
+
+
+def demo(
+    output_dir: Annotated[
+        Path, typer.Option(help="Directory for the data and the run; what a demo left there is replaced.")
+    ] = Path("checkpoints/demo"),
+    limit: Annotated[int, typer.Option(min=0, help="Check every pair of operands from 0 to this number.")] = 999,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
+) -> None:
+    """See the whole loop in about four minutes: make data, train, check every sum, watch it reason.
+
+    Afterwards mathllm chat talks to the model that it has trained.
+    """
+    from rich.console import Console
+
+    from mathllm.config import build_config
+    from mathllm.data.files import generate_dataset
+    from mathllm.model.checkpoint import load_checkpoint
+    from mathllm.training.run import train
+
+    console = Console(highlight=False)
+    data_dir = output_dir / "data"
+    made = {"data": {"data_dir": str(data_dir)}, "train": {"output_dir": str(output_dir), "seed": seed}}
+    if steps is not None:
+        made["train"] |= {"max_steps": steps}
+    config = build_config(made, recipe=RECIPE)
+
+    headline(console, f"1. Data: {EXAMPLES:,} sums of numbers of up to {config.data.max_digits} digits")
+    generate_dataset(config.data, EXAMPLES, seed, data_dir, overwrite=True)
+    show_rows(console, data_dir / "train.jsonl")
+
+    headline(console, "2. Training")
+    outcome = train(config, overwrite=True, console=Console(stderr=True)).outcome
+    if outcome.reason == "signal":
+        raise typer.Exit(128 + outcome.signal)
+    console.print(f"{outcome.step:,} steps in {outcome.seconds:.0f} s")
+
+    checkpoint = load_checkpoint(output_dir)
+    headline(console, "3. Is it exactly right?")
+    show_evaluation(console, checkpoint, config, limit)
+
+    headline(console, "4. How it reasons")
+    show_reasoning(console, checkpoint)
+
+    headline(console, "Next")
+    console.print("mathllm chat                      talk to it", markup=False)
+    console.print(f"mathllm eval --exhaustive {limit:<8}check every pair again", markup=False)
+    console.print("mathllm gen-data && mathllm train  a larger model, on data of your own making", markup=False)
+
+
+def headline(console: Console, text: str) -> None:
+    console.print(f"\n[bold]{text}[/]")
+
+
+def show_rows(console: Console, path: Path, count: int = 3) -> None:
+    """The first texts of a data file."""
+    import json
+
+    with path.open(encoding="utf-8") as file:
+        for _ in range(count):
+            console.print(json.loads(next(file))["text"], markup=False)
+
+
+def show_evaluation(console: Console, checkpoint: Checkpoint, config: Config, limit: int) -> None:
+    """Exact match on the test file, then on every pair of operands, and the first mistakes."""
+    from mathllm.cli.eval import progress_bar
+    from mathllm.data.files import read_problems
+    from mathllm.evaluation.exhaustive import AllPairs
+    from mathllm.evaluation.report import evaluate_problems
+    from mathllm.evaluation.show import headline as result_line
+    from mathllm.evaluation.show import show_mistakes
+    from mathllm.tasks import get_tasks
+
+    held_out = read_problems(Path(config.data.data_dir) / "test.jsonl")
+    pairs = AllPairs(get_tasks(config.data.task), limit, config.data.signed)
+    named = {f"{len(held_out):,} problems held out": held_out, f"every pair of numbers from 0 to {limit:,}": pairs}
+    for name, problems in named.items():
+        with progress_bar() as progress:
+            report = evaluate_problems(checkpoint.model, checkpoint.notation, problems, progress=progress)
+        console.print(f"{name}: {result_line(report)} in {report.seconds:.0f} s")
+        show_mistakes(console, report)
+
+
+def show_reasoning(console: Console, checkpoint: Checkpoint) -> None:
+    """One problem, step by step."""
+    from mathllm.inference.solver import Solver
+
+    solution = Solver(checkpoint).solve(SAMPLE)
+    console.print(f"{solution.text}\n", markup=False)
+    for step in solution.steps:
+        console.print(f"  {step}", markup=False)
+    verdict = "right" if solution.correct else "wrong"
+    console.print(f"{SAMPLE} = {solution.answer}   {verdict}, confidence {solution.confidence:.2%}", markup=False)

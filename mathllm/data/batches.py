@@ -1,0 +1,52 @@
+"""Rendered rows as the tensors of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mathllm.formats import Rendered
+
+IGNORED = -100  # a target that no loss counts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs (B, T) and the tokens that follow them, targets (B, T): IGNORED outside the completion."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+def micro_batches(
+    rendered: Rendered, rows: NDArray[np.int64], max_rows: int, max_tokens: int, device: torch.device
+) -> Iterator[Batch]:
+    """The given rows in batches of at most `max_rows` rows and `max_tokens` tokens (padding counted).
+
+    Rows of like length come together, so that little is padding.
+    """
+    rows = rows[np.argsort(rendered.lengths[rows], kind="stable")]
+    start = 0
+    while start < len(rows):
+        # lengths ascend, so the batch is as wide as its last row: take as many rows as fit
+        widths = rendered.lengths[rows[start:]] - 1
+        fits = np.arange(1, len(widths) + 1) * widths <= max_tokens
+        stop = start + min(max_rows, max(1, int(fits.sum())))
+        yield make_batch(rendered, rows[start:stop], device)
+        start = stop
+
+
+def make_batch(rendered: Rendered, rows: NDArray[np.int64], device: torch.device) -> Batch:
+    """One batch, no wider than its longest row needs."""
+    width = int(rendered.lengths[rows].max())
+    ids = rendered.ids[rows, :width].astype(np.int64)
+    column = np.arange(1, width)
+    counted = (column >= rendered.prompt_lengths[rows, None]) & (column < rendered.lengths[rows, None])
+    targets = np.where(counted, ids[:, 1:], IGNORED)
+    inputs = torch.from_numpy(np.ascontiguousarray(ids[:, :-1]))
+    return Batch(inputs.to(device, non_blocking=True), torch.from_numpy(targets).to(device, non_blocking=True))

@@ -1,0 +1,348 @@
+"""Dataset directories: train.jsonl, val.jsonl, test.jsonl and metadata.json, which says how they were made.
+
+A row keeps the problem as a person writes it beside its text in the dataset's format:
+
+    {"expression": "658+189", "answer": "847", "text": "658+189=<think>8+9=17 ...</think>847<end>"}
+
+The files are a function of the options alone. Problems are drawn, rendered and written some thousands at a
+time, so the texts of a large dataset are never in memory together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm import __version__
+from mathllm.config import DataConfig
+from mathllm.data.importing import read_problems
+from mathllm.data.sources import ratios, sampling
+from mathllm.errors import DataError, UsageError
+from mathllm.formats import Format, get_format
+from mathllm.formats.base import signed_slots
+from mathllm.tasks import TASK_NAMES, Problems, Sampling, answer, get_tasks, sample
+from mathllm.tasks.expressions import MAX_DIGITS
+from mathllm.tasks.slots import ABSENT, compact, constant, expression_slots, stack
+from mathllm.tasks.splits import SPLITS, TRAIN, SplitRatios, hash_problems, split_of
+from mathllm.tokenizer import TOKENS, join_pieces, spaced
+
+__all__ = ["FILES", "METADATA", "generate_dataset", "import_dataset", "read_metadata", "read_problems"]
+
+FILES = tuple(f"{split}.jsonl" for split in SPLITS)
+METADATA = "metadata.json"
+
+Progress = Callable[[int, int], None]  # rows written, rows wanted
+Parts = Iterator[tuple[int, Problems]]  # rows of one split at a time
+
+_CHUNK_ROWS, _CHUNK_DIGITS = 1 << 15, 1 << 19
+# when to give up looking for more different problems: after so many draws for each example, and so many more
+_DRAWS_PER_EXAMPLE, _MORE_DRAWS = 2, 1 << 19
+
+_TOO_FEW = "there are too few different problems of this kind"
+
+# the punctuation of a row, as more tokens: 16 and 17 are the tokenizer's space and line break
+_OPEN, _ANSWER, _TEXT = 18, 19, 20
+_PUNCTUATION = (" ", '"}\n', '{"expression": "', '", "answer": "', '", "text": "')
+_PIECES = tuple(piece.encode() for piece in (*TOKENS, *_PUNCTUATION))
+
+
+def generate_dataset(
+    data: DataConfig,
+    num_examples: int,
+    seed: int,
+    output_dir: Path,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draws problems, divides them into the splits and writes the files. Returns the metadata.
+
+    Train has its share of `num_examples` as the sampling gives them, repetitions included; val and test hold
+    different problems. Where there are not enough of them, files stay shorter and the metadata's `notes` say
+    so. A longer dataset of the same options begins with the shorter one.
+
+    Raises UsageError for values that cannot be used and for a directory that already holds a dataset.
+    """
+    codes, how, shares = get_tasks(data.task), sampling(data), ratios(data)
+    if num_examples < 1:
+        raise UsageError(f"the number of examples must be at least 1, not {num_examples:,}")
+    if seed < 0:
+        raise UsageError(f"the seed must be at least 0, not {seed}")
+    if data.max_digits > MAX_DIGITS:
+        raise UsageError(f"max_digits must be at most {MAX_DIGITS:,}, not {data.max_digits:,}")
+    data = replace(data, task=",".join(TASK_NAMES[code] for code in codes))
+    notation = get_format(data.format, data.zero_pad)
+    wanted = _wanted(num_examples, shares)
+    limit = _DRAWS_PER_EXAMPLE * num_examples + _MORE_DRAWS
+    parts = _drawn(codes, how, seed, limit, _Dealer(shares, wanted))
+    with _replacing(output_dir, overwrite) as folder:
+        written = _write_rows(folder, notation, parts, num_examples, progress)
+        notes = [
+            f"{name} has {rows:,} instead of {asked:,} rows: {_TOO_FEW}"
+            for name, rows, asked in zip(FILES, written.rows, wanted, strict=True)
+            if rows < asked
+        ]
+        options = {"num_examples": num_examples, "seed": seed, **_options(data)}
+        return _write_metadata(folder, data, written, options, {"seed": seed, "notes": notes})
+
+
+def import_dataset(
+    source: Path,
+    data: DataConfig,
+    output_dir: Path,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Writes the files from a third party's equations (see `read_problems`). Returns the metadata.
+
+    Of `data` only format, zero-padding and ratios count: tasks, digits and operands are what the file has.
+    Rows keep its order; a problem that is repeated stays so in train, and val and test take it once.
+
+    Raises DataError naming file and line of each row that is refused, and what `generate_dataset` raises.
+    """
+    notation = get_format(data.format, data.zero_pad)
+    shares = ratios(data)
+    _check_free(output_dir, overwrite)
+    problems = read_problems(source)
+    if len(problems) == 0:
+        raise DataError(
+            f"there is no problem in {source}", "write one equation a line, for example 951+11=962"
+        )
+    data = replace(
+        data,
+        task=",".join(TASK_NAMES[code] for code in np.unique(problems.task)),
+        max_digits=int(problems.widths.max()),
+        max_operands=int(problems.num_operands.max()),
+        signed=bool(answer(problems).negative.any()),
+    )
+    with _replacing(output_dir, overwrite) as folder:
+        dealer = _Dealer(shares, [len(problems)] * len(SPLITS))
+        written = _write_rows(folder, notation, _taken(problems, dealer), len(problems), progress)
+        notes = [f"{name} is empty" for name, rows in zip(FILES, written.rows, strict=True) if not rows]
+        if dropped := len(problems) - sum(written.rows):
+            notes.append(f"{dropped:,} repeated rows were left out of val.jsonl and test.jsonl")
+        kept = ("format", "zero_pad", "train_ratio", "val_ratio")
+        options = {"from": source.name, **{name: _options(data)[name] for name in kept}}
+        return _write_metadata(folder, data, written, options, {"from": source.name, "notes": notes})
+
+
+def read_metadata(data_dir: Path) -> dict[str, Any]:
+    """What metadata.json says; its `data` are fields of a DataConfig.
+
+    Raises DataError where there is no dataset, and for a file that is damaged or from another version.
+    """
+    path = data_dir / METADATA
+    make = "make one: mathllm gen-data"
+    if data_dir != Path("data"):
+        make += f" --output-dir {shlex.quote(str(data_dir))}"
+    if not data_dir.is_dir():
+        raise DataError(f"there is no directory {data_dir}", make)
+    if not path.is_file():
+        raise DataError(f"{data_dir} holds no dataset: it has no {METADATA}", make)
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}", f"{make} --overwrite") from error
+    required = ("data", "counts", "longest_text")
+    missing = [key for key in required if not isinstance(metadata, dict) or key not in metadata]
+    if missing or not isinstance(metadata["data"], dict):
+        lacking = ", ".join(map(repr, missing or ["data"]))
+        raise DataError(f"{path} does not describe a dataset: it lacks {lacking}", f"{make} --overwrite")
+    unknown = sorted(set(metadata["data"]) - {f.name for f in fields(DataConfig)})
+    if unknown:
+        raise DataError(f"{path} has settings that this version does not know: {', '.join(unknown)}")
+    result: dict[str, Any] = metadata
+    return result
+
+
+def _wanted(num_examples: int, shares: SplitRatios) -> list[int]:
+    """Rows of each split."""
+    train = min(round(num_examples * shares.train), num_examples)
+    rest = num_examples - train
+    val = min(round(rest * shares.val / max(1 - shares.train, 1e-9)), rest)
+    return [train, val, rest - val]
+
+
+def _drawn(codes: Sequence[int], how: Sampling, seed: int, limit: int, dealer: _Dealer) -> Parts:
+    """As many problems as each split wants, or what there is of them among about `limit` draws."""
+    rows = _chunk_rows(how.max_digits, how.max_operands)
+    for index in count():
+        if not any(dealer.missing) or index * rows >= limit:
+            return
+        # every chunk has random numbers of its own, so the first ones do not depend on how many follow
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+        yield from dealer.deal(sample(rng, rows, codes, how))
+
+
+def _taken(problems: Problems, dealer: _Dealer) -> Parts:
+    """All the problems by split, in their order."""
+    rows = _chunk_rows(problems.operands.shape[2], problems.operands.shape[1])
+    for start in range(0, len(problems), rows):
+        yield from dealer.deal(problems[start : start + rows])
+
+
+def _chunk_rows(digits: int, operands: int) -> int:
+    """Problems to work on at a time, fewer where they are long."""
+    # the format has no say: the same options give the same problems in any of them
+    return max(1, min(_CHUNK_ROWS, _CHUNK_DIGITS // (digits * operands)))
+
+
+class _Dealer:
+    """Deals problems out until every split has what it wants; val and test take a problem only once."""
+
+    def __init__(self, shares: SplitRatios, wanted: Sequence[int]) -> None:
+        self.shares, self.missing = shares, list(wanted)
+        self.seen: NDArray[np.uint64] = np.zeros(0, np.uint64)  # hashes of val and test, ascending
+
+    def deal(self, problems: Problems) -> Parts:
+        splits = split_of(problems, self.shares)
+        for split, missing in enumerate(self.missing):
+            if missing:
+                part = problems[np.flatnonzero(splits == split)]
+                part = (part if split == TRAIN else self._unseen(part))[:missing]
+                self.missing[split] -= len(part)
+                if len(part):
+                    yield split, part
+
+    def _unseen(self, problems: Problems) -> Problems:
+        hashes, first = np.unique(hash_problems(problems), return_index=True)
+        place = np.searchsorted(self.seen, hashes)
+        fresh = np.append(self.seen, np.uint64(0))[place] != hashes
+        self.seen = np.insert(self.seen, place[fresh], hashes[fresh])
+        return problems[np.sort(first[fresh])]
+
+
+@dataclass
+class _Written:
+    """What went into the files, by split."""
+
+    rows: list[int] = field(default_factory=lambda: [0] * len(SPLITS))
+    distinct: list[int] = field(default_factory=list)
+    longest: int = 0  # tokens
+
+
+def _write_rows(
+    folder: Path, notation: Format, parts: Parts, total: int, progress: Progress | None
+) -> _Written:
+    written = _Written()
+    hashes: list[list[NDArray[np.uint64]]] = [[np.zeros(0, np.uint64)] for _ in SPLITS]
+    with ExitStack() as opened:
+        files = [opened.enter_context((folder / name).open("wb")) for name in FILES]
+        for split, problems in parts:
+            text, longest = _json_rows(problems, notation)
+            files[split].write(text)
+            hashes[split].append(hash_problems(problems))
+            written.rows[split] += len(problems)
+            written.longest = max(written.longest, longest)
+            if progress:
+                progress(sum(written.rows), total)
+    written.distinct = [len(np.unique(np.concatenate(part))) for part in hashes]
+    return written
+
+
+def _json_rows(problems: Problems, notation: Format) -> tuple[bytes, int]:
+    """The lines of a file, and the tokens of the longest text in them."""
+    n, rendered = len(problems), notation.render(problems)
+    beyond = np.arange(rendered.ids.shape[1]) >= rendered.lengths[:, None]
+    row = [
+        constant(n, _OPEN),
+        expression_slots(problems),
+        constant(n, _ANSWER),
+        signed_slots(answer(problems), None, least_significant_first=False),
+        constant(n, _TEXT),
+        np.where(beyond, np.uint8(ABSENT), rendered.ids).T,
+    ]
+    return join_pieces(spaced(*compact(stack(row))), _PIECES), int(rendered.lengths.max(initial=0))
+
+
+def _options(data: DataConfig) -> dict[str, Any]:
+    """The settings that say what is in the files."""
+    # where they are and how many of their rows a training run takes is not their business
+    return {name: value for name, value in asdict(data).items() if name not in ("data_dir", "num_examples")}
+
+
+def _write_metadata(
+    folder: Path, data: DataConfig, written: _Written, options: dict[str, Any], more: dict[str, Any]
+) -> dict[str, Any]:
+    words = ["mathllm", "gen-data"]
+    for name, value in options.items():
+        if value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    metadata = {
+        "mathllm": __version__,
+        "command": shlex.join(words),
+        "data": _options(data),
+        "counts": {
+            split: {"rows": rows, "distinct_problems": distinct}
+            for split, rows, distinct in zip(SPLITS, written.rows, written.distinct, strict=True)
+        },
+        "longest_text": written.longest,
+        **more,
+    }
+    (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    return metadata
+
+
+def _check_free(output_dir: Path, overwrite: bool) -> None:
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"{output_dir} is not a directory", "choose another --output-dir")
+    present = [name for name in (*FILES, METADATA) if (output_dir / name).exists()]
+    if present and not overwrite:
+        hint = "--overwrite replaces them, or choose another --output-dir"
+        raise UsageError(f"{output_dir} already holds {', '.join(present)}", hint)
+
+
+@contextmanager
+def _replacing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
+    """A new directory for the files, which are moved to `output_dir` when all of them are on the disk.
+
+    A dataset is there if and only if its metadata.json is: that one goes first and comes last. Files of other
+    names are left alone, and so is everything if something goes wrong before the end.
+    """
+    _check_free(output_dir, overwrite)
+    existed, folder = output_dir.exists(), None
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        # inside, not beside: `output_dir` may be a link or a mount, and nothing can be moved between disks
+        folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=output_dir))
+        yield folder
+        _sync(*(folder / name for name in (*FILES, METADATA)))
+        (output_dir / METADATA).unlink(missing_ok=True)
+        _sync(output_dir)
+        for name in FILES:
+            os.replace(folder / name, output_dir / name)
+        _sync(output_dir)
+        os.replace(folder / METADATA, output_dir / METADATA)
+        _sync(output_dir)
+    except OSError as error:
+        message = f"cannot write the dataset to {output_dir}: {error.strerror or error}"
+        raise DataError(message, "choose another --output-dir, or make room there") from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not existed:
+            with suppress(OSError):  # it has the files by now, unless something went wrong
+                output_dir.rmdir()
+
+
+def _sync(*paths: Path) -> None:
+    """Waits until files and directories are on the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

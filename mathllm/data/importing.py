@@ -1,0 +1,188 @@
+"""Problems from files: our JSONL, text with `951+11=962` a line, or a CSV with an `equation` column.
+
+Whatever the kind, every row becomes the text of an equation; many of them are then parsed and checked at
+once, and only a row that turns out to be bad is looked at on its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from mathllm.errors import DataError, ExpressionError
+from mathllm.formats.base import signed_slots
+from mathllm.tasks import Problems, answer, concatenate, make_problems
+from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids
+from mathllm.tasks.numbers import Bools
+from mathllm.tasks.slots import compact
+from mathllm.tokenizer import END, EQUALS, decode_rows, encode_rows
+
+SHOWN = 20  # of the rows of one file that cannot be used; the others are counted
+COLUMN = "equation"
+
+_BATCH_CHARACTERS = 1 << 22
+_BATCH_ROWS = 1 << 15
+_BATCH_TOKENS = 1 << 23  # of rows padded to the longest: one very long row must not blow up the others
+_FOREIGN = re.compile(r"[^0-9+\-= \t\r\v\f\n]")
+_DECODER = json.JSONDecoder(parse_int=str)  # an answer may have more digits than Python turns into an int
+
+# line numbers, equations, and by row why it has none
+Rows = tuple[list[int], list[str], dict[int, str]]
+
+
+def read_problems(path: Path) -> Problems:
+    """All problems of a file, in its order (none, if it is empty); blank lines are skipped.
+
+    A row of JSONL needs `expression` and `answer`; what else it has is ignored.
+
+    Raises DataError for a file that cannot be read, and one that names file and line of each row that is no
+    true equation (of the first ones, if they are many).
+    """
+    parts = [make_problems(np.zeros((0, 2, 1), np.uint8), task=0)]
+    refused: list[str] = []
+    count = 0
+    try:
+        # foreign bytes become characters that no equation has, so that they too are reported with their line
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+            for lines, equations, faults in _batches(path, handle):
+                problems, good = true_equations(equations)
+                parts.append(problems)
+                bad = np.flatnonzero(~good)
+                for row in bad[: SHOWN - len(refused)]:
+                    refused.append(f"{path}:{lines[row]}: {faults.get(row) or _reason(equations[row])}")
+                count += len(bad)
+    except OSError as error:
+        hint = "name a file in it, such as test.jsonl" if path.is_dir() else None
+        raise DataError(f"cannot read {path}: {error.strerror or error}", hint) from error
+    if count:
+        more = [f"and {count - SHOWN:,} more"] if count > SHOWN else []
+        total = sum(map(len, parts))
+        message = f"{count:,} of the {total:,} rows of {path} cannot be used"
+        raise DataError("\n  ".join([message, *refused, *more]), "mend these lines or take them out")
+    return concatenate(parts)
+
+
+def _batches(path: Path, handle: TextIO) -> Iterator[Rows]:
+    """The rows of a file of any kind, some thousands at a time."""
+    first = next((line for line in handle if not line.isspace()), "")
+    handle.seek(0)
+    if first.startswith("{"):
+        return _of_json(handle)
+    if path.suffix.lower() == ".csv" or COLUMN in _cells(first):
+        return _of_csv(path, handle)
+    return _of_text(handle)
+
+
+def _filled_lines(handle: TextIO) -> Iterator[tuple[list[int], list[str]]]:
+    """Line numbers and texts of the lines that are not blank."""
+    start = 1
+    while lines := handle.readlines(_BATCH_CHARACTERS):
+        texts = [line.strip() for line in lines]
+        numbers = [number for number, text in enumerate(texts, start) if text]
+        if numbers:
+            yield numbers, [text for text in texts if text]
+        start += len(lines)
+
+
+def _of_text(handle: TextIO) -> Iterator[Rows]:
+    for numbers, lines in _filled_lines(handle):
+        yield numbers, lines, {}
+
+
+def _of_json(handle: TextIO) -> Iterator[Rows]:
+    for numbers, lines in _filled_lines(handle):
+        try:
+            rows = list(map(_DECODER.decode, lines))
+            yield numbers, list(map(_equation, rows)), {}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            found = list(map(_equation_or_fault, lines))
+            faults = {place: fault for place, (_, fault) in enumerate(found) if fault}
+            yield numbers, [equation for equation, _ in found], faults
+
+
+def _equation(row: dict[str, Any]) -> str:
+    return f"{row['expression']}={row['answer']}"
+
+
+def _equation_or_fault(line: str) -> tuple[str, str]:
+    """The equation of one row of JSON, or why there is none."""
+    try:
+        return _equation(_DECODER.decode(line)), ""
+    except (ValueError, RecursionError) as error:
+        return "", f"this is not JSON: {getattr(error, 'msg', error)}"
+    except (TypeError, KeyError):
+        return "", "a row is an object with 'expression' and 'answer'"
+
+
+def _of_csv(path: Path, handle: TextIO) -> Iterator[Rows]:
+    reader = csv.reader(handle)
+    filled = ((reader.line_num, row) for row in reader if "".join(row).strip())
+    try:
+        header = [cell.strip().lower() for cell in next(filled, (0, []))[1]]
+        if COLUMN not in header:
+            raise DataError(f"{path} has no column {COLUMN!r}, only: {', '.join(header) or 'nothing'}")
+        column = header.index(COLUMN)
+        while rows := list(islice(filled, _BATCH_ROWS)):
+            short = [place for place, (_, row) in enumerate(rows) if len(row) <= column]
+            equations = [row[column] if len(row) > column else "" for _, row in rows]
+            yield [n for n, _ in rows], equations, dict.fromkeys(short, f"no cell in column {COLUMN!r}")
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip(' "\r\n').lower() for cell in line.split(",")]
+
+
+def true_equations(texts: Sequence[str]) -> tuple[Problems, Bools]:
+    """Problems from texts like `951+11=962`, and which rows [N] are equations and true.
+
+    Rows that are not equations come back as problems without operands.
+    """
+    step = max(1, _BATCH_TOKENS // (1 + max(map(len, texts))))
+    parts = [_true_equations(texts[start : start + step]) for start in range(0, len(texts), step)]
+    return concatenate([problems for problems, _ in parts]), np.concatenate([good for _, good in parts])
+
+
+def _true_equations(texts: Sequence[str]) -> tuple[Problems, Bools]:
+    try:
+        ids, lengths = encode_rows(texts)
+    except DataError:
+        # a token that no equation has spoils the rows with foreign characters, and only those
+        ids, lengths = encode_rows([_FOREIGN.sub("<think>", text).replace("\n", " ") for text in texts])
+    ids = np.pad(ids, ((0, 0), (0, 1)), constant_values=END)
+    equals = ids == EQUALS
+    expression_lengths = np.where(equals.any(1), equals.argmax(1), lengths)
+    problems, good = problems_from_ids(ids, expression_lengths)
+    # what stands after the first `=`, moved to the left
+    stated_lengths = np.maximum(lengths - expression_lengths - 1, 0)
+    source = expression_lengths[:, None] + 1 + np.arange(int(stated_lengths.max()))
+    stated_ids = np.take_along_axis(ids, np.minimum(source, ids.shape[1] - 1), 1)
+    stated, is_number = numbers_from_ids(stated_ids, stated_lengths)
+    good &= is_number
+    rows = np.flatnonzero(good)
+    good[rows] = answer(problems[rows]).same(stated[rows])
+    return problems, good
+
+
+def _reason(equation: str) -> str:
+    """Why a text is no true equation."""
+    shown = equation if len(equation) <= 60 else equation[:40] + " ..."
+    expression, equals, stated = equation.partition("=")
+    try:
+        problem = parse_expression(expression)
+    except ExpressionError as error:
+        return f"{shown!r}: {error.message}"
+    if not equals:
+        return f"{shown!r}: there is no '=' with the answer after it"
+    if not re.fullmatch("-?[0-9]+", "".join(stated.split())):
+        return f"{shown!r}: what follows '=' is not a whole number"
+    right = decode_rows(*compact(signed_slots(answer(problem), None, False)))[0]
+    return f"{shown!r}: the answer is {right if len(right) <= 60 else right[:40] + ' ...'}"

@@ -1,0 +1,114 @@
+"""Where training problems come from: an endless stream, or a file. Both are pure functions of (seed, step).
+
+So the whole state of a loader is the step number, resuming is exact, and every process of a distributed run can
+make the same batch and take its own rows of it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm.config import DataConfig
+from mathllm.errors import UsageError
+from mathllm.formats import get_format
+from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
+from mathllm.tasks.splits import SPLITS, TRAIN, SplitRatios, hash_problems, split_of
+
+# kinds of random numbers, so that no two uses of one seed share a stream
+_TRAINING, _HELD_OUT, _EPOCH = range(3)
+
+
+class Source(Protocol):
+    """Training problems by step."""
+
+    def problems(self, step: int, n: int) -> Problems:
+        """The n problems of a step; the same ones whenever it is asked."""
+
+
+class ProblemStream:
+    """Endless problems of the train split: no two steps repeat each other by accident of seeding."""
+
+    def __init__(self, data: DataConfig, seed: int) -> None:
+        self.codes, self.how, self.ratios, self.seed = get_tasks(data.task), sampling(data), ratios(data), seed
+
+    def problems(self, step: int, n: int) -> Problems:
+        rng = np.random.default_rng([self.seed, _TRAINING, step])
+        parts: list[Problems] = []
+        missing = n
+        while missing > 0:
+            drawn = sample(rng, int(missing / self.ratios.train * 1.1) + 16, self.codes, self.how)
+            drawn = drawn[np.flatnonzero(split_of(drawn, self.ratios) == TRAIN)[:missing]]
+            parts.append(drawn)
+            missing -= len(drawn)
+        return concatenate(parts)
+
+
+class ProblemFile:
+    """A fixed set of problems in a new random order every epoch; batches run on across epochs, none is short."""
+
+    def __init__(self, problems: Problems, seed: int) -> None:
+        if len(problems) == 0:
+            raise UsageError("the training file has no problems", "make data: mathllm gen-data")
+        self.all, self.seed = problems, seed
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def problems(self, step: int, n: int) -> Problems:
+        position = np.arange(step * n, (step + 1) * n)
+        epochs = position // len(self.all)
+        rows = [self._order(int(e))[position[epochs == e] % len(self.all)] for e in np.unique(epochs)]
+        return self.all[np.concatenate(rows)]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            rng = np.random.default_rng([self.seed, _EPOCH, epoch])
+            self._orders[epoch] = rng.permutation(len(self.all))
+        return self._orders[epoch]
+
+
+def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:
+    """Up to n different problems of the val or test split, for a model that is trained on a stream.
+
+    Fewer where the split has no more of them. Raises UsageError where it has none.
+    """
+    codes, how, shares = get_tasks(data.task), sampling(data), ratios(data)
+    found: list[Problems] = []
+    seen: NDArray[np.uint64] = np.zeros(0, np.uint64)
+    for chunk in range(50):
+        rng = np.random.default_rng([seed, _HELD_OUT, split, chunk])
+        drawn = sample(rng, 4 * n + 1000, codes, how)
+        drawn = drawn[split_of(drawn, shares) == split]
+        keys, first = np.unique(hash_problems(drawn), return_index=True)
+        fresh = np.sort(first[~np.isin(keys, seen)])[: n - len(seen)]
+        seen = np.concatenate([seen, hash_problems(drawn[fresh])])
+        found.append(drawn[fresh])
+        if len(seen) >= n or len(fresh) == 0:
+            break
+    if len(seen) == 0:
+        raise UsageError(
+            f"the {SPLITS[split]} split has no problem of this kind",
+            "use more digits, or give the split a larger share",
+        )
+    return concatenate(found)
+
+
+def sampling(data: DataConfig) -> Sampling:
+    """How a DataConfig draws operands."""
+    return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
+
+
+def ratios(data: DataConfig) -> SplitRatios:
+    """How a DataConfig divides problems into splits."""
+    return SplitRatios(data.train_ratio, data.val_ratio)
+
+
+def longest_text(data: DataConfig) -> int:
+    """Tokens of the longest text that a DataConfig can produce."""
+    notation = get_format(data.format, data.zero_pad)
+    return notation.longest(get_tasks(data.task), data.max_digits, data.max_operands, data.signed)

@@ -1,0 +1,210 @@
+"""What the verdicts are made of: which problems are hard, and what kinds of mistakes there are.
+
+Mistakes in an answer are of four kinds that exclude each other:
+
+    no_end        the text never ends ("infinite generation")
+    malformed     it ends without a number, or without a thought where the format has one ("hallucination")
+    out_of_range  no operands with as many digits as these have that answer (658+189=4213: 1998 is the most)
+    wrong_value   any other wrong number
+
+Of a wrong value, `first_wrong` is the place of the lowest wrong digit (units 1, tens 2, ...; 0 if only the
+sign is wrong). It is a carry error if each of its wrong digits is what its column gives with a carry (or a
+borrow) of one too many or one too few: off by exactly one modulo ten, never in the units, and never with a
+carry that two operands (or however many there are) could not make.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mathllm.evaluation.exact_match import Verdicts, pad_ids
+from mathllm.inference.engine import ENDED
+from mathllm.tasks import TASK_NAMES, Numbers, Problems, answer, chain_lengths
+from mathllm.tasks.numbers import Bools, Digits, Ints, column_differences, column_sums, compare, widen
+from mathllm.tasks.subtraction import by_size
+from mathllm.tokenizer import END_THINK
+
+KINDS = ("no_end", "malformed", "out_of_range", "wrong_value")
+CORRECT = len(KINDS)  # stands where a kind would
+NO_END, MALFORMED, OUT_OF_RANGE, WRONG_VALUE = range(len(KINDS))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """More about N verdicts: the true answers; `kind` [N], an index into KINDS or CORRECT; `first_wrong` [N]
+    and `carry_error` [N], which mean something for wrong values only; `thought_correct` [N] (every token of
+    the thought is the gold one), None where the format writes no thought."""
+
+    truth: Numbers
+    kind: Digits
+    first_wrong: Ints
+    carry_error: Bools
+    thought_correct: Bools | None
+
+
+def find(verdicts: Verdicts) -> Findings:
+    """Sorts the mistakes among verdicts."""
+    n = len(verdicts)
+    truth = answer(verdicts.problems)
+    kind = np.full(n, CORRECT, np.uint8)
+    first_wrong, carry_error = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    rows = np.flatnonzero(~verdicts.answer_correct)
+    if len(rows):
+        problems, said, true = verdicts.problems[rows], verdicts.parsed.answer[rows], truth[rows]
+        unended = verdicts.written.reasons[rows] != ENDED
+        faults = (unended, ~verdicts.parsed.well_formed[rows], out_of_range(problems, said))
+        kind[rows] = np.select(faults, (NO_END, MALFORMED, OUT_OF_RANGE), WRONG_VALUE)
+        first_wrong[rows], carry_error[rows] = wrong_digits(problems, said, true)
+    return Findings(truth, kind, first_wrong, carry_error, _thought_correct(verdicts))
+
+
+def out_of_range(problems: Problems, said: Numbers) -> Bools:
+    """Where [N] no problem of the task whose operands have as many digits as these has the answer `said`."""
+    place = np.arange(problems.operands.shape[2])
+    length = problems.lengths[..., None]
+    least = ((place == length - 1) & (length > 1)).astype(np.uint8)
+    most = np.where(place < length, 9, 0).astype(np.uint8)
+    # every task rises or falls with each operand, so the extremes lie where the operands are extreme
+    orders = []
+    for first in (least, most):
+        for others in (least, most):
+            operands = np.concatenate([first[:, :1], others[:, 1:]], axis=1)
+            orders.append(_compare_signed(said, answer(Problems(operands, problems.lengths, problems.task))))
+    order = np.stack(orders)
+    outside: Bools = np.logical_or((order < 0).all(0), (order > 0).all(0))
+    return outside
+
+
+def _compare_signed(left: Numbers, right: Numbers) -> Ints:
+    """-1, 0 or 1 [N]."""
+    width = max(left.digits.shape[1], right.digits.shape[1])
+    size = compare(widen(left.digits, width), widen(right.digits, width))
+    same_sign = np.where(left.negative, -size, size)
+    return np.where(left.negative == right.negative, same_sign, np.where(left.negative, -1, 1))
+
+
+def wrong_digits(problems: Problems, said: Numbers, true: Numbers) -> tuple[Ints, Bools]:
+    """The place [N] of the lowest wrong digit (0: there is none), and which wrong numbers [N] are carry
+    errors."""
+    width = max(said.digits.shape[1], true.digits.shape[1], problems.operands.shape[2] + 1)
+    said_digits, true_digits = widen(said.digits, width), widen(true.digits, width)
+    wrong = said_digits != true_digits
+    first = np.where(wrong.any(1), wrong.argmax(1) + 1, 0)
+    error = (said_digits.astype(np.int64) - true_digits) % 10
+    explained: Bools = np.zeros(wrong.shape, np.bool_)
+    for code in np.unique(problems.task):
+        rows = np.flatnonzero(problems.task == code)
+        carried = CARRIES.get(TASK_NAMES[code])
+        if carried is not None:
+            carry, least, most = carried(problems[rows])
+            columns = carry.shape[1]
+            one_more = (error[rows, :columns] == 1) & (carry < most[:, None])
+            one_less = (error[rows, :columns] == 9) & (carry > least[:, None])
+            explained[rows, :columns] = one_more | one_less
+    explained[:, 0] = False  # nothing is carried into the units
+    is_carry = wrong.any(1) & (said.negative == true.negative) & (explained | ~wrong).all(1)
+    return first, is_carry
+
+
+def _addition_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
+    return column_sums(problems.operands)[1], np.zeros(len(problems), np.int64), problems.num_operands - 1
+
+
+def _subtraction_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
+    larger, smaller, _ = by_size(problems)
+    zero = np.zeros(len(problems), np.int64)
+    return -column_differences(larger, smaller)[1], zero - 1, zero
+
+
+# of a task: what comes into each column [N, D + 1], added to its digit (a borrow is negative), and the least
+# [N] and the most [N] that can. A task that is not here has no carry errors.
+CARRIES: dict[str, Callable[[Problems], tuple[Ints, Ints, Ints]]] = {
+    "addition": _addition_carries,
+    "subtraction": _subtraction_carries,
+}
+
+
+def _thought_correct(verdicts: Verdicts) -> Bools | None:
+    if not (verdicts.gold.ids[:1] == END_THINK).any():
+        return None
+    correct = verdicts.completion_correct.copy()
+    rows = np.flatnonzero(~correct)
+    gold = verdicts.gold.ids[rows]
+    width = gold.shape[1]
+    written = pad_ids(verdicts.written.ids[rows], width)[:, :width]
+    end = width - (gold == END_THINK)[:, ::-1].argmax(1)  # behind the last </think>
+    same = (gold == written) | (np.arange(width) >= end[:, None])
+    correct[rows] = same.all(1) & (verdicts.parsed.thought_end[rows] == end)
+    return correct
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of how many problems have the right answer."""
+
+    correct: int
+    num_examples: int
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.correct + other.correct, self.num_examples + other.num_examples)
+
+    @property
+    def exact_match(self) -> float:
+        return self.correct / self.num_examples if self.num_examples else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.correct, self.num_examples)
+
+
+def wilson_interval(correct: int, num_examples: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The score interval of a share, 95% by default (Wilson, "Probable inference, the law of succession, and
+    statistical inference", Journal of the American Statistical Association 22, 1927).
+
+    It stays within 0 to 1 and is right also where all or none are correct; of nothing it knows nothing: 0 to
+    1.
+    """
+    if num_examples == 0:
+        return 0.0, 1.0
+    share, weight = correct / num_examples, z * z / num_examples
+    middle = (share + weight / 2) / (1 + weight)
+    reach = z / (1 + weight) * math.sqrt((share * (1 - share) + weight / 4) / num_examples)
+    low = 0.0 if correct == 0 else middle - reach
+    high = 1.0 if correct == num_examples else middle + reach
+    return low, high
+
+
+Groups = dict[str, dict[str, Count]]  # `by_task` and so on -> the group's name -> its count
+
+
+def group(verdicts: Verdicts, findings: Findings) -> Groups:
+    """Counts by task, digits of the longest operand, digits of the answer, and longest chain of carries or
+    borrows; numbers ascend."""
+    problems, right = verdicts.problems, verdicts.answer_correct
+    by_task = _count(problems.task.astype(np.int64), right)
+    return {
+        "by_task": {TASK_NAMES[int(code)]: count for code, count in by_task.items()},
+        "by_operand_digits": _count(problems.widths, right),
+        "by_answer_digits": _count(findings.truth.lengths, right),
+        "by_carries": _count(chain_lengths(problems), right),
+    }
+
+
+def _count(keys: Ints, right: Bools) -> dict[str, Count]:
+    total = np.bincount(keys)
+    correct = np.bincount(keys[right], minlength=len(total))
+    return {str(key): Count(int(correct[key]), int(total[key])) for key in np.flatnonzero(total)}
+
+
+def merge(left: Groups, right: Groups) -> Groups:
+    """Counts of two parts of the data, added up."""
+    merged: Groups = {}
+    for name in left | right:
+        one, other = left.get(name, {}), right.get(name, {})
+        keys = sorted(one | other, key=lambda key: (len(key), key) if key.isdecimal() else (0, key))
+        merged[name] = {key: one.get(key, Count(0, 0)) + other.get(key, Count(0, 0)) for key in keys}
+    return merged

@@ -1,0 +1,195 @@
+"""Evaluation from problems to a report, chunk by chunk, so that a million problems take no more memory than
+some thousands.
+
+    report = evaluate_problems(checkpoint.model, checkpoint.notation, problems)
+    print(report.exact_match, report.to_dict())
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, TextIO
+
+import numpy as np
+
+from mathllm.errors import UsageError
+from mathllm.evaluation.breakdown import KINDS, WRONG_VALUE, Count, Findings, Groups, find, group, merge
+from mathllm.evaluation.exact_match import ProblemSet, Verdicts, check_lengths, judge
+from mathllm.evaluation.samples import Mistake, first_mistakes, write_samples
+from mathllm.formats import Format
+from mathllm.model import Transformer
+from mathllm.tasks.numbers import Ints
+
+NOTHING = Count(0, 0)
+CHUNK_TOKENS = 1 << 22  # of problems judged at once
+CHECKED_ROWS = 10_000  # rendered at once, to see how long they are
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How often what went wrong. `kinds` holds every kind of breakdown.KINDS, and they add up to the wrong
+    answers.
+
+    Of the wrong values: `first_wrong_digit` counts places from the right (`1` units; `sign` if only that is
+    wrong), `carry` those that a wrong carry explains. The last two are None where the format writes no
+    thought.
+    """
+
+    kinds: dict[str, int]
+    first_wrong_digit: dict[str, int]
+    carry: int
+    thought_right_answer_wrong: int | None
+    thought_wrong_answer_right: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.kinds,
+            "wrong_value_first_digit": self.first_wrong_digit,
+            "wrong_value_carry": self.carry,
+            "thought_right_answer_wrong": self.thought_right_answer_wrong,
+            "thought_wrong_answer_right": self.thought_wrong_answer_right,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of an evaluation. `answers` counts right answers, `completions` texts that are gold to the
+    last token, `tokens` gold tokens predicted from the gold before them; `decoded` rows had to be decoded
+    token by token.
+    """
+
+    answers: Count
+    completions: Count
+    tokens: Count
+    errors: Errors
+    groups: Groups
+    mistakes: tuple[Mistake, ...]
+    decoded: int
+    seconds: float
+
+    @property
+    def exact_match(self) -> float:
+        return self.answers.exact_match
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for a JSON document."""
+        return {
+            **_count_dict(self.answers),
+            "completion_exact_match": self.completions.exact_match,
+            "token_accuracy": self.tokens.exact_match,
+            "errors": self.errors.to_dict(),
+            **{
+                name: {key: _count_dict(c) for key, c in counts.items()}
+                for name, counts in self.groups.items()
+            },
+            "mistakes": [asdict(mistake) for mistake in self.mistakes],
+            "decoded": self.decoded,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def _count_dict(count: Count) -> dict[str, Any]:
+    return {
+        "exact_match": count.exact_match,
+        "exact_match_ci95": list(count.interval),
+        "correct": count.correct,
+        "num_examples": count.num_examples,
+    }
+
+
+@dataclass
+class Tally:
+    """Adds verdicts up, part by part, and keeps the first mistakes."""
+
+    most_mistakes: int = 5
+    answers: Count = NOTHING
+    completions: Count = NOTHING
+    tokens: Count = NOTHING
+    decoded: int = 0
+    kinds: Counter[int] = field(default_factory=Counter)
+    first_wrong: Counter[int] = field(default_factory=Counter)
+    carry: int = 0
+    thinks: bool = False
+    thought_right_answer_wrong: int = 0
+    thought_wrong_answer_right: int = 0
+    groups: Groups = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def add(self, verdicts: Verdicts, findings: Findings) -> None:
+        """Counts one part of the data."""
+        n, right = len(verdicts), verdicts.answer_correct
+        self.answers += Count(int(right.sum()), n)
+        self.completions += Count(int(verdicts.completion_correct.sum()), n)
+        self.tokens += Count(int(verdicts.token_hits.sum()), int(verdicts.token_counts.sum()))
+        self.decoded += int(verdicts.decoded.sum())
+        self.kinds.update(findings.kind[~right].tolist())
+        wrong_value = findings.kind == WRONG_VALUE
+        self.first_wrong.update(findings.first_wrong[wrong_value].tolist())
+        self.carry += int(findings.carry_error[wrong_value].sum())
+        if findings.thought_correct is not None:
+            self.thinks = True
+            self.thought_right_answer_wrong += int((findings.thought_correct & ~right).sum())
+            self.thought_wrong_answer_right += int((~findings.thought_correct & right).sum())
+        self.groups = merge(self.groups, group(verdicts, findings))
+        self.mistakes += first_mistakes(verdicts, findings, self.most_mistakes - len(self.mistakes))
+
+    def report(self, seconds: float = 0.0) -> Report:
+        """What has been counted so far."""
+        digits = {
+            str(place) if place else "sign": self.first_wrong[place] for place in sorted(self.first_wrong)
+        }
+        errors = Errors(
+            kinds={name: self.kinds[kind] for kind, name in enumerate(KINDS)},
+            first_wrong_digit=digits,
+            carry=self.carry,
+            thought_right_answer_wrong=self.thought_right_answer_wrong if self.thinks else None,
+            thought_wrong_answer_right=self.thought_wrong_answer_right if self.thinks else None,
+        )
+        counts = (self.answers, self.completions, self.tokens)
+        return Report(*counts, errors, self.groups, tuple(self.mistakes), self.decoded, seconds)
+
+
+def evaluate_problems(
+    model: Transformer,
+    notation: Format,
+    problems: ProblemSet,
+    batch_size: int = 1024,
+    mistakes: int = 5,
+    samples: TextIO | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Judges problems and counts. One line of JSON for each goes to `samples`; the first `mistakes` are kept.
+
+    `progress` is called with the number of problems done and in all. Raises UsageError where there are none,
+    and before anything is judged where some are too long for the model or the format cannot write them.
+    """
+    n = len(problems)
+    if n == 0:
+        raise UsageError("there is no problem to evaluate")
+    started = time.perf_counter()
+    check_lengths(model.max_length, problems, text_lengths(notation, problems))
+    tally = Tally(mistakes)
+    rows = max(1, CHUNK_TOKENS // model.max_length)
+    for start in range(0, n, rows):
+
+        def advance(done: int, _: int, before: int = start) -> None:
+            if progress is not None:
+                progress(before + done, n)
+
+        verdicts = judge(model, notation, problems[start : start + rows], batch_size, progress=advance)
+        findings = find(verdicts)
+        tally.add(verdicts, findings)
+        if samples is not None:
+            write_samples(samples, verdicts, findings)
+    return tally.report(time.perf_counter() - started)
+
+
+def text_lengths(notation: Format, problems: ProblemSet) -> Ints:
+    """Tokens [N] of each problem's whole text."""
+    starts = range(0, len(problems), CHECKED_ROWS)
+    return np.concatenate(
+        [notation.render(problems[start : start + CHECKED_ROWS]).lengths for start in starts]
+    )

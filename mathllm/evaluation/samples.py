@@ -1,0 +1,107 @@
+"""What the model wrote, problem by problem: lines for a file, and mistakes to look at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import numpy as np
+
+from mathllm.evaluation.breakdown import CORRECT, KINDS, Findings
+from mathllm.evaluation.exact_match import Verdicts
+from mathllm.formats.base import signed_slots
+from mathllm.inference.engine import REASONS
+from mathllm.tasks import Numbers
+from mathllm.tasks.expressions import expressions
+from mathllm.tasks.numbers import Ints
+from mathllm.tasks.slots import compact
+from mathllm.tokenizer import TOKENS, Ids, decode, decode_rows
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer. `predicted` is None where there is no number; `kind` is one of breakdown.KINDS; `text`
+    is what the model wrote, `gold` what it should have; from character `wrong_from` to `wrong_to` of the text
+    stands the first token that differs."""
+
+    expression: str
+    answer: str
+    predicted: str | None
+    kind: str
+    text: str
+    gold: str
+    wrong_from: int
+    wrong_to: int
+
+
+def sample_rows(verdicts: Verdicts, findings: Findings, rows: Ints) -> list[dict[str, Any]]:
+    """For each of the given rows: expression, answer, predicted (None without a number), correct, error (None
+    if there is none), thought_correct (None without thoughts), reason why the text ended, and the text."""
+    problems, written = verdicts.problems[rows], verdicts.written
+    thought = findings.thought_correct
+    columns = {
+        "expression": expressions(problems),
+        "answer": number_texts(findings.truth[rows]),
+        "predicted": number_texts(verdicts.parsed.answer[rows]),
+        "correct": verdicts.answer_correct[rows].tolist(),
+        "error": [None if kind == CORRECT else KINDS[kind] for kind in findings.kind[rows].tolist()],
+        "thought_correct": [None] * len(rows) if thought is None else thought[rows].tolist(),
+        "reason": [REASONS[reason] for reason in written.reasons[rows].tolist()],
+        "text": decode_rows(written.ids[rows], written.lengths[rows]),
+    }
+    samples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for place in np.flatnonzero(~verdicts.parsed.well_formed[rows]):
+        samples[place]["predicted"] = None
+    return samples
+
+
+def write_samples(file: TextIO, verdicts: Verdicts, findings: Findings) -> None:
+    """One line of JSON for each problem."""
+    samples = sample_rows(verdicts, findings, np.arange(len(verdicts)))
+    file.writelines(json.dumps(sample) + "\n" for sample in samples)
+
+
+def number_texts(numbers: Numbers) -> list[str]:
+    """Numbers as people write them."""
+    return decode_rows(*compact(signed_slots(numbers, None, least_significant_first=False)))
+
+
+def first_mistakes(verdicts: Verdicts, findings: Findings, most: int) -> list[Mistake]:
+    """The first `most` wrong answers, in the order of the problems."""
+    rows = np.flatnonzero(~verdicts.answer_correct)[:most]
+    found: list[Mistake] = []
+    if len(rows) == 0:
+        return found
+    for row, sample in zip(rows, sample_rows(verdicts, findings, rows), strict=True):
+        ids = verdicts.written.ids[row, : verdicts.written.lengths[row]]
+        gold = verdicts.gold.ids[row, : verdicts.gold.lengths[row]]
+        wrong_from, wrong_to = _token_span(sample["text"], ids, _first_difference(ids, gold))
+        found.append(
+            Mistake(
+                sample["expression"],
+                sample["answer"],
+                sample["predicted"],
+                sample["error"],
+                sample["text"],
+                decode(gold),
+                wrong_from,
+                wrong_to,
+            )
+        )
+    return found
+
+
+def _first_difference(ids: Ids, gold: Ids) -> int:
+    shared = min(len(ids), len(gold))
+    different = np.flatnonzero(ids[:shared] != gold[:shared])
+    return int(different[0]) if len(different) else shared
+
+
+def _token_span(text: str, ids: Ids, token: int) -> tuple[int, int]:
+    """Where in the text of ids [T], which has spaces put into it, the token of that index stands."""
+    before = sum(len(TOKENS[i]) for i in ids[:token])
+    size = len(TOKENS[ids[token]]) if token < len(ids) else 1
+    visible = [place for place, character in enumerate(text) if character != " "]
+    start = visible[before] if before < len(visible) else len(text)
+    return start, start + size

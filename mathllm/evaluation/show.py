@@ -1,0 +1,149 @@
+"""A report for people, on a Rich console."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.report import Report
+from mathllm.evaluation.samples import Mistake
+
+TITLES = {
+    "by_task": "task",
+    "by_operand_digits": "operand digits",
+    "by_answer_digits": "answer digits",
+    "by_carries": "longest carry chain",
+}
+KIND_TITLES = {
+    "no_end": "no end (infinite generation)",
+    "malformed": "malformed, no number (hallucination)",
+    "out_of_range": "out of range for such operands",
+    "wrong_value": "wrong value",
+}
+MOST_LINES = 10  # of one table: more groups than that are shown as ranges
+
+
+def percent(share: float) -> str:
+    """`99.98%`, with as many decimals as it takes to see that a share is not quite all or nothing."""
+    for decimals in range(2, 12):
+        text = f"{share:.{decimals}%}"
+        if share in (0, 1) or float(text[:-1]) not in (0, 100):
+            break
+    return text
+
+
+def headline(report: Report, complete: bool = False) -> str:
+    """`exact match 99.98% (4,999 of 5,000; 95% interval 99.89% to 99.997%)`; `complete` if it was no
+    sample."""
+    counts = f"{report.answers.correct:,} of {report.answers.num_examples:,}"
+    low, high = report.answers.interval
+    sure = "all there are" if complete else f"95% interval {percent(low)} to {percent(high)}"
+    return f"exact match {percent(report.exact_match)} ({counts}; {sure})"
+
+
+def show_report(console: Console, report: Report, complete: bool = False) -> None:
+    """The headline, what is hard, what went wrong, and the first mistakes. `complete`: all problems were
+    judged."""
+    colour = "green" if report.answers.correct == report.answers.num_examples else "yellow"
+    console.print(Text(headline(report, complete), style=f"bold {colour}"))
+    console.print(
+        f"whole text {percent(report.completions.exact_match)}, tokens {percent(report.tokens.exact_match)}; "
+        f"{report.decoded:,} decoded token by token; {report.seconds:.1f} s",
+        highlight=False,
+    )
+    for name, counts in report.groups.items():
+        if len(counts) > 1:  # one group would only repeat the headline
+            console.print()
+            console.print(_group_table(TITLES[name], counts))
+    if report.answers.correct < report.answers.num_examples or report.errors.thought_wrong_answer_right:
+        console.print()
+        console.print(_error_table(report))
+    show_mistakes(console, report)
+
+
+def _group_table(title: str, counts: dict[str, Count]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", highlight=False)
+    table.add_column(title)
+    for heading in ("right", "of", "exact match", "95% interval"):
+        table.add_column(heading, justify="right")
+    for key, count in _ranges(counts).items():
+        low, high = count.interval
+        shares = percent(count.exact_match), f"{percent(low)} to {percent(high)}"
+        table.add_row(key, f"{count.correct:,}", f"{count.num_examples:,}", *shares)
+    return table
+
+
+def _ranges(counts: dict[str, Count]) -> dict[str, Count]:
+    """At most MOST_LINES counts: neighbours added up where there are more."""
+    keys = list(counts)
+    size = -(-len(keys) // MOST_LINES)
+    if size == 1:
+        return counts
+    parts = [keys[start : start + size] for start in range(0, len(keys), size)]
+    names = [part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts]
+    sums = [sum((counts[key] for key in part), Count(0, 0)) for part in parts]
+    return dict(zip(names, sums, strict=True))
+
+
+def _error_table(report: Report) -> Table:
+    errors = report.errors
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", highlight=False)
+    table.add_column("mistakes")
+    table.add_column("", justify="right")
+    for kind, count in errors.kinds.items():
+        table.add_row(KIND_TITLES[kind], f"{count:,}")
+    for place, count in list(errors.first_wrong_digit.items())[:MOST_LINES]:
+        where = (
+            "only the sign is wrong"
+            if place == "sign"
+            else f"wrong from digit {place}, counted from the right"
+        )
+        table.add_row(f"  {where}", f"{count:,}", style="dim")
+    if errors.kinds["wrong_value"]:
+        table.add_row("  explained by a wrong carry or borrow", f"{errors.carry:,}", style="dim")
+    if errors.thought_right_answer_wrong is not None:
+        table.add_row("thought right, answer wrong", f"{errors.thought_right_answer_wrong:,}")
+        table.add_row("thought wrong, answer right (no mistake)", f"{errors.thought_wrong_answer_right:,}")
+    return table
+
+
+def show_mistakes(console: Console, report: Report) -> None:
+    """What was written and what is right, one above the other, with the first wrong token marked."""
+    wrong = report.answers.num_examples - report.answers.correct
+    if not report.mistakes:
+        return
+    console.print()
+    shown = len(report.mistakes)
+    console.print(
+        Text(f"the first {shown:,} of {wrong:,} mistakes" if shown < wrong else "all mistakes", style="bold")
+    )
+    for mistake in report.mistakes:
+        said = "no number" if mistake.predicted is None else mistake.predicted
+        console.print()
+        kind = mistake.kind.replace("_", " ")
+        console.print(Text(f"{mistake.expression}={mistake.answer}, the model says {said}: {kind}"))
+        for line in marked_lines(mistake, console.width):
+            console.print(line, no_wrap=True, crop=False)
+
+
+def marked_lines(mistake: Mistake, width: int) -> list[Text]:
+    """The written text in pieces that fit the width, the gold text under each, and between them a caret line
+    where the first wrong token is, so that it can be told without colours."""
+    label = {"wrote": "  wrote  ", "gold": "  gold   "}
+    room = max(20, width - len(label["gold"]))
+    lines = []
+    for start in range(0, max(len(mistake.text), len(mistake.gold)), room):
+        piece = Text(label["wrote"], style="dim").append(mistake.text[start : start + room], style="not dim")
+        left = max(mistake.wrong_from, start)
+        right = min(mistake.wrong_to, start + room)
+        margin = len(label["wrote"])
+        if left < right:
+            piece.stylize("bold red", margin + left - start, margin + right - start)
+        lines.append(piece)
+        if left < right:
+            lines.append(Text(" " * (margin + left - start) + "^" * (right - left), style="bold red"))
+        gold = mistake.gold[start : start + room]
+        lines.append(Text(label["gold"], style="dim").append(gold, style="not dim green"))
+    return lines

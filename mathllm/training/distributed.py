@@ -1,0 +1,83 @@
+"""Several processes, one model: what `torchrun` sets up, and nothing at all without it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mathllm.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's rank among `world` ones."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def highest(self, value: int) -> int:
+        """The highest of all processes' numbers. All of them have to ask."""
+        if self.world == 1:
+            return value
+        highest = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+        return int(highest.item())
+
+    def sum(self, value: Tensor | float) -> float:
+        """The sum of a number over all processes. All of them have to ask."""
+        if self.world == 1:
+            return float(value)
+        total = torch.as_tensor(value, dtype=torch.float32)
+        dist.all_reduce(total)
+        return float(total)
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def is_main() -> bool:
+    """Is this the only process, or the first of those that `torchrun` started?"""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def join(device: torch.device) -> tuple[Processes, torch.device]:
+    """Joins the processes that `torchrun` started; each takes its own CUDA device where there is CUDA."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(), device
+    if device.type == "cuda":
+        local_rank, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= devices:
+            raise DeviceError(
+                f"there are more processes than this machine's {devices} CUDA device(s)",
+                f"torchrun --nproc-per-node {devices}, or --device cpu",
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Processes(dist.get_rank(), dist.get_world_size()), device
+
+
+def leave() -> None:
+    """Ends the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wrap(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
+    """The model, its gradients averaged over all processes."""
+    if processes.world == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    # the only buffers are tables of positions, the same everywhere
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)

@@ -1,0 +1,223 @@
+"""A training run from its settings alone: finds the data, trains, tests the best checkpoint on problems never seen.
+
+result = train(build_config({"train": {"output_dir": "checkpoints/mine"}}))
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from mathllm.config import Config, DataConfig
+from mathllm.data.files import FILES, read_metadata, read_problems
+from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out, longest_text
+from mathllm.device import describe, pick_device
+from mathllm.errors import DataError, UsageError
+from mathllm.evaluation.report import evaluate_problems
+from mathllm.files import explained, write_bytes, write_json
+from mathllm.formats import get_format
+from mathllm.model.checkpoint import load_checkpoint
+from mathllm.tasks import Problems, get_tasks
+from mathllm.tasks.splits import TEST, VAL
+from mathllm.training.card import model_card
+from mathllm.training.distributed import join, leave
+from mathllm.training.state import CARD, RESULTS, SETTINGS, clear_run, newest, read_progress, run_files
+from mathllm.training.trainer import Outcome, Trainer
+
+# what a data directory knows of its problems, whatever the settings say
+FACTS = ("task", "max_digits", "max_operands", "sampling", "signed", "train_ratio", "val_ratio")
+STREAM_EPOCH = 100_000  # rows that count as an epoch where there is no end of them
+TEST_EXAMPLES = 5_000  # of a stream
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the run lies, how training ended, and the report on the test split (None after a signal)."""
+
+    run: Path
+    outcome: Outcome
+    test: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training problems, and the problems that validation and the final test use."""
+
+    source: Source
+    validation: Problems
+    test: Problems
+    epoch: int  # training rows in an epoch
+
+
+def train(
+    config: Config, resume: bool = False, overwrite: bool = False, console: Console | None = None
+) -> TrainResult:
+    """Trains as `config` says and writes everything under its output directory.
+
+    Raises UsageError where that directory already holds a run and neither `resume` nor `overwrite` is given.
+    """
+    console = console or Console(stderr=True)
+    config = complete(config)
+    run = Path(config.train.output_dir)
+    processes, device = join(pick_device(config.train.device))
+    try:
+        splits = load_splits(config)
+        total_steps = count_steps(config, splits.epoch, processes.world)
+        checkpoint = check_directory(run, resume, overwrite)
+        trainer = Trainer(
+            config, splits.source, splits.validation, total_steps, device, processes, console, checkpoint
+        )
+        processes.wait()  # nothing is written, or deleted, before every process has found all in order
+        if processes.main:
+            prepare_directory(run, config, overwrite)
+            describe_run(trainer, splits)
+        outcome = trainer.run()
+        test = None
+        if processes.main and outcome.reason != "signal":
+            test = test_best(run, config, splits.test, device)
+        processes.wait()
+    finally:
+        leave()
+    return TrainResult(run, outcome, test)
+
+
+def complete(config: Config) -> Config:
+    """Fills in what the settings leave open: what the data directory holds, the longest text, the output directory.
+
+    Raises UsageError for what does not fit together.
+    """
+    if config.data.data_dir:
+        facts = read_metadata(Path(config.data.data_dir))["data"]
+        config = replace(config, data=replace(config.data, **{name: facts[name] for name in FACTS if name in facts}))
+    needed = longest_text(config.data)
+    if config.model.max_length == 0:
+        config = replace(config, model=replace(config.model, max_length=max(64, -(-needed // 8) * 8)))
+    if needed > config.model.max_length:
+        raise UsageError(
+            f"texts of this data take up to {needed} tokens, but max_length is {config.model.max_length}",
+            f"--max-length {needed}, or leave it out",
+        )
+    if not config.train.output_dir:
+        name = f"{config.data.task.replace(',', '-')}-{config.model.size}"
+        config = replace(config, train=replace(config.train, output_dir=str(Path("checkpoints") / name)))
+    for code in get_tasks(config.data.task):
+        get_format(config.data.format, config.data.zero_pad).check_task(code)
+    return config
+
+
+def load_splits(config: Config) -> Splits:
+    """The problems of the data directory, or an endless stream and what it never shows."""
+    data, train = config.data, config.train
+    if data.num_examples < 0:
+        raise UsageError(f"data.num_examples must be at least 0, not {data.num_examples}")
+    if data.data_dir:
+        problems, validation, test = (read_split(data, name) for name in FILES)
+        if len(validation) == 0:
+            file = Path(data.data_dir) / FILES[VAL]
+            raise UsageError(f"{file} has no problems", "mathllm gen-data with a larger --val-ratio")
+        source = ProblemFile(problems[: data.num_examples or None], train.seed)
+        return Splits(source, validation[: train.eval_examples], test, len(source))
+    validation = held_out(data, VAL, train.eval_examples)
+    test = held_out(data, TEST, TEST_EXAMPLES)
+    stream = ProblemStream(data, train.seed)
+    if data.num_examples:
+        fixed = ProblemFile(stream.problems(0, data.num_examples), train.seed)
+        return Splits(fixed, validation, test, len(fixed))
+    return Splits(stream, validation, test, STREAM_EPOCH)
+
+
+def read_split(data: DataConfig, name: str) -> Problems:
+    """The problems of one file of the data directory, none larger than the metadata says."""
+    path = Path(data.data_dir) / name
+    problems = read_problems(path)
+    digits, operands = int(problems.widths.max(initial=0)), int(problems.num_operands.max(initial=0))
+    if digits > data.max_digits or operands > data.max_operands:
+        raise DataError(
+            f"{path} has a problem with {operands} operands or {digits} digits, but its metadata.json says "
+            f"at most {data.max_operands} and {data.max_digits}",
+            f"mathllm gen-data --from {path} --output-dir DIR makes a dataset of any such file",
+        )
+    return problems
+
+
+def count_steps(config: Config, epoch: int, processes: int = 1) -> int:
+    """Optimizer steps: `max_steps`, or as many as `num_epochs` take."""
+    train = config.train
+    rows = train.batch_size * train.grad_accumulation * processes
+    return train.max_steps or max(1, -(-train.num_epochs * epoch // rows))
+
+
+def check_directory(run: Path, resume: bool, overwrite: bool) -> Path | None:
+    """Is the run's directory free, or meant to be used? Returns the checkpoint to resume from, if any."""
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a run and --overwrite deletes it: give one of them")
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"{run} is not a directory", "choose another --output-dir")
+    there = run_files(run)
+    if there and not resume and not overwrite:
+        raise UsageError(
+            f"{run} already holds a run",
+            "--resume goes on with it, --overwrite starts anew, --output-dir writes elsewhere",
+        )
+    if resume and not there:
+        raise UsageError(f"{run} holds no run to resume", "leave out --resume, or give the run's --output-dir")
+    return newest(run) if resume else None
+
+
+def prepare_directory(run: Path, config: Config, overwrite: bool) -> None:
+    """Makes the run's directory, without an earlier run in it if that is to be overwritten."""
+    with explained(f"write {run}"):
+        if overwrite:
+            clear_run(run)
+        run.mkdir(parents=True, exist_ok=True)
+    write_json(run / SETTINGS, config.to_dict())
+
+
+def saved_settings(run: Path) -> dict[str, dict[str, Any]]:
+    """The settings of an earlier run, as tables; empty where there is none."""
+    path = run / SETTINGS
+    if not path.is_file():
+        return {}
+    try:
+        tables: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return {section: dict(values) for section, values in tables.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", "--overwrite starts anew") from error
+
+
+def describe_run(trainer: Trainer, splits: Splits) -> None:
+    """What is about to happen, in three lines."""
+    config = trainer.config
+    model, data = config.model, config.data
+    rows = f"{splits.epoch:,} rows of " if data.data_dir or data.num_examples else ""
+    source = rows + (data.data_dir or "an endless stream")
+    start = f", from step {trainer.progress.step:,}" if trainer.progress.step else ""
+    parameters = trainer.model.num_parameters
+    on = describe(trainer.device) + (f", {trainer.processes.world} processes" * (trainer.processes.world > 1))
+    for line in (
+        f"model {model.size}: {parameters:,} parameters, position {model.position}, on {on}",
+        f"data {data.task}, up to {data.max_digits} digits, format {data.format}: {source}",
+        f"{trainer.total_steps:,} steps of {trainer.rows_in_all:,} rows{start} -> {config.train.output_dir}",
+    ):
+        trainer.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def test_best(run: Path, config: Config, problems: Problems, device: torch.device) -> dict[str, Any] | None:
+    """Evaluates the best checkpoint on the test split; writes test_results.json and its model card anew."""
+    if len(problems) == 0:
+        return None
+    checkpoint = load_checkpoint(run, device)
+    report = evaluate_problems(
+        checkpoint.model, checkpoint.notation, problems, batch_size=config.train.eval_batch_size
+    ).to_dict()
+    results = {**report, "checkpoint": checkpoint.path.resolve().name}
+    write_json(run / RESULTS, results)
+    progress, _ = read_progress(checkpoint.path)
+    card = model_card(config, checkpoint.model.num_parameters, progress, report)
+    write_bytes(checkpoint.path / CARD, card.encode())
+    return results

@@ -1,0 +1,194 @@
+"""The state of a run on disk: step checkpoints that resume exactly, the best one, and how many are kept.
+
+RUN/checkpoint-500/          a whole checkpoint, and training_state.* beside the model
+RUN/best -> checkpoint-500
+RUN/metrics.jsonl, RUN/logs/training.log, RUN/training_config.json, RUN/test_results.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from mathllm.config import Config, ModelConfig
+from mathllm.errors import CheckpointError, UsageError
+from mathllm.files import explained, new_directory, remove_directory, remove_leftovers, write_bytes, write_json
+from mathllm.model import Transformer
+from mathllm.model.checkpoint import WEIGHTS, read_config, read_tensors, save_model, step_checkpoints
+
+STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
+SETTINGS, RESULTS, METRICS, LOG = "training_config.json", "test_results.json", "metrics.jsonl", "logs/training.log"
+CARD = "README.md"
+BEST = "best"
+
+
+@dataclass
+class Progress:
+    """What a run knows about itself besides weights and optimizer state. `rows` have been trained on so far."""
+
+    step: int = 0
+    rows: int = 0
+    best_exact_match: float = -1.0
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    seconds: float = 0.0
+
+
+def save_step(
+    run: Path,
+    config: Config,
+    model: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+    card: str,
+) -> Path:
+    """Writes `checkpoint-STEP` with all that is needed to load it and to go on from it."""
+    path = run / f"checkpoint-{progress.step}"
+    with new_directory(path) as directory:
+        save_model(directory, model, config.model, config.data)
+        write_json(directory / SETTINGS, config.to_dict())
+        write_bytes(directory / CARD, card.encode())
+        write_bytes(directory / STATE_TENSORS, save_tensors(_optimizer_tensors(optimizers)))
+        write_json(directory / STATE, {**asdict(progress), "scaler": scaler.state_dict()})
+    return path
+
+
+def load_step(
+    path: Path,
+    config: ModelConfig,
+    model: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    scaler: torch.amp.GradScaler,
+) -> Progress:
+    """Puts model, optimizers and scaler into the state saved at `path`.
+
+    Raises UsageError for a model or an optimizer of another kind than was saved, CheckpointError for damage.
+    """
+    _check_same_model(path, config)
+    weights = read_tensors(path / WEIGHTS, dict(model.state_dict()))
+    progress, scaler_state = read_progress(path)
+    _load_optimizers(path, optimizers)
+    model.load_state_dict(weights)
+    if scaler_state:
+        scaler.load_state_dict(scaler_state)
+    return progress
+
+
+def read_progress(path: Path) -> tuple[Progress, dict[str, Any]]:
+    """The progress saved with a checkpoint, and the state of the gradient scaler."""
+    try:
+        content: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        scaler_state: dict[str, Any] = content.pop("scaler")
+        return Progress(**content), scaler_state
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / STATE} cannot be read: {error}", "delete that checkpoint") from error
+
+
+def _check_same_model(path: Path, config: ModelConfig) -> None:
+    """Shapes alone would not tell: another activation or number of heads has the same weights."""
+    saved = read_config(path).get("model")
+    for name, value in asdict(config).items():
+        if name != "size" and isinstance(saved, dict) and saved.get(name, value) != value:
+            raise UsageError(
+                f"this run's model has {name} {saved[name]!r}, not {value!r}: it cannot go on as another one",
+                "leave that out, or start anew in another --output-dir",
+            )
+
+
+def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """All state tensors by name: `<optimizer>.<parameter>.<key>`, as in `Muon.3.momentum_buffer`."""
+    return {
+        f"{type(optimizer).__name__}.{parameter}.{key}": value.detach().cpu().contiguous()
+        for optimizer in optimizers
+        for parameter, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def _load_optimizers(path: Path, optimizers: list[torch.optim.Optimizer]) -> None:
+    states: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
+    for name, tensor in read_tensors(path / STATE_TENSORS).items():
+        optimizer_name, parameter, key = name.split(".")
+        states.setdefault(optimizer_name, {}).setdefault(int(parameter), {})[key] = tensor
+    wanted = [type(optimizer).__name__ for optimizer in optimizers]
+    if set(states) != set(wanted):
+        raise UsageError(
+            f"this run's optimizer state is {' and '.join(sorted(states))}, not {' and '.join(sorted(wanted))}",
+            "leave out --optimizer, or start anew in another --output-dir",
+        )
+    for optimizer, name in zip(optimizers, wanted, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": states[name], "param_groups": groups})
+
+
+def newest(run: Path) -> Path | None:
+    """The newest step checkpoint of a run, None if there is none yet."""
+    steps = step_checkpoints(run)
+    return steps[-1] if steps else None
+
+
+def mark_best(run: Path, checkpoint: Path) -> None:
+    """Points RUN/best at a checkpoint, in one step that cannot be half done."""
+    best, temporary = run / BEST, run / f".{BEST}.tmp-{os.getpid()}"
+    with explained(f"write {best}"):
+        if best.is_dir() and not best.is_symlink():
+            remove_directory(best)  # what copying a run with all links followed makes of it
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(checkpoint.name)
+        os.replace(temporary, best)
+
+
+def prune(run: Path, keep: int) -> None:
+    """Deletes the oldest step checkpoints beyond `keep`, never the best one."""
+    best = (run / BEST).resolve()
+    for path in step_checkpoints(run)[:-keep]:
+        if path.resolve() != best:
+            remove_directory(path)
+
+
+def mend(run: Path, progress: Progress) -> None:
+    """Puts right what a kill may have left in the directory of a run that is taken up at `progress`."""
+    remove_leftovers(run, _is_ours)
+    best = run / f"checkpoint-{progress.best_step}"
+    if (best / WEIGHTS).is_file():  # it was saved, but perhaps not yet marked
+        mark_best(run, best)
+
+
+def run_files(run: Path) -> list[Path]:
+    """What a run has written into its directory."""
+    found = [run / name for name in (METRICS, LOG, SETTINGS, RESULTS) if (run / name).is_file()]
+    if run.is_dir():
+        found += [path for path in run.iterdir() if _is_checkpoint(path)]
+    return found
+
+
+def clear_run(run: Path) -> None:
+    """Deletes what an earlier run has written, and nothing else."""
+    remove_leftovers(run, _is_ours)
+    for path in run_files(run):
+        if path.is_dir() and not path.is_symlink():
+            remove_directory(path)
+        else:
+            path.unlink()
+    with suppress(OSError):  # somebody else's files are in it
+        (run / LOG).parent.rmdir()
+
+
+def _is_checkpoint(path: Path) -> bool:
+    if path.name == BEST:
+        return path.is_symlink() or (path / WEIGHTS).is_file()
+    return re.fullmatch(r"checkpoint-\d+", path.name) is not None and path.is_dir()
+
+
+def _is_ours(name: str) -> bool:
+    return name in (BEST, METRICS, SETTINGS, RESULTS) or re.fullmatch(r"checkpoint-\d+", name) is not None

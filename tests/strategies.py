@@ -1,0 +1,124 @@
+"""What several tests draw from: problems as Python numbers, and their arrays made without mathllm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mathllm.formats import FORMATS, Format, get_format
+from mathllm.tasks import TASK_NAMES, Numbers, Problems
+from mathllm.tokenizer import TOKENS
+
+SYMBOLS = {"+": "addition", "-": "subtraction"}
+
+# every notation, with and without zero-padding
+ALL_FORMATS = [get_format(name, zero_pad) for name in FORMATS for zero_pad in (False, True)]
+
+
+def format_id(notation: Format) -> str:
+    """How pytest calls a format: `column`, `column-padded`."""
+    return notation.name + "-padded" * notation.zero_pad
+
+
+@dataclass(frozen=True)
+class Question:
+    """One problem in Python's own numbers: the oracle of these tests."""
+
+    symbol: str
+    operands: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        return self.symbol.join(map(str, self.operands))
+
+    @property
+    def answer(self) -> int:
+        return sum(self.operands) if self.symbol == "+" else self.operands[0] - self.operands[1]
+
+    @property
+    def width(self) -> int:
+        """Digits of the longest operand."""
+        return max(len(str(operand)) for operand in self.operands)
+
+
+def ask(text: str) -> Question:
+    """A question from `12+34`."""
+    symbol = "+" if "+" in text else "-"
+    return Question(symbol, tuple(map(int, text.split(symbol))))
+
+
+def arrays(questions: list[Question], spare_operands: int = 0, spare_digits: int = 0) -> Problems:
+    """The questions as digit arrays, with more room than they need where asked for."""
+    operands = max(len(q.operands) for q in questions) + spare_operands
+    width = max(q.width for q in questions) + spare_digits
+    digits = np.zeros((len(questions), operands, width), np.uint8)
+    lengths = np.zeros((len(questions), operands), np.int64)
+    for row, question in enumerate(questions):
+        for k, operand in enumerate(question.operands):
+            written = [int(c) for c in reversed(str(operand))]
+            digits[row, k, : len(written)] = written
+            lengths[row, k] = len(written)
+    codes = [TASK_NAMES.index(SYMBOLS[q.symbol]) for q in questions]
+    return Problems(digits, lengths, np.array(codes, np.uint8))
+
+
+def integers_of(numbers: Numbers) -> list[int]:
+    """The values of digit arrays, from their digits and signs alone."""
+    values = [int("".join(map(str, row[::-1]))) for row in numbers.digits.tolist()]
+    return [-value if negative else value for value, negative in zip(values, numbers.negative, strict=True)]
+
+
+def questions_of(problems: Problems) -> list[Question]:
+    """Arrays back as Python numbers."""
+    symbols = {TASK_NAMES.index(name): symbol for symbol, name in SYMBOLS.items()}
+    found = []
+    for row in range(len(problems)):
+        present = [k for k in range(problems.lengths.shape[1]) if problems.lengths[row, k] > 0]
+        values = ["".join(map(str, problems.operands[row, k][::-1].tolist())) for k in present]
+        found.append(Question(symbols[int(problems.task[row])], tuple(map(int, values))))
+    return found
+
+
+def operands(max_digits: int) -> st.SearchStrategy[int]:
+    """Numbers of any length up to max_digits; those that carry far (99...9, 10...0) are not rare."""
+    digits = st.sampled_from("0001234567899999")
+    free = st.text(digits, min_size=1, max_size=max_digits).map(int)
+    length = st.integers(1, max_digits)
+    return st.one_of(free, free, length.map(lambda n: 10**n - 1), length.map(lambda n: 10 ** (n - 1)))
+
+
+def questions(
+    max_digits: int = 12, max_operands: int = 5, symbols: str = "+-", signed: bool = True
+) -> st.SearchStrategy[Question]:
+    """Additions of 2 to max_operands numbers and subtractions of two."""
+    number = operands(max_digits)
+    kinds = []
+    if "+" in symbols:
+        kinds.append(
+            st.lists(number, min_size=2, max_size=max_operands).map(lambda ns: Question("+", tuple(ns)))
+        )
+    if "-" in symbols:
+        pair = st.lists(number, min_size=2, max_size=2)
+        kinds.append(
+            pair.map(lambda ns: Question("-", tuple(ns if signed else sorted(ns, reverse=True)))),
+        )
+    return st.one_of(kinds)
+
+
+def batches(max_size: int = 6, **kwargs: object) -> st.SearchStrategy[list[Question]]:
+    """A few questions, of all kinds mixed."""
+    return st.lists(questions(**kwargs), min_size=1, max_size=max_size)  # type: ignore[arg-type]
+
+
+# any sequence of tokens at all, and one that looks more like what a model writes
+token_ids = st.lists(st.integers(0, len(TOKENS) - 1), max_size=40)
+equation_like_ids = st.lists(
+    st.one_of(st.integers(0, 9), st.integers(0, 9), st.integers(10, len(TOKENS) - 1)), max_size=40
+)
+
+
+def joined(ids: list[int]) -> str:
+    """The tokens' texts without any space."""
+    return "".join(TOKENS[i] for i in ids)

@@ -1,0 +1,225 @@
+"""Settings: where they come from, which one wins, and what is refused."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import mathllm
+from mathllm.config import (
+    SECTIONS,
+    SIZES,
+    Config,
+    ModelConfig,
+    build_config,
+    load_recipe,
+    parse_assignments,
+    recipe_names,
+)
+from mathllm.errors import UsageError
+from mathllm.formats import get_format
+from mathllm.tasks import Sampling, get_tasks
+from mathllm.tasks.splits import SplitRatios
+
+RECIPES = Path(mathllm.__file__).parent / "recipes"
+
+
+def recipe_file(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def shape(config: Config) -> tuple[int, int, int, int]:
+    model = config.model
+    return model.layers, model.hidden, model.heads, model.feed_forward
+
+
+def test_without_any_setting_the_defaults_hold() -> None:
+    assert build_config() == Config()
+    assert build_config().model.size == "small"
+    # what the class says and what the table of sizes says must not drift apart
+    assert {name: getattr(ModelConfig(), name) for name in SIZES["small"]} == SIZES["small"]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("nano", (2, 64, 4, 256)),
+        ("small", (4, 256, 4, 512)),
+        ("medium", (6, 512, 8, 1024)),
+        ("large", (8, 512, 8, 2048)),
+    ],
+)
+def test_a_size_is_a_shape(size: str, expected: tuple[int, int, int, int]) -> None:
+    for config in (
+        build_config({"model": {"size": size}}),
+        build_config(assignments=[f"model.size={size}"]),
+    ):
+        assert config.model.size == size
+        assert shape(config) == expected
+
+
+def test_each_source_overrides_the_ones_below(tmp_path: Path) -> None:
+    recipe = recipe_file(
+        tmp_path,
+        '[model]\nsize = "nano"\nlayers = 3\nheads = 2\n[optim]\nlearning_rate = 1\nwarmup_steps = 7\n',
+    )
+    config = build_config(recipe=recipe)
+    assert shape(config) == (3, 64, 2, 256)  # the recipe's own words before the size it names
+    assert config.optim.learning_rate == 1.0
+    assert config.optim.schedule == Config().optim.schedule
+
+    config = build_config(recipe=recipe, assignments=["model.layers=5", "optim.learning_rate=2e-3"])
+    assert shape(config) == (5, 64, 2, 256)
+    assert config.optim.learning_rate == 2e-3
+    assert config.optim.warmup_steps == 7
+
+    flags = {"model": {"layers": 6}, "train": {"seed": 9}}
+    config = build_config(flags, recipe=recipe, assignments=["model.layers=5", "train.seed=8"])
+    assert shape(config) == (6, 64, 2, 256)
+    assert config.train.seed == 9
+
+    assert build_config(flags, {"model": {"layers": 7}}).model.layers == 7
+    assert build_config(assignments=["model.layers=1", "model.layers=2"]).model.layers == 2
+
+
+def test_another_size_changes_only_what_nobody_set(tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, '[model]\nsize = "nano"\nlayers = 3\n')
+    assert shape(build_config(recipe=recipe, assignments=["model.size=medium"])) == (3, 512, 8, 1024)
+    assert shape(build_config({"model": {"size": "large"}}, recipe=recipe)) == (3, 512, 8, 2048)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("model.layers=3", 3),
+        (" model.layers = 3 ", 3),
+        ("optim.learning_rate=1e-3", 1e-3),
+        ("optim.learning_rate=1", 1.0),
+        ("train.compile=true", True),
+        ("train.compile=False", False),
+        ("data.task=addition,subtraction", "addition,subtraction"),
+        ("data.data_dir=a=b.c", "a=b.c"),
+        ("train.output_dir=", ""),
+    ],
+)
+def test_assignments_take_the_type_of_their_field(text: str, value: object) -> None:
+    section, _, key = text.split("=")[0].strip().partition(".")
+    found = getattr(getattr(build_config(assignments=[text]), section), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "model.layrs=3",
+            r"unknown setting in \[model\] 'layrs'; choose from size, layers",
+            "did you mean 'layers'?",
+        ),
+        ("optm.learning_rate=3", "unknown section 'optm'; choose from model, data", "did you mean 'optim'?"),
+        ("model.size=nanno", "unknown model size 'nanno'; choose from nano, small", "did you mean 'nano'?"),
+        ("model.position=ropes", "unknown position 'ropes'", "did you mean 'rope'?"),
+        ("model.norm=layer_norm", "unknown norm 'layer_norm'", "did you mean 'layernorm'?"),
+        ("model.activation=swish", "unknown activation 'swish'", None),
+        ("optim.optimizer=adam", "unknown optimizer 'adam'", "did you mean 'adamw'?"),
+        ("optim.schedule=cosin", "unknown schedule 'cosin'", "did you mean 'cosine'?"),
+        ("train.precision=fp64", "unknown precision 'fp64'", None),
+        ("model.layers=three", "model.layers is a whole number, not 'three'", None),
+        ("model.layers=2.5", "model.layers is a whole number, not '2.5'", None),
+        ("model.layers=", "model.layers is a whole number, not ''", None),
+        ("model.layers=0", "model.layers must be at least 1, not 0", None),
+        ("optim.learning_rate=fast", "optim.learning_rate is a number, not 'fast'", None),
+        ("optim.learning_rate=nan", "optim.learning_rate must be at least 0, not nan", None),
+        ("train.compile=1", "train.compile is true or false, not '1'", None),
+        ("train.batch_size=0", "train.batch_size must be at least 1, not 0", None),
+        ("train.target_exact_match=99", "target_exact_match is a share from 0 to 1, not 99", None),
+        ("model.heads=3", "hidden 256 must be a multiple of heads 3", None),
+        ("model.kv_heads=3", "heads a multiple of kv_heads 3", None),
+        ("layers=3", "--set takes section.key=value, not 'layers=3'", "for example --set model.layers=3"),
+        (
+            "model.layers",
+            "--set takes section.key=value, not 'model.layers'",
+            "for example --set model.layers=3",
+        ),
+        ("", "--set takes section.key=value, not ''", "for example --set model.layers=3"),
+    ],
+)
+def test_assignments_that_cannot_be_used_are_refused(text: str, message: str, hint: str | None) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        build_config(assignments=[text])
+    assert caught.value.exit_code == 2
+    if hint:
+        assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model]\nlayers = 2.5", "model.layers is a whole number, not 2.5"),
+        ("[model]\nlayers = true", "model.layers is a whole number, not True"),
+        ("[model]\nposition = 3", "model.position is a text, not 3"),
+        ("[train]\ncompile = 1", "train.compile is true or false, not 1"),
+        ("[models]\nlayers = 2", "unknown section 'models'"),
+        ("[model]\nlayer = 2", "unknown setting in .model. 'layer'"),
+        ("layers = 2", "'layers' stands outside a table"),
+        ("[model", "mine.toml is not valid TOML: "),
+    ],
+)
+def test_recipes_that_cannot_be_used_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_config(recipe=recipe_file(tmp_path, text))
+
+
+def test_unknown_recipes_are_refused_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown recipe 'dem'") as caught:
+        build_config(recipe="dem")
+    assert caught.value.hint == "did you mean 'demo'?"
+    with pytest.raises(UsageError, match="there is no recipe file") as caught:
+        build_config(recipe=str(tmp_path / "none.toml"))
+    assert caught.value.hint == f"the package has: {', '.join(recipe_names())}"
+
+
+def test_every_recipe_in_the_package_is_listed() -> None:
+    assert recipe_names() == sorted(path.stem for path in RECIPES.glob("*.toml"))
+    assert "demo" in recipe_names()
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_parses_and_builds(path: Path) -> None:
+    config = build_config(recipe=path.stem)
+    assert config == build_config(recipe=str(path))
+    # it says what it says: each of its values is in the configuration
+    for section, entries in load_recipe(path.stem).items():
+        for key, value in entries.items():
+            assert getattr(getattr(config, section), key) == value
+    # and the names in it are names of something
+    data = config.data
+    notation = get_format(data.format, data.zero_pad)
+    codes = get_tasks(data.task)
+    for code in codes:
+        notation.check_task(code)
+    Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
+    SplitRatios(data.train_ratio, data.val_ratio)
+    longest = notation.longest(codes, data.max_digits, data.max_operands, data.signed)
+    assert config.model.max_length == 0 or config.model.max_length >= longest
+    assert path.read_text(encoding="utf-8").startswith("# ")  # which says what the recipe is for
+
+
+def test_a_configuration_survives_its_dictionary() -> None:
+    config = build_config({"model": {"size": "nano"}, "train": {"seed": 3}}, assignments=["data.signed=true"])
+    assert build_config(config.to_dict()) == config
+    assert list(config.to_dict()) == list(SECTIONS)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        build_config().model.layers = 3  # type: ignore[misc]
+
+
+def test_assignments_become_tables() -> None:
+    tables = parse_assignments(["model.layers=3", "model.heads = 2", "train.seed=1"])
+    assert tables == {"model": {"layers": "3", "heads": "2"}, "train": {"seed": "1"}}
+    assert parse_assignments([]) == {}

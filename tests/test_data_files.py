@@ -1,0 +1,365 @@
+"""Dataset directories: what is in the files, and what can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from strategies import Question, ask
+
+from mathllm.config import DataConfig
+from mathllm.data.files import FILES, generate_dataset, read_metadata
+from mathllm.errors import DataError, MathLLMError, UsageError
+from mathllm.formats import FORMATS, get_format
+from mathllm.tasks import SAMPLINGS
+from mathllm.tasks.expressions import parse_expressions
+from mathllm.tokenizer import decode_rows, encode
+
+ALL_FILES = (*FILES, "metadata.json")
+BOTH = DataConfig(task="addition,subtraction", signed=True, max_operands=3)
+
+
+def rows_of(directory: Path, split: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (directory / f"{split}.jsonl").read_text().splitlines()]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def canonical(expression: str) -> tuple[Any, ...]:
+    """What makes two expressions one problem, in plain Python."""
+    question = ask(expression)
+    operands = sorted(question.operands) if question.symbol == "+" else question.operands
+    return (question.symbol, *operands)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4,000 rows of both tasks, with everything that makes them difficult."""
+    directory = tmp_path_factory.mktemp("dataset")
+    generate_dataset(BOTH, 4000, 7, directory)
+    return directory
+
+
+# what is in the files
+
+
+def test_rows_are_json_with_expression_answer_and_text(dataset: Path) -> None:
+    for name in FILES:
+        for line in (dataset / name).read_text().splitlines():
+            row = json.loads(line)
+            assert list(row) == ["expression", "answer", "text"]
+            assert json.dumps(row) == line
+            assert re.fullmatch(r"\d+(\+\d+){1,2}|\d+-\d+", row["expression"])
+            assert int(row["answer"]) == ask(row["expression"]).answer
+            assert str(int(row["answer"])) == row["answer"]
+
+
+def school_addition(question: Question) -> str:
+    """The column format of a sum of two, in plain Python."""
+    columns = [str(n).zfill(question.width)[::-1] for n in question.operands]
+    steps, carry = [], 0
+    for a, b in zip(*columns, strict=True):
+        total = int(a) + int(b) + carry
+        steps.append(f"{a}+{b}{f'+{carry}' if carry else ''}={total}")
+        carry = total // 10
+    return f"{question.text}=<think>{' '.join(steps)}</think>{question.answer}<end>"
+
+
+def test_text_of_the_default_is_school_addition(tmp_path: Path) -> None:
+    generate_dataset(DataConfig(max_digits=5), 500, 0, tmp_path)
+    for split in ("train", "val", "test"):
+        for row in rows_of(tmp_path, split):
+            assert row["text"] == school_addition(ask(row["expression"]))
+
+
+@pytest.mark.parametrize("zero_pad", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_writes_the_same_problems(
+    name: str, zero_pad: bool, dataset: Path, tmp_path: Path
+) -> None:
+    metadata = generate_dataset(replace(BOTH, format=name, zero_pad=zero_pad), 400, 7, tmp_path)
+    rows = rows_of(tmp_path, "train")
+    expected = rows_of(dataset, "train")[: len(rows)]
+    assert [row["expression"] for row in rows] == [row["expression"] for row in expected]
+    assert [row["answer"] for row in rows] == [row["answer"] for row in expected]
+    rendered = get_format(name, zero_pad).render(parse_expressions([row["expression"] for row in rows]))
+    assert [row["text"] for row in rows] == decode_rows(rendered.ids, rendered.lengths)
+    texts = [row["text"] for split in ("train", "val", "test") for row in rows_of(tmp_path, split)]
+    assert metadata["longest_text"] == max(len(encode(text)) for text in texts)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_very_long_numbers_are_right(sampling: str, tmp_path: Path) -> None:
+    data = DataConfig(task="addition,subtraction", max_digits=150, max_operands=4, sampling=sampling)
+    generate_dataset(data, 60, 0, tmp_path)
+    rows = rows_of(tmp_path, "train")
+    assert max(len(row["expression"]) for row in rows) > 300
+    for row in rows:
+        assert int(row["answer"]) == ask(row["expression"]).answer
+
+
+# splits
+
+
+def test_no_problem_is_in_two_splits_whatever_the_order_of_its_operands(dataset: Path) -> None:
+    found = {
+        s: [canonical(row["expression"]) for row in rows_of(dataset, s)] for s in ("train", "val", "test")
+    }
+    train, val, test = (set(found[s]) for s in ("train", "val", "test"))
+    assert not train & val
+    assert not train & test
+    assert not val & test
+    assert len(found["val"]) == len(val)
+    assert len(found["test"]) == len(test)
+    # the check is worth something: the sampling does give problems more than once, and in both orders
+    assert len(found["train"]) > len(train)
+    orders = {row["expression"] for row in rows_of(dataset, "train")}
+    assert any("+".join(reversed(text.split("+"))) in orders - {text} for text in orders)
+
+
+def test_a_test_problem_is_never_in_the_training_file_of_another_dataset(
+    dataset: Path, tmp_path: Path
+) -> None:
+    generate_dataset(replace(BOTH, format="plain", sampling="uniform", max_digits=2), 4000, 8, tmp_path)
+    held_out = {canonical(row["expression"]) for s in ("val", "test") for row in rows_of(dataset, s)}
+    train = {canonical(row["expression"]) for row in rows_of(tmp_path, "train")}
+    assert held_out & {canonical(row["expression"]) for row in rows_of(tmp_path, "test")}
+    assert not held_out & train
+
+
+@pytest.mark.parametrize(
+    ("n", "train", "val", "rows"),
+    [
+        (1000, 0.9, 0.05, [900, 50, 50]),
+        (1000, 0.5, 0.1, [500, 100, 400]),
+        (1001, 0.7, 0.2, [701, 200, 100]),
+        (200, 0.8, 0.2, [160, 40, 0]),
+        (200, 1.0, 0.0, [200, 0, 0]),
+        (3, 0.9, 0.05, [3, 0, 0]),
+        (1, 0.9, 0.05, [1, 0, 0]),
+    ],
+)
+def test_ratios(n: int, train: float, val: float, rows: list[int], tmp_path: Path) -> None:
+    data = DataConfig(train_ratio=train, val_ratio=val, max_digits=6)
+    metadata = generate_dataset(data, n, 0, tmp_path)
+    assert [len(rows_of(tmp_path, split)) for split in ("train", "val", "test")] == rows
+    assert [counts["rows"] for counts in metadata["counts"].values()] == rows
+    assert metadata["notes"] == []
+
+
+def test_all_problems_of_a_small_space_end_up_in_the_files(tmp_path: Path) -> None:
+    """There are 55 different sums of two digits, so val and test cannot have 500 each."""
+    metadata = generate_dataset(DataConfig(max_digits=1), 10_000, 0, tmp_path)
+    found = {
+        s: {canonical(row["expression"]) for row in rows_of(tmp_path, s)} for s in ("train", "val", "test")
+    }
+    assert sum(map(len, found.values())) == len(set.union(*found.values())) == 55
+    assert len(rows_of(tmp_path, "train")) == 9000
+    for split in ("train", "val", "test"):
+        assert metadata["counts"][split]["distinct_problems"] == len(found[split])
+    assert [note.split(" ")[0] for note in metadata["notes"]] == ["val.jsonl", "test.jsonl"]
+    assert "instead of 500 rows" in metadata["notes"][0]
+
+
+def test_a_split_may_get_nothing_at_all(tmp_path: Path) -> None:
+    data = DataConfig(max_digits=1, train_ratio=0.0001, val_ratio=0)
+    metadata = generate_dataset(data, 10_000, 0, tmp_path)
+    assert (tmp_path / "train.jsonl").read_bytes() == b""
+    assert "train.jsonl has 0 instead of 1 rows" in metadata["notes"][0]
+
+
+# reproducible
+
+
+def test_the_same_options_give_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
+    generate_dataset(BOTH, 4000, 7, tmp_path / "deep" / "again")
+    assert contents(tmp_path / "deep" / "again") == contents(dataset)
+    generate_dataset(BOTH, 4000, 8, tmp_path / "other")
+    assert contents(tmp_path / "other")["train.jsonl"] != contents(dataset)["train.jsonl"]
+
+
+def test_a_longer_dataset_begins_with_the_shorter_one(dataset: Path, tmp_path: Path) -> None:
+    generate_dataset(BOTH, 1000, 7, tmp_path)
+    for name in FILES:
+        assert contents(dataset)[name].startswith(contents(tmp_path)[name])
+
+
+def test_long_and_short_chunks_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Many chunks: nothing is lost, repeated or mixed up between them."""
+    monkeypatch.setattr("mathllm.data.files._CHUNK_ROWS", 64)
+    metadata = generate_dataset(DataConfig(max_digits=2), 3000, 0, tmp_path)
+    assert [counts["rows"] for counts in metadata["counts"].values()] == [2700, 150, 150]
+    for split in ("val", "test"):
+        assert len({canonical(row["expression"]) for row in rows_of(tmp_path, split)}) == 150
+    # every chunk is drawn anew
+    assert Counter(row["expression"] for row in rows_of(tmp_path, "train")).most_common(1)[0][1] < 200
+
+
+# nothing is lost
+
+
+def test_an_existing_dataset_is_kept_unless_told_otherwise(dataset: Path, tmp_path: Path) -> None:
+    generate_dataset(DataConfig(), 50, 0, tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "notes").mkdir()
+    before = contents_of_files(tmp_path)
+    with pytest.raises(UsageError, match=r"already holds train\.jsonl, val\.jsonl") as refused:
+        generate_dataset(BOTH, 4000, 7, tmp_path)
+    assert "--overwrite" in str(refused.value.hint)
+    assert contents_of_files(tmp_path) == before
+    generate_dataset(BOTH, 4000, 7, tmp_path, overwrite=True)
+    assert contents_of_files(tmp_path) == {**contents(dataset), "README.md": b"mine"}
+    assert (tmp_path / "notes").is_dir()
+
+
+def contents_of_files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_somebody_elses_file_of_the_same_name_is_kept(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"already holds {name}"):
+        generate_dataset(DataConfig(), 50, 0, tmp_path)
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_an_interrupted_run_leaves_nothing(existed: bool, tmp_path: Path) -> None:
+    directory = tmp_path / "out"
+    if existed:
+        generate_dataset(DataConfig(), 50, 0, directory)
+        before = contents(directory)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_dataset(BOTH, 4000, 7, directory, overwrite=True, progress=interrupt)
+    assert contents(directory) == before if existed else not directory.exists()
+
+
+def test_a_full_disk_is_an_error_and_the_old_dataset_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    generate_dataset(DataConfig(), 50, 0, tmp_path)
+    before = contents(tmp_path)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        generate_dataset(BOTH, 100, 7, tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_run_killed_while_it_replaces_files_leaves_no_mixture(
+    moved: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    generate_dataset(DataConfig(), 50, 0, tmp_path)
+    real, calls = os.replace, []
+
+    def replace_some(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) > moved:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_some)
+    with pytest.raises(KeyboardInterrupt):
+        generate_dataset(BOTH, 100, 7, tmp_path, overwrite=True)
+    with pytest.raises(DataError, match="holds no dataset"):
+        read_metadata(tmp_path)
+
+
+def test_a_directory_that_is_a_link_to_another_place(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    generate_dataset(DataConfig(), 50, 0, tmp_path / "link")
+    assert set(contents(tmp_path / "real")) == set(ALL_FILES)
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
+
+
+def test_progress_goes_up_to_the_number_of_rows(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    generate_dataset(DataConfig(), 50_000, 0, tmp_path, progress=lambda *step: seen.append(step))
+    assert seen == sorted(seen)
+    assert len(seen) > 3
+    assert seen[-1] == (50_000, 50_000)
+
+
+# metadata
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("\x00", "not valid JSON"),
+        ("[]", "lacks 'data', 'counts', 'longest_text'"),
+        ('{"data": {}, "counts": {}}', "lacks 'longest_text'"),
+        ('{"data": 1, "counts": {}, "longest_text": 1}', "lacks 'data'"),
+        ('{"data": {"colour": 1}, "counts": {}, "longest_text": 1}', "does not know: colour"),
+    ],
+)
+def test_damaged_metadata(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "metadata.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_metadata(tmp_path)
+
+
+def test_no_dataset_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "missing", Path("data/missing")):
+        with pytest.raises(DataError, match=re.escape(str(directory))) as refused:
+            read_metadata(directory)
+        assert f"mathllm gen-data --output-dir {directory}" in str(refused.value.hint)
+
+
+# values that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "adition"}, "unknown task 'adition'"),
+        ({"task": "addition,addition"}, "each task once"),
+        ({"format": "colum"}, "unknown format 'colum'"),
+        ({"sampling": "digit"}, "unknown sampling 'digit'"),
+        ({"max_digits": 0}, "max_digits must be at least 1"),
+        ({"max_digits": -3}, "max_digits must be at least 1"),
+        ({"max_digits": 1_000_000}, "max_digits must be at most"),
+        ({"max_operands": 1}, "max_operands must be from 2"),
+        ({"max_operands": 1000}, "max_operands must be from 2"),
+        ({"train_ratio": 0.9, "val_ratio": 0.2}, "shares of a whole"),
+        ({"train_ratio": 0.0}, "shares of a whole"),
+        ({"val_ratio": -0.1}, "shares of a whole"),
+        ({"train_ratio": float("nan")}, "shares of a whole"),
+    ],
+)
+def test_values_that_cannot_be_used(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        generate_dataset(DataConfig(**settings), 100, 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_cannot_be_used(tmp_path: Path) -> None:
+    for n in (0, -5):
+        with pytest.raises(UsageError, match=f"at least 1, not {n}"):
+            generate_dataset(DataConfig(), n, 0, tmp_path / "out")
+    with pytest.raises(UsageError, match="seed must be at least 0"):
+        generate_dataset(DataConfig(), 10, -1, tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(MathLLMError, match=re.escape(str(directory))):
+            generate_dataset(DataConfig(), 10, 0, directory)

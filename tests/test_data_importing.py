@@ -1,0 +1,248 @@
+"""Problems from files of any kind, and which rows are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import ask, questions_of
+
+from mathllm.config import DataConfig
+from mathllm.data.files import generate_dataset, import_dataset, read_problems
+from mathllm.errors import DataError, UsageError
+
+BOTH = DataConfig(task="addition,subtraction", signed=True, max_operands=3)
+
+
+def rows_of(directory: Path, split: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (directory / f"{split}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4,000 rows of both tasks, with everything that makes them difficult."""
+    directory = tmp_path_factory.mktemp("dataset")
+    generate_dataset(BOTH, 4000, 7, directory)
+    return directory
+
+
+def text_file(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_what_was_written_can_be_read(dataset: Path) -> None:
+    for split in ("train", "val", "test"):
+        questions = questions_of(read_problems(dataset / f"{split}.jsonl"))
+        assert [q.text for q in questions] == [row["expression"] for row in rows_of(dataset, split)]
+
+
+KINDS = {
+    "lines.txt": "951+11=962\n\n 3 - 5 = -2 \r\n\t\n1+2+3=6\n007+0=7",
+    "table.csv": '\ufeffid, Equation \r\n1,951+11=962\r\n\r\n2,"3-5=-2"\r\n'
+    '"a, ""b""\nc",1+2+3=6\r\n4,7+0=7\r\n',
+    "named.dat": "equation\n951+11=962\n3-5=-2\n1+2+3=6\n7+0=7\n",
+    "rows.jsonl": '{"expression": "951+11", "answer": "962"}\n\n'
+    '{"answer": -2, "expression": "3-5", "more": [1]}\n'
+    ' {"expression": "1 +2+3", "answer": " 6"} \n{"expression": "7+0", "answer": 7}\n',
+    "bom.txt": "\ufeff951+11=962\n3-5=-2\n1+2+3=6\n7+0=7\n",
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(KINDS[name].encode())
+    questions = questions_of(read_problems(tmp_path / name))
+    assert [q.text for q in questions] == ["951+11", "3-5", "1+2+3", "7+0"]
+
+
+BAD_LINES = {
+    "951+11=963": "the answer is 962",
+    "3-5=2": "the answer is -2",
+    "951+11": "no '='",
+    "951+11=": "not a whole number",
+    "951+11=9x2": "not a whole number",
+    "1+1=2=2": "not a whole number",
+    "=": "no problem",
+    "5=5": "ends too early",
+    "1++2=3": "a number was expected",
+    "1+2-3=0": "no task knows",
+    "9-1-1=7": "more than 2 operands",
+    "12+x=1": "'x' at position 4",
+    "١+1=2": "'١' at position 1",
+    "2*3=6": "'*' at position 2",
+    "1<think>+1=2": "does not belong",
+    "1+1=2<end>": "not a whole number",
+    "9" * 10_000 + "+1=2": "a number of more than",
+    "1+1=" + "7" * 10_000: "the answer is 2",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=lambda text: text[:15])
+def test_a_bad_line_is_named_with_the_reason(bad: str, tmp_path: Path) -> None:
+    path = text_file(tmp_path / "equations.txt", ["1+1=2", "", bad, "2+2=4"])
+    with pytest.raises(DataError) as refused:
+        read_problems(path)
+    summary, line = refused.value.message.splitlines()
+    assert summary == f"1 of the 3 rows of {path} cannot be used"
+    assert line.startswith(f"  {path}:3: ")
+    assert BAD_LINES[bad] in line
+    assert len(line) < len(str(path)) + 160
+    assert refused.value.hint
+
+
+BAD_ROWS = {
+    '{"expression": "1+1", "answer": "3"}': "the answer is 2",
+    '{"expression": "1+1"}': "'expression' and 'answer'",
+    '{"text": "1+1=2"}': "'expression' and 'answer'",
+    '{"expression": "1+1", "answer": "2"': "not JSON",
+    '{"expression": "1+1", "answer": "2"}, {"expression": "1+1", "answer": "2"}': "not JSON",
+    '["1+1", "2"]': "'expression' and 'answer'",
+    '"1+1=2"': "'expression' and 'answer'",
+    "1+1=2": "not JSON",
+    "null": "'expression' and 'answer'",
+    '{"expression": "1+1", "answer": null}': "not a whole number",
+    '{"expression": "1+1", "answer": 2.0}': "not a whole number",
+    '{"expression": 2, "answer": 2}': "ends too early",
+    "[" * 100_000: "not JSON",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS, ids=lambda text: text[:45])
+def test_a_bad_row_of_json_is_named_with_the_reason(bad: str, tmp_path: Path) -> None:
+    good = '{"expression": "1+1", "answer": "2"}'
+    path = text_file(tmp_path / "rows.jsonl", [good, "", good, bad, good])
+    with pytest.raises(DataError, match=re.escape(f"{path}:4: ")) as refused:
+        read_problems(path)
+    assert BAD_ROWS[bad] in refused.value.message
+    assert len(refused.value.message.splitlines()) == 2
+
+
+def test_a_bad_row_of_csv_is_named_by_its_line_in_the_file(tmp_path: Path) -> None:
+    lines = ["note,equation", '"two\nlines",1+1=2', "x,1+1=3", "short", "y,", 'z,"1+1=2"']
+    path = text_file(tmp_path / "table.csv", lines)
+    with pytest.raises(DataError) as refused:
+        read_problems(path)
+    named = re.findall(re.escape(str(path)) + r":(\d+):", refused.value.message)
+    assert named == ["4", "5", "6"]
+    text_file(path, ["a,b", "1+1,2"])
+    with pytest.raises(DataError, match="no column 'equation', only: a, b"):
+        read_problems(path)
+
+
+def test_of_many_bad_rows_the_first_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "equations.txt", ["1+1=2", "2+2=5"] * 50_000)
+    with pytest.raises(DataError) as refused:
+        read_problems(path)
+    first, *shown, last = refused.value.message.splitlines()
+    assert first.startswith("50,000 of the 100,000 rows")
+    assert [line.split(":")[1] for line in shown] == [str(2 * n) for n in range(1, 21)]
+    assert last.strip() == "and 49,980 more"
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("size", ["_BATCH_CHARACTERS", "_BATCH_ROWS", "_BATCH_TOKENS"])
+def test_lines_are_counted_across_batches(
+    size: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(KINDS[name].replace("=7", "=8").replace(": 7", ": 8").encode())
+    with pytest.raises(DataError) as expected:
+        read_problems(path)
+    monkeypatch.setattr(f"mathllm.data.importing.{size}", 1)
+    with pytest.raises(DataError) as refused:
+        read_problems(path)
+    assert refused.value.message == expected.value.message
+    assert "1 of the 4 rows" in refused.value.message
+    line = len(KINDS[name].splitlines())
+    assert f"{path}:{line}: '7+0=8'" in refused.value.message.replace("007", "7")
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "binary.bin"
+    path.write_bytes(b"1+1=2\n\xff\xfe\x00\x81\n\x00\x01")
+    with pytest.raises(DataError, match=r":2: (.|\n)*:3: ") as refused:
+        read_problems(path)
+    refused.value.message.encode()  # can be printed
+
+
+@pytest.mark.parametrize("name", ["empty.txt", "empty.csv", "empty.jsonl"])
+def test_a_file_without_rows_has_no_problems(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("equation\n" if name.endswith("csv") else "\n \n")
+    assert len(read_problems(tmp_path / name)) == 0
+    with pytest.raises(DataError, match="no problem in"):
+        import_dataset(tmp_path / name, DataConfig(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*missing.txt: No such file"):
+        read_problems(tmp_path / "missing.txt")
+    with pytest.raises(DataError, match="directory") as refused:
+        read_problems(tmp_path)
+    assert "test.jsonl" in str(refused.value.hint)
+
+
+LINE = re.compile(r"[0-9]{1,4000}(\+[0-9]{1,4000}){1,99}=-?[0-9]+|[0-9]{1,4000}-[0-9]{1,4000}=-?[0-9]+")
+
+
+def is_true(line: str) -> bool:
+    """The oracle: is a line a true equation?"""
+    text = re.sub(r"[ \t\v\f]", "", line)
+    if not LINE.fullmatch(text):
+        return False
+    left, right = text.split("=")
+    return ask(left).answer == int(right)
+
+
+equation_like = st.one_of(
+    st.builds(
+        "{}{}{}={}".format, st.integers(0, 9), st.sampled_from("+-"), st.integers(0, 9), st.integers(-9, 18)
+    ),
+    st.text("0123456789+-= ", max_size=12),
+    st.text(st.characters(exclude_categories=["Cc", "Cs", "Z"]), max_size=5),
+)
+
+
+@given(st.lists(equation_like, min_size=1, max_size=8))
+def test_exactly_the_lines_that_are_true_equations_pass(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    path = text_file(tmp_path_factory.getbasetemp() / "fuzz.txt", ["1+1=2", *lines])
+    wrong = [n for n, line in enumerate(lines, 2) if line.strip() and not is_true(line)]
+    refused = []
+    try:
+        assert len(read_problems(path)) == 1 + sum(bool(line.strip()) for line in lines)
+    except DataError as error:
+        refused = [int(line.split(":")[1]) for line in error.message.splitlines()[1:]]
+    assert refused == wrong
+
+
+def test_import_keeps_order_and_repetitions_and_finds_out_what_the_problems_are(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """The same problems go to the same splits as when they are sampled."""
+    rows = [row for split in ("test", "train", "val") for row in rows_of(dataset, split)]
+    lines = [f"{row['expression']}={row['answer']}" for row in rows]
+    path = text_file(tmp_path / "all.txt", lines + lines)
+    metadata = import_dataset(path, DataConfig(format="reversed"), tmp_path / "out")
+    for split in ("train", "val", "test"):
+        expected = [row["expression"] for row in rows_of(dataset, split)] * (2 if split == "train" else 1)
+        assert [row["expression"] for row in rows_of(tmp_path / "out", split)] == expected
+    assert metadata["notes"] == ["400 repeated rows were left out of val.jsonl and test.jsonl"]
+    assert metadata["from"] == "all.txt"
+    assert DataConfig(**metadata["data"]) == replace(BOTH, format="reversed")
+
+
+def test_import_refuses_before_it_writes(dataset: Path, tmp_path: Path) -> None:
+    path = text_file(tmp_path / "equations.txt", ["1+1=3"])
+    with pytest.raises(DataError, match=r"equations.txt:1: '1\+1=3': the answer is 2"):
+        import_dataset(path, DataConfig(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="already holds"):
+        import_dataset(path, DataConfig(), dataset)

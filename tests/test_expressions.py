@@ -1,0 +1,186 @@
+"""Problems as people type them: read exactly, or refused at the right place."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from strategies import Question, arrays, ask, batches, operands, questions_of
+
+from mathllm.errors import DataError, ExpressionError
+from mathllm.tasks.expressions import (
+    MAX_DIGITS,
+    expressions,
+    numbers_from_ids,
+    parse_expression,
+    parse_expressions,
+    problems_from_ids,
+)
+from mathllm.tokenizer import encode_rows
+
+# what people type, and what they type by mistake
+typed = st.text("0123456789+-= 　a.٣<>", max_size=15)
+zeros = st.integers(0, 3).map(lambda n: "0" * n)
+gaps = st.text(" \t", max_size=2)
+
+
+@given(batches(max_digits=30, max_operands=12))
+def test_problems_come_back_from_their_expressions(asked: list[Question]) -> None:
+    texts = [q.text for q in asked]
+    assert expressions(arrays(asked)) == texts
+    problems = parse_expressions(texts)
+    assert questions_of(problems) == asked
+    assert expressions(problems) == texts
+    for question, text in zip(asked, texts, strict=True):
+        assert questions_of(parse_expression(text)) == [question]
+
+
+@given(st.lists(st.tuples(zeros, operands(12), gaps), min_size=2, max_size=6), gaps, st.booleans())
+def test_leading_zeros_spaces_and_an_equals_sign_are_allowed(
+    parts: list[tuple[str, int, str]], gap: str, equals: bool
+) -> None:
+    text = gap + "+".join(nil + str(number) + after for nil, number, after in parts) + "=" * equals
+    question = Question("+", tuple(number for _, number, _ in parts))
+    for problems in (parse_expression(text), parse_expressions([text])):
+        assert questions_of(problems) == [question]
+        assert expressions(problems) == [question.text]
+        assert (problems.lengths == arrays([question]).lengths).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "message"),
+    [
+        ("", 0, "there is no problem here"),
+        ("  ", 0, "there is no problem here"),
+        ("=", 0, "there is no problem here"),
+        (" = ", 0, "there is no problem here"),
+        ("12", 2, "the problem ends too early"),
+        ("12=", 2, "the problem ends too early"),
+        ("7+", 2, "the problem ends too early"),
+        ("7 - =", 3, "the problem ends too early"),
+        ("+", 0, "a number was expected here"),
+        ("-3+4", 0, "a number was expected here"),
+        ("1++2", 2, "a number was expected here"),
+        ("1+ -2", 3, "a number was expected here"),
+        ("1+2-3", 3, "'+' and '-' in one problem: no task knows that"),
+        ("3-2+1", 3, "'-' and '+' in one problem: no task knows that"),
+        ("1-2-3", 3, "more than 2 operands of '-'"),
+        ("1+" * 100 + "1", 199, "more than 100 operands of '+'"),
+        ("12=34", 2, "'=' does not belong in a problem"),
+        ("1+2==", 3, "'=' does not belong in a problem"),
+        ("=1+2", 0, "'=' does not belong in a problem"),
+        ("1+<think>2", 2, "'<think>' does not belong in a problem"),
+        ("1+2<end>", 3, "'<end>' does not belong in a problem"),
+        ("1+2=<end>", 3, "'=' does not belong in a problem"),
+        ("12*3", 2, "character '*' at position 3 is not one of the tokens"),
+        ("1.5+2", 1, "character '.' at position 2 is not one of the tokens"),
+        ("two+2", 0, "character 't' at position 1 is not one of the tokens"),
+        ("１+2", 0, "character '１' at position 1 is not one of the tokens"),
+        ("1+٣", 2, "character '٣' at position 3 is not one of the tokens"),
+        ("1²+2", 1, "character '²' at position 2 is not one of the tokens"),
+        ("5" * 10_000 + "+1", MAX_DIGITS, "a number of more than 4,000 digits"),
+        ("1+" + "0" * 10_000, MAX_DIGITS + 2, "a number of more than 4,000 digits"),
+        ("5" * 10_000, MAX_DIGITS, "a number of more than 4,000 digits"),
+    ],
+    ids=lambda value: ascii(value[:16]) if isinstance(value, str) else str(value),
+)
+def test_what_is_no_problem_is_refused_where_it_goes_wrong(text: str, position: int, message: str) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        parse_expression(text)
+    assert caught.value.message == message
+    assert caught.value.position == position
+    assert caught.value.hint
+    assert caught.value.exit_code == 1
+    shown, caret = caught.value.caret().split("\n")
+    assert len(shown) <= 72
+    assert 0 <= caret.index("^") <= len(shown)
+    if position < len(text):
+        assert shown[caret.index("^")] == text[position]
+    with pytest.raises(DataError) as of_rows:
+        parse_expressions(["1+2", text, "?"])
+    # the tokenizer looks at all rows before any problem is read
+    assert of_rows.value.message.startswith("row 3: char" if "not one of" not in message else "row 2: char")
+    with pytest.raises(DataError) as of_rows:
+        parse_expressions(["1+2", text, "3"])
+    assert of_rows.value.message == f"row 2: {message}\n{caught.value.caret()}"
+    assert of_rows.value.hint == caught.value.hint
+
+
+@given(st.text(max_size=20) | typed)
+@example("12+34=")
+def test_any_text_is_a_problem_or_an_error_with_its_place(text: str) -> None:
+    try:
+        problems = parse_expression(text)
+    except ExpressionError as error:
+        shown, caret = error.caret().split("\n")
+        assert caret == " " * error.position + "^"  # noqa: PT017
+        assert 0 <= error.position <= len(text)  # noqa: PT017
+        assert len(shown) == max(len(text), 1)
+    else:
+        (question,) = questions_of(problems)
+        kept = "".join(c for c in text if c in "0123456789+-")
+        assert ask(kept) == question
+
+
+@given(st.lists(typed, max_size=5))
+def test_many_texts_are_read_like_one_at_a_time(texts: list[str]) -> None:
+    found, errors = [], []
+    for text in texts:
+        try:
+            found += questions_of(parse_expression(text))
+        except ExpressionError as error:
+            errors.append(error)
+    if errors:
+        with pytest.raises(DataError, match=r"^row \d+: "):
+            parse_expressions(texts)
+    else:
+        assert questions_of(parse_expressions(texts)) == found
+
+
+def test_the_longest_numbers_and_the_most_operands() -> None:
+    longest = "9" * MAX_DIGITS
+    problems = parse_expression(f"{longest}+{longest}")
+    assert expressions(problems) == [f"{longest}+{longest}"]
+    most = "+".join(["9"] * 100)
+    assert expressions(parse_expressions([most, "1-2"])) == [most, "1-2"]
+
+
+@given(
+    st.lists(typed.map(lambda text: "".join(c for c in text if c in "0123456789+-=")), min_size=1, max_size=6)
+)
+def test_rows_that_are_no_problems_have_no_operands(texts: list[str]) -> None:
+    problems, good = problems_from_ids(*encode_rows(texts))
+    for row, text in enumerate(texts):
+        try:
+            expected = questions_of(parse_expression(text)) if "=" not in text else []
+        except ExpressionError:
+            expected = []
+        assert bool(good[row]) == bool(expected)
+        if expected:
+            assert questions_of(problems[row : row + 1]) == expected
+        else:
+            assert not problems.lengths[row].any()
+            assert not problems.operands[row].any()
+
+
+def test_a_row_that_is_too_long_does_not_widen_the_others() -> None:
+    texts = ["1+2", "3" * (MAX_DIGITS + 1) + "+4", "5-6"]
+    problems, good = problems_from_ids(*encode_rows(texts))
+    assert good.tolist() == [True, False, True]
+    assert problems.operands.shape == (3, 2, 1)
+    assert not problems.lengths[1].any()
+
+
+@given(st.lists(st.text("0123456789-+", max_size=8), min_size=1, max_size=6))
+def test_integers_are_read_as_python_reads_them(texts: list[str]) -> None:
+    numbers, good = numbers_from_ids(*encode_rows(texts))
+    for row, text in enumerate(texts):
+        digits = text.removeprefix("-")
+        assert bool(good[row]) == digits.isdigit()
+        assert numbers.to_ints()[row] == (int(text) if digits.isdigit() else 0)
+
+
+def test_no_rows() -> None:
+    problems, good = problems_from_ids(*encode_rows([]))
+    assert len(problems) == len(good) == 0
+    assert len(parse_expressions([])) == 0
+    assert numbers_from_ids(np.zeros((2, 0), np.uint8), np.zeros(2, int))[1].tolist() == [False, False]

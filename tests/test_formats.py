@@ -1,0 +1,446 @@
+"""Notations: what is written is true, says exactly one problem, and reads back as what it says."""
+
+import re
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import (
+    ALL_FORMATS,
+    Question,
+    arrays,
+    ask,
+    batches,
+    equation_like_ids,
+    format_id,
+    integers_of,
+    questions,
+    questions_of,
+)
+
+from mathllm.errors import UsageError
+from mathllm.formats import FORMATS, Format, Parsed, Rendered, get_format
+from mathllm.tasks import get_tasks
+from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, decode, decode_rows, encode
+
+every_format = pytest.mark.parametrize("notation", ALL_FORMATS, ids=format_id)
+any_format = st.sampled_from(ALL_FORMATS)
+COLUMN, PAIRWISE = FORMATS["column"], FORMATS["pairwise"]
+THOUGHTFUL = [f for f in ALL_FORMATS if f.thoughts is not None]
+
+
+def write(notation: Format, text: str) -> str:
+    """What the notation makes of `12+34`."""
+    rendered = notation.render(arrays([ask(text)]))
+    return decode(rendered.ids[0])
+
+
+def written(number: int, notation: Format, width: int = 1, backwards: bool | None = None) -> str:
+    """A number as the notation writes it, made of Python's own digits; padded to the width where it pads."""
+    digits = str(abs(number)).zfill(width if notation.zero_pad else 1)
+    if notation.least_significant_first if backwards is None else backwards:
+        digits = digits[::-1]
+    return "-" * (number < 0) + digits
+
+
+def answer_width(question: Question) -> int:
+    """Digits that a padded answer has: as many as the largest of that shape."""
+    nines = 10**question.width - 1
+    return len(str(nines * len(question.operands) if question.symbol == "+" else nines))
+
+
+def prompt_of(question: Question, notation: Format) -> str:
+    return question.symbol.join(written(n, notation, question.width) for n in question.operands) + "="
+
+
+def answer_of(question: Question, notation: Format) -> str:
+    return written(question.answer, notation, answer_width(question))
+
+
+EXAMPLES = {
+    ("column", False): [
+        "658+189=<think>8+9=17 5+8+1=14 6+1+1=8</think>847<end>",
+        "99+1=<think>9+1=10 9+0+1=10</think>100<end>",
+        "100-99=<think>0-9=-9 0-9-1=-10 1-0-1=0</think>1<end>",
+        "3-12=<think>2-3=-1 1-0-1=0</think>-9<end>",
+        "52-19=<think>2-9=-7 5-1-1=3</think>33<end>",
+        "5+7+9=<think>5+7+9=21</think>21<end>",
+        "99+9+5=<think>9+9+5=23 9+0+0+2=11</think>113<end>",
+        "7-7=<think>7-7=0</think>0<end>",
+    ],
+    ("column", True): [
+        "99+01=<think>9+1=10 9+0+1=10</think>100<end>",
+        "12+03=<think>2+3=5 1+0=1</think>015<end>",
+        "100-099=<think>0-9=-9 0-9-1=-10 1-0-1=0</think>001<end>",
+    ],
+    ("pairwise", False): [
+        "99+21=<think>99+12=021</think>120<end>",
+        "99+21+5=<think>99+12=021</think><think>021+5=521</think>125<end>",
+        "100-99=<think>001-99=1</think>1<end>",
+        "3-12=<think>3-21=-9</think>-9<end>",
+    ],
+    ("pairwise", True): [
+        "99+05=<think>99+50=401</think>104<end>",
+        "99+21+05=<think>99+12=021</think><think>021+50=521</think>125<end>",
+        "03-12=<think>30-21=-90</think>-09<end>",
+    ],
+    ("reversed", False): ["99+12=021<end>", "001-99=1<end>", "3-21=-9<end>", "5+7+9=12<end>"],
+    ("reversed", True): ["99+50=401<end>", "001-990=100<end>", "30-21=-90<end>"],
+    ("plain", False): ["3+5=8<end>", "99+1=100<end>", "100-99=1<end>", "3-12=-9<end>", "1+2+3=6<end>"],
+    ("plain", True): ["3+5=08<end>", "99+01=100<end>", "100-099=001<end>", "03-12=-09<end>"],
+}
+
+
+@pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in EXAMPLES.items() for text in texts])
+def test_worked_examples(key: tuple[str, bool], text: str) -> None:
+    notation = get_format(*key)
+    prompt = text[: text.index("=")]
+    symbol = "+" if "+" in prompt else "-"
+    backwards = -1 if notation.least_significant_first else 1
+    question = Question(symbol, tuple(int(number[::backwards]) for number in prompt.split(symbol)))
+    assert write(notation, question.text) == text
+    parsed = notation.parse(encode(text)[None])
+    assert integers_of(parsed.answer) == [question.answer]
+    assert (parsed.well_formed & parsed.ended).all()
+
+
+@given(any_format, batches(max_digits=10, max_operands=12))
+def test_what_is_rendered_is_the_problem_and_its_answer(notation: Format, asked: list[Question]) -> None:
+    rendered = notation.render(arrays(asked))
+    assert rendered.ids.dtype == np.uint8
+    assert rendered.ids.max() < 16
+    assert rendered.ids.shape == (len(asked), rendered.lengths.max())
+    for question, text in zip(asked, decode_rows(rendered.ids, rendered.lengths), strict=True):
+        prompt, answer = prompt_of(question, notation), answer_of(question, notation)
+        assert text.startswith(prompt)
+        if notation.thoughts is None:
+            assert text == prompt + answer + "<end>"
+        else:
+            assert text.startswith(prompt + "<think>")
+            assert text.endswith(f"</think>{answer}<end>")
+
+
+@given(any_format, batches(max_digits=10, max_operands=12), st.integers(0, 3))
+def test_what_is_rendered_reads_back(notation: Format, asked: list[Question], padding: int) -> None:
+    rendered = notation.render(arrays(asked))
+    ids = np.pad(rendered.ids, ((0, 0), (0, padding)), constant_values=END)
+    parsed = notation.parse(ids)
+    assert integers_of(parsed.answer) == [q.answer for q in asked]
+    assert parsed.well_formed.all()
+    assert parsed.ended.all()
+    for row, question in enumerate(asked):
+        text = [decode(ids[row, a:b]).replace(" ", "") for a, b in spans(parsed, row)]
+        assert text[1] == answer_of(question, notation)
+        if notation.thoughts is None:
+            assert text[0] == ""
+        else:
+            assert re.fullmatch("<think>.*</think>", text[0])
+        whole = decode(rendered.ids[row, : rendered.lengths[row]]).replace(" ", "")
+        assert whole == prompt_of(question, notation) + "".join(text) + "<end>"
+
+
+def spans(parsed: Parsed, row: int) -> list[tuple[int, int]]:
+    """Where the thought and the answer of a row stand."""
+    return [
+        (int(parsed.thought_start[row]), int(parsed.thought_end[row])),
+        (int(parsed.answer_start[row]), int(parsed.answer_end[row])),
+    ]
+
+
+@given(any_format, batches(max_digits=8))
+def test_loss_is_on_what_follows_the_first_equals_sign(notation: Format, asked: list[Question]) -> None:
+    rendered = notation.render(arrays(asked))
+    for row, text in enumerate(decode_rows(rendered.ids, rendered.lengths)):
+        prompt = text[: text.index("=") + 1]
+        completion = encode(text[len(prompt) :])
+        mask = rendered.loss_mask[row]
+        assert completion[-1] == END
+        assert rendered.prompt_lengths[row] == len(prompt)
+        assert rendered.lengths[row] == len(prompt) + len(completion)
+        assert rendered.ids[row][mask].tolist() == completion.tolist()
+        assert not mask[: len(prompt)].any()
+        assert mask.sum() == len(completion)
+        # what is left over is padding
+        assert (rendered.ids[row, rendered.lengths[row] :] == END).all()
+
+
+@given(batches(max_digits=10, max_operands=13), st.booleans())
+def test_every_column_step_is_true_and_follows_from_the_ones_before(
+    asked: list[Question], zero_pad: bool
+) -> None:
+    notation = get_format("column", zero_pad)
+    for question, text in zip(asked, decode_rows(notation.render(arrays(asked)).ids), strict=True):
+        thought = re.search("<think>(.*)</think>", text)
+        assert thought
+        steps = thought[1].split(" ")
+        assert len(steps) == question.width
+        # subtraction works on the larger number, whatever the sign
+        numbers = question.operands if question.symbol == "+" else sorted(question.operands, reverse=True)
+        handed_on = 0
+        answer = 0
+        for place, step in enumerate(steps):
+            left, result = step.split("=")
+            column = [number // 10**place % 10 for number in numbers]
+            column += [handed_on] * (handed_on > 0)  # no carry is not written
+            assert left == question.symbol.join(map(str, column))
+            if question.symbol == "+":
+                total = sum(column)
+                handed_on = total // 10
+            else:
+                total = column[0] - sum(column[1:])
+                handed_on = int(total < 0)
+            assert int(result) == total
+            assert result == str(total)
+            answer += total % 10 * 10**place
+        answer += handed_on * 10**question.width
+        assert answer == abs(question.answer)
+
+
+@given(batches(max_digits=10, max_operands=13), st.booleans())
+def test_every_pairwise_equation_is_true_when_turned_round(asked: list[Question], zero_pad: bool) -> None:
+    notation = get_format("pairwise", zero_pad)
+    for question, text in zip(asked, decode_rows(notation.render(arrays(asked)).ids), strict=True):
+        thoughts = re.findall("<think>(.*?)</think>", text)
+        assert len(thoughts) == len(question.operands) - 1
+        so_far = question.operands[0]
+        for step, (thought, operand) in enumerate(zip(thoughts, question.operands[1:], strict=True)):
+            match = re.fullmatch(r"(\d+)([+-])(\d+)=(-?)(\d+)", thought)
+            assert match
+            left, symbol, right, sign, result = match.groups()
+            assert symbol == question.symbol
+            assert (int(left[::-1]), int(right[::-1])) == (so_far, operand)
+            so_far = so_far + operand if symbol == "+" else so_far - operand
+            assert int(sign + result[::-1]) == so_far
+            padded = answer_width(question) if zero_pad else 1
+            assert len(result) == max(len(str(abs(so_far))), padded)
+            assert len(right) == (question.width if zero_pad else len(str(operand)))
+            if step == 0:
+                assert len(left) == (question.width if zero_pad else len(str(question.operands[0])))
+        assert so_far == question.answer
+
+
+@given(any_format, st.sets(questions(max_digits=3, max_operands=4), min_size=2, max_size=20))
+def test_no_two_problems_are_written_alike(notation: Format, asked: set[Question]) -> None:
+    problems = arrays(list(asked))
+    for ids, lengths in (
+        notation.prompts(problems),
+        (lambda r: (r.ids, r.lengths))(notation.render(problems)),
+    ):
+        assert len(set(decode_rows(ids, lengths))) == len(asked)
+
+
+@every_format
+def test_no_two_small_problems_are_written_alike(notation: Format) -> None:
+    numbers = [0, 1, 2, 9, 10, 11, 19, 20, 90, 99, 100, 101]
+    asked = [Question(symbol, pair) for symbol in "+-" for pair in product(numbers, repeat=2)]
+    asked += [Question("+", three) for three in product([0, 1, 10], repeat=3)]
+    ids, lengths = notation.prompts(arrays(asked))
+    prompts = decode_rows(ids, lengths)
+    assert len(set(prompts)) == len(asked)
+    # and each says its problem to anybody who knows the order of the digits
+    backwards = -1 if notation.least_significant_first else 1
+    for question, prompt in zip(asked, prompts, strict=True):
+        symbol = question.symbol
+        read = tuple(int(number[::backwards]) for number in prompt.removesuffix("=").split(symbol))
+        assert Question(symbol, read) == question
+
+
+@given(any_format, batches(max_digits=8))
+def test_prompts_are_where_texts_begin(notation: Format, asked: list[Question]) -> None:
+    problems = arrays(asked)
+    rendered = notation.render(problems)
+    ids, lengths = notation.prompts(problems)
+    assert (lengths == rendered.prompt_lengths).all()
+    for row, n in enumerate(lengths):
+        assert ids[row, :n].tolist() == rendered.ids[row, :n].tolist()
+        assert ids[row, n - 1] == EQUALS
+        assert (ids[row, n:] == END).all()
+
+
+def row_of(rendered: Rendered, row: int) -> tuple[list[int], int]:
+    return rendered.ids[row, : rendered.lengths[row]].tolist(), int(rendered.prompt_lengths[row])
+
+
+@given(any_format, batches(max_digits=8, max_operands=12), st.integers(0, 2), st.integers(0, 3))
+def test_a_batch_is_rendered_like_one_at_a_time(
+    notation: Format, asked: list[Question], more_operands: int, more_digits: int
+) -> None:
+    together = notation.render(arrays(asked, more_operands, more_digits))
+    assert len(together) == len(asked)
+    for row, question in enumerate(asked):
+        assert row_of(together, row) == row_of(notation.render(arrays([question])), 0)
+
+
+@given(any_format, batches(max_digits=8))
+def test_texts_are_encoded_to_the_same_ids_again(notation: Format, asked: list[Question]) -> None:
+    rendered = notation.render(arrays(asked))
+    for row, text in enumerate(decode_rows(rendered.ids, rendered.lengths)):
+        assert encode(text).tolist() == row_of(rendered, row)[0]
+
+
+@every_format
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("tasks", ["addition", "subtraction", "addition,subtraction"])
+def test_the_longest_text_is_as_long_as_announced(notation: Format, tasks: str, signed: bool) -> None:
+    # two operands of the lowest and highest digits, and more of fewer kinds
+    symbols = [symbol for symbol, name in (("+", "addition"), ("-", "subtraction")) if name in tasks]
+    pairs = list(product([*range(10), 10, 11, 18, 19, 20, 80, 89, 90, 91, 98, 99], repeat=2))
+    asked = [Question(s, p) for s in symbols for p in pairs if s == "+" or signed or p[0] >= p[1]]
+    more = [Question("+", p) for n in (3, 4) for p in product((0, 9, 10, 99), repeat=n) if "+" in symbols]
+    for max_digits, max_operands in ((1, 2), (2, 2), (2, 3), (2, 4)):
+        fitting = [q for q in asked + more if q.width <= max_digits and len(q.operands) <= max_operands]
+        lengths = notation.render(arrays(fitting)).lengths
+        assert notation.longest(get_tasks(tasks), max_digits, max_operands, signed) == lengths.max()
+
+
+@given(any_format, batches(max_digits=12, max_operands=13))
+def test_no_text_is_longer_than_the_longest(notation: Format, asked: list[Question]) -> None:
+    max_digits = max(q.width for q in asked)
+    max_operands = max(len(q.operands) for q in asked)
+    codes = tuple({"+": 0, "-": 1}[symbol] for symbol in {q.symbol for q in asked})
+    signed = any(q.answer < 0 for q in asked)
+    assert notation.render(arrays(asked)).lengths.max() <= notation.longest(
+        codes, max_digits, max_operands, signed
+    )
+
+
+def same_rows(batch: Parsed, row: int, alone: Parsed) -> bool:
+    """Does a row say the same in a batch and alone?"""
+    fields = ("well_formed", "ended", "thought_start", "thought_end", "answer_start", "answer_end")
+    same = all(getattr(batch, name)[row] == getattr(alone, name)[0] for name in fields)
+    return same and integers_of(batch.answer)[row] == integers_of(alone.answer)[0]
+
+
+def expected_of(notation: Format, ids: list[int]) -> tuple[bool, bool, int | None]:
+    """Well formed, ended and the answer, read from the text with regular expressions."""
+    text = "".join(decode([i]) for i in ids)
+    before, end, _ = text.partition("<end>")
+    thought = "<think>.*</think>" if notation.thoughts is not None else ""
+    match = re.fullmatch(rf"[^=]*={thought}(-?)(\d+)", before)
+    value = None
+    if match:
+        digits = match[2][::-1] if notation.least_significant_first else match[2]
+        value = int(match[1] + digits)
+    return match is not None, bool(end), value
+
+
+def check_parse(notation: Format, rows: list[list[int]]) -> None:
+    width = max(map(len, rows))
+    # rows that stop without `<end>` are as long as the array, as those are that an engine cuts off
+    ids = np.array([row + [END] * (width - len(row)) for row in rows], np.uint8).reshape(len(rows), width)
+    parsed = notation.parse(ids)
+    answers = integers_of(parsed.answer)
+    for row, padded in enumerate(ids.tolist()):
+        well_formed, ended, value = expected_of(notation, padded)
+        assert parsed.well_formed[row] == well_formed
+        assert parsed.ended[row] == ended
+        if well_formed:
+            assert answers[row] == value
+        (a, b), (c, d) = spans(parsed, row)
+        assert 0 <= a <= b <= c <= d <= width
+        assert END not in padded[a:d]
+        assert same_rows(parsed, row, notation.parse(ids[row : row + 1]))
+
+
+@given(any_format, st.lists(equation_like_ids, min_size=1, max_size=5))
+def test_anything_at_all_can_be_parsed(notation: Format, rows: list[list[int]]) -> None:
+    check_parse(notation, rows)
+
+
+@given(any_format, batches(max_digits=4, max_size=3), st.data())
+def test_texts_cut_off_or_damaged_are_parsed_as_what_they_are(
+    notation: Format, asked: list[Question], data: st.DataObject
+) -> None:
+    rendered = notation.render(arrays(asked))
+    rows = []
+    for row in range(len(asked)):
+        ids = row_of(rendered, row)[0]
+        start = data.draw(st.integers(0, len(ids)))
+        stop = data.draw(st.integers(start, min(len(ids), start + 3)))
+        rows.append(ids[:start] + data.draw(st.lists(st.integers(0, 15), max_size=3)) + ids[stop:])
+        rows.append(ids[:start])
+    check_parse(notation, rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "well_formed", "ended", "value"),
+    [
+        ("1+2=<think>1+2=3</think>3<end>", True, True, 3),
+        ("1+2=<think>1+2=3</think>3", True, False, 3),
+        ("1+2=<think>1+2=3</think>-3<end>", True, True, -3),
+        ("1+2=<think>1+2=3</think>003<end>", True, True, 3),
+        ("1+2=<think>1+2=3</think>-0<end>", True, True, 0),
+        ("1+2=<think></think>4<end>", True, True, 4),
+        ("1+2=<think>1+2=3</think><think>1+2=3</think>3<end>", True, True, 3),
+        ("1+2=<think>1+2=3</think>3<end>=<think></think>9<end>", True, True, 3),
+        ("1+2=<think>1+2=3</think><end>", False, True, None),
+        ("1+2=<think>1+2=3</think>", False, False, None),
+        ("1+2=<think>1+2=3<end>", False, True, None),
+        ("1+2=<think>1+2=3", False, False, None),
+        ("1+2=3<end>", False, True, None),
+        ("1+2=1+2=3</think>3<end>", False, True, None),
+        ("1+2=<think>1+2=3</think>3+<end>", False, True, None),
+        ("1+2=<think>1+2=3</think>-<end>", False, True, None),
+        ("1+2=<think>1+2=3</think>--3<end>", False, True, None),
+        ("1+2=<think>1+2=3</think>3=3<end>", False, True, None),
+        ("1+2=<end>", False, True, None),
+        ("1+2=", False, False, None),
+        ("1+2", False, False, None),
+        ("<end>", False, True, None),
+        ("<think></think>3<end>", False, True, None),
+        ("", False, False, None),
+    ],
+)
+def test_malformed_texts_are_flagged(text: str, well_formed: bool, ended: bool, value: int | None) -> None:
+    parsed = COLUMN.parse(encode(text)[None])
+    assert parsed.well_formed.tolist() == [well_formed]
+    assert parsed.ended.tolist() == [ended]
+    if value is not None:
+        assert integers_of(parsed.answer) == [value]
+
+
+@every_format
+def test_no_rows_at_all(notation: Format) -> None:
+    nothing = arrays([ask("1+2")])[:0]
+    assert notation.render(nothing).ids.shape[0] == 0
+    assert len(notation.render(nothing)) == 0
+    assert notation.prompts(nothing)[0].shape[0] == 0
+    assert len(notation.parse(np.zeros((0, 5), np.uint8)).answer) == 0
+
+
+@every_format
+def test_numbers_of_200_digits(notation: Format) -> None:
+    asked = [Question("+", (10**200 - 1, 1, 10**199)), Question("-", (10**199, 10**200 - 7))]
+    parsed = notation.parse(notation.render(arrays(asked)).ids)
+    assert integers_of(parsed.answer) == [q.answer for q in asked]
+    assert questions_of(arrays(asked)) == asked
+
+
+def test_formats_are_chosen_by_name() -> None:
+    assert list(FORMATS) == ["column", "pairwise", "reversed", "plain"]
+    for name in FORMATS:
+        assert get_format(name).name == name
+        assert not get_format(name).zero_pad
+        assert get_format(name, zero_pad=True).zero_pad
+        assert get_format(name).summary
+    with pytest.raises(UsageError, match="unknown format 'colum'; choose from column, pairwise") as caught:
+        get_format("colum")
+    assert caught.value.hint == "did you mean 'column'?"
+
+
+@pytest.mark.parametrize("notation", THOUGHTFUL, ids=format_id)
+def test_a_task_without_a_thought_is_refused(notation: Format) -> None:
+    only_addition = Format("mine", "", thoughts={"addition": COLUMN.thoughts["addition"]})  # type: ignore[index]
+    only_addition.check_task(0)
+    with pytest.raises(UsageError, match="format 'mine' has no thought for task 'subtraction'"):
+        only_addition.render(arrays([ask("1+2"), ask("3-2")]))
+    for code in get_tasks("addition,subtraction"):
+        notation.check_task(code)
+
+
+def test_only_thoughts_have_think_tokens() -> None:
+    for notation in ALL_FORMATS:
+        ids = notation.render(arrays([ask("12+3"), ask("12-3")])).ids
+        assert bool((ids == THINK).any()) == bool((ids == END_THINK).any()) == (notation in THOUGHTFUL)

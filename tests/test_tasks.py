@@ -1,0 +1,337 @@
+"""Addition and subtraction: exact answers at any length, and problems drawn as promised."""
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import groupby
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import ALL_FORMATS, Question, arrays, ask, batches, integers_of, questions, questions_of
+
+from mathllm.errors import UsageError
+from mathllm.tasks import (
+    SAMPLINGS,
+    TASK_NAMES,
+    TASKS,
+    Problems,
+    Sampling,
+    answer,
+    answer_widths,
+    chain_lengths,
+    concatenate,
+    get_tasks,
+    make_problems,
+    sample,
+)
+from mathllm.tasks.expressions import expressions
+from mathllm.tasks.numbers import significant
+from mathllm.tasks.splits import SplitRatios, hash_problems, split_of
+
+BOTH = get_tasks("addition,subtraction")
+spare = st.integers(0, 3)
+
+
+def longest_chain(question: Question) -> int:
+    """How many columns in a row hand a carry or borrow on, worked out with Python's own numbers."""
+    if question.symbol == "+":
+        # column p hands on a carry when the lower digits of all operands together reach 10 ** (p + 1)
+        parts = [[n % 10 ** (p + 1) for n in question.operands] for p in range(question.width)]
+        flags = [sum(lower) >= 10 ** (p + 1) for p, lower in enumerate(parts)]
+    else:
+        larger, smaller = max(question.operands), min(question.operands)
+        powers = [10 ** (p + 1) for p in range(question.width)]
+        flags = [larger % power < smaller % power for power in powers]
+    return max((len(list(run)) for flag, run in groupby(flags) if flag), default=0)
+
+
+@given(batches(max_size=8, max_digits=40, max_operands=13), spare, spare)
+def test_answers_are_those_of_python(asked: list[Question], more_operands: int, more_digits: int) -> None:
+    problems = arrays(asked, more_operands, more_digits)
+    result = answer(problems)
+    expected = [q.answer for q in asked]
+    assert integers_of(result) == expected
+    assert result.to_ints() == expected
+    assert result.lengths.tolist() == [len(str(abs(value))) for value in expected]
+    assert result.negative.tolist() == [value < 0 for value in expected]
+    assert result.same(answer(arrays(asked))).all()
+    assert questions_of(problems) == asked
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("+", (0, 0)),
+        Question("+", (99, 1)),
+        Question("+", (9,) * 100),
+        Question("+", (10**200 - 1,) * 100),
+        Question("-", (100, 99)),
+        Question("-", (0, 0)),
+        Question("-", (7, 7)),
+        Question("-", (0, 9)),
+        Question("-", (10**200, 1)),
+        Question("-", (1, 10**200)),
+    ],
+    ids=lambda q: f"{len(q.operands)}{q.symbol}{q.width}",
+)
+def test_extreme_answers(question: Question) -> None:
+    assert integers_of(answer(arrays([question]))) == [question.answer]
+
+
+@given(batches(max_digits=12, max_operands=12), spare, spare)
+def test_chains_are_counted_as_on_paper(asked: list[Question], more_operands: int, more_digits: int) -> None:
+    problems = arrays(asked, more_operands, more_digits)
+    assert chain_lengths(problems).tolist() == [longest_chain(q) for q in asked]
+
+
+@pytest.mark.parametrize(
+    ("text", "chain"), [("12+34", 0), ("5+5", 1), ("999+1", 3), ("1000-1", 3), ("1-1000", 3), ("909+101", 1)]
+)
+def test_chains_of_some_problems(text: str, chain: int) -> None:
+    assert chain_lengths(arrays([ask(text)])).tolist() == [chain]
+    assert longest_chain(ask(text)) == chain
+
+
+@given(batches(max_digits=8, max_operands=12), spare, spare)
+def test_padded_answers_have_room_for_every_answer(
+    asked: list[Question], more_operands: int, more_digits: int
+) -> None:
+    widths = answer_widths(arrays(asked, more_operands, more_digits))
+    for question, width in zip(asked, widths, strict=True):
+        nines = 10**question.width - 1
+        # the width depends on the shape of the problem alone: that of its largest answer
+        largest = nines * len(question.operands) if question.symbol == "+" else nines
+        assert width == len(str(largest))
+
+
+@given(
+    names=st.sampled_from(["addition", "subtraction", "addition,subtraction", "subtraction,addition"]),
+    method=st.sampled_from(SAMPLINGS),
+    max_digits=st.integers(1, 40),
+    max_operands=st.integers(2, 13),
+    signed=st.booleans(),
+    n=st.integers(0, 40),
+    seed=st.integers(0, 99),
+)
+def test_sampled_problems_keep_within_their_limits(
+    names: str, method: str, max_digits: int, max_operands: int, signed: bool, n: int, seed: int
+) -> None:
+    how = Sampling(max_digits, max_operands, method, signed)
+    problems = sample(np.random.default_rng(seed), n, get_tasks(names), how)
+    assert len(problems) == n
+    assert problems.operands.dtype == np.uint8
+    assert set(problems.task) <= set(get_tasks(names))
+    asked = questions_of(problems)
+    for question in asked:
+        assert question.width <= max_digits
+        assert 2 <= len(question.operands) <= (max_operands if question.symbol == "+" else 2)
+        assert question.answer >= 0 or signed
+    if asked:  # lengths and absent operands are as if somebody had written the problems down
+        expected = arrays(asked)
+        operands, width = expected.operands.shape[1:]
+        assert (problems.lengths[:, :operands] == expected.lengths).all()
+        assert (problems.operands[:, :operands, :width] == expected.operands).all()
+        assert not problems.operands[:, operands:].any()
+        assert not problems.lengths[:, operands:].any()
+        assert not problems.operands[:, :, width:].any()
+
+
+def draw(method: str = "digits", names: str = "addition", n: int = 20_000, **kwargs: object) -> Problems:
+    how = Sampling(method=method, **kwargs)  # type: ignore[arg-type]
+    return sample(np.random.default_rng(1), n, get_tasks(names), how)
+
+
+def assert_even(values: np.ndarray, possible: range) -> None:
+    """Every possible value comes up equally often, within five standard deviations."""
+    share = 1 / len(possible)
+    slack = 5 * np.sqrt(values.size * share * (1 - share))
+    counts = Counter(values.ravel().tolist())
+    assert set(counts) == set(possible)
+    for count in counts.values():
+        assert abs(count - values.size * share) < slack
+
+
+@pytest.mark.parametrize("names", TASK_NAMES)
+def test_digits_sampling_is_even_in_the_number_of_digits(names: str) -> None:
+    assert_even(draw("digits", names, max_digits=5).lengths, range(1, 6))
+
+
+def test_digits_sampling_is_even_among_numbers_of_one_length() -> None:
+    problems = draw("digits", max_digits=2)
+    values = problems.operands @ np.array([1, 10])
+    assert_even(values[problems.lengths == 1], range(10))
+    assert_even(values[problems.lengths == 2], range(10, 100))
+
+
+def test_uniform_sampling_is_even_among_operands() -> None:
+    assert_even(draw("uniform", max_digits=2).operands @ np.array([1, 10]), range(100))
+
+
+def test_numbers_of_operands_and_tasks_come_evenly() -> None:
+    problems = draw(names="addition,subtraction", max_operands=5)
+    assert_even(problems.task, range(2))
+    assert_even(problems.num_operands[problems.task == 0], range(2, 6))
+    assert (problems.num_operands[problems.task == 1] == 2).all()
+
+
+def test_signed_subtraction_is_negative_half_the_time() -> None:
+    negative = answer(draw("uniform", "subtraction", signed=True, max_digits=4)).negative
+    assert abs(negative.mean() - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("names", TASK_NAMES)
+def test_balanced_sampling_makes_long_chains_frequent(names: str) -> None:
+    balanced = Counter(chain_lengths(draw("balanced", names, max_digits=8)).tolist())
+    digits = Counter(chain_lengths(draw("digits", names, max_digits=8)).tolist())
+    for chain in range(4, 8):
+        assert balanced[chain] > 1.5 * digits[chain]
+    long = [sum(n for chain, n in counts.items() if chain >= 5) for counts in (balanced, digits)]
+    assert long[0] > 2000 > 4 * long[1]
+
+
+@pytest.mark.parametrize("names", TASK_NAMES)
+@pytest.mark.parametrize("max_digits", [1, 2, 3])
+def test_balanced_sampling_leaves_out_no_problem(names: str, max_digits: int) -> None:
+    """Every pair of one digit, and chains and lengths of every combination, come up."""
+    problems = draw("balanced", names, max_digits=max_digits)
+    combinations = set(map(tuple, np.sort(problems.lengths, 1).tolist()))
+    assert combinations == {(a, b) for b in range(1, max_digits + 1) for a in range(1, b + 1)}
+    if max_digits == 1:
+        pairs = set(map(tuple, problems.operands[:, :, 0].tolist()))
+        assert pairs == {(a, b) for a in range(10) for b in range(10) if names == "addition" or a >= b}
+
+
+def test_the_famous_hard_problems_are_not_rare() -> None:
+    for text, names in (("99+1", "addition"), ("1+99", "addition"), ("100-99", "subtraction")):
+        wanted = arrays([ask(text)], spare_digits=3 - ask(text).width).operands
+        found = {
+            method: int((draw(method, names, n=100_000).operands == wanted).all((1, 2)).sum())
+            for method in SAMPLINGS
+        }
+        assert found["balanced"] > 20, found  # once in two thousand problems
+        assert found["balanced"] > 2 * max(found["digits"], found["uniform"]), found
+
+
+def test_the_same_generator_gives_the_same_problems() -> None:
+    for method in SAMPLINGS:
+        how = Sampling(6, 4, method, signed=True)
+        one, same, other = (sample(np.random.default_rng(seed), 200, BOTH, how) for seed in (3, 3, 4))
+        for a, b, c in zip(fields(one), fields(same), fields(other), strict=True):
+            assert (a == b).all()
+            assert (a != c).any()
+
+
+def fields(problems: Problems) -> tuple[np.ndarray, ...]:
+    return problems.operands, problems.lengths, problems.task
+
+
+USES: dict[str, Callable[[Problems], object]] = {
+    "answer": answer,
+    "answer_widths": answer_widths,
+    "chain_lengths": chain_lengths,
+    "expressions": expressions,
+    "hash": hash_problems,
+    "split": lambda problems: split_of(problems, SplitRatios()),
+    "concatenate": lambda problems: concatenate([problems, problems]),
+    **{f"render {f.name} {f.zero_pad}": f.render for f in ALL_FORMATS},
+    **{f"prompts {f.name} {f.zero_pad}": f.prompts for f in ALL_FORMATS},
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize(
+    "texts", [["3-12"], ["99+21"], ["7+5+8"], ["0-0"], ["658+189", "12-34", "1+2+3"], ["5-1", "20-15"]]
+)
+def test_nothing_changes_the_problems_it_is_given(
+    use: Callable[[Problems], object], texts: list[str]
+) -> None:
+    # arrays of one row are contiguous either way round, so that a view may pass for a copy
+    asked = list(map(ask, texts))
+    problems, untouched = arrays(asked), arrays(asked)
+    use(problems)
+    for field, before in zip(fields(problems), fields(untouched), strict=True):
+        assert field.tobytes() == before.tobytes()
+    for field in fields(problems):
+        field.flags.writeable = False
+    use(problems)  # and no attempt is made that would raise now
+
+
+@given(batches(max_digits=4), st.data())
+def test_rows_can_be_picked_and_put_together(asked: list[Question], data: st.DataObject) -> None:
+    problems = arrays(asked)
+    order = data.draw(st.permutations(range(len(asked))))
+    assert questions_of(problems[np.array(order)]) == [asked[i] for i in order]
+    alone = [arrays([q]) for q in asked]
+    assert questions_of(concatenate(alone)) == asked
+    assert integers_of(answer(problems)[np.array(order)]) == [asked[i].answer for i in order]
+
+
+def test_operands_past_their_number_are_taken_out() -> None:
+    digits = np.array([[[1], [2], [3]], [[4], [5], [6]]], np.uint8)
+    problems = make_problems(digits, 0, np.array([2, 3]))
+    assert questions_of(problems) == [ask("1+2"), ask("4+5+6")]
+    assert questions_of(make_problems(digits, 0)) == [ask("1+2+3"), ask("4+5+6")]
+    assert digits.all()
+
+
+def test_no_problems_at_all_are_fine_too() -> None:
+    nothing = arrays([ask("1+2")])[:0]
+    assert len(answer(nothing)) == 0
+    assert chain_lengths(nothing).shape == (0,)
+    assert len(sample(np.random.default_rng(0), 0, BOTH, Sampling())) == 0
+    assert expressions(nothing) == []
+
+
+@given(questions(max_digits=4), questions(max_digits=4))
+def test_two_numbers_are_the_same_when_python_says_so(one: Question, other: Question) -> None:
+    left, right = answer(arrays([one])), answer(arrays([other], 0, 5))
+    assert left.same(right).tolist() == [one.answer == other.answer]
+    assert left.same(answer(arrays([one], 0, 2))).all()
+
+
+def test_zero_is_never_negative_and_has_one_digit() -> None:
+    zero = significant(np.zeros((1, 3), np.uint8), np.array([True]))
+    assert not zero.negative.any()
+    assert zero.lengths.tolist() == [1]
+    assert zero.to_ints() == [0]
+
+
+def test_tasks_are_chosen_by_name() -> None:
+    assert TASK_NAMES == ("addition", "subtraction")  # their order is their code: never change it
+    assert get_tasks("addition") == (0,)
+    assert get_tasks(" subtraction , addition ") == (1, 0)
+    assert get_tasks(["subtraction"]) == (1,)
+    assert [task.symbol for task in TASKS] == ["+", "-"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message", "hint"),
+    [
+        ("adition", "unknown task 'adition'; choose from addition, subtraction", "did you mean 'addition'?"),
+        ("addition,substraction", "unknown task 'substraction'", "did you mean 'subtraction'?"),
+        ("", "unknown task ''", None),
+        ("addition,addition", "name each task once, not 'addition,addition'", None),
+        ([], "name each task once", None),
+    ],
+)
+def test_unknown_tasks_are_refused(names: str, message: str, hint: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        get_tasks(names)
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint == hint
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "balance"}, "unknown sampling 'balance'"),
+        ({"max_digits": 0}, "max_digits must be at least 1, not 0"),
+        ({"max_operands": 1}, "max_operands must be from 2 to 100, not 1"),
+        ({"max_operands": 101}, "max_operands must be from 2 to 100, not 101"),
+    ],
+)
+def test_impossible_samplings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Sampling(**settings)  # type: ignore[arg-type]
