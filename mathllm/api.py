@@ -1,13 +1,13 @@
 """The Python API: what the command line does, as functions on plain values.
 
-    import mathllm
-    from mathllm.config import build_config
+import mathllm
+from mathllm.config import build_config
 
-    mathllm.generate_data("data", task="addition", num_examples=10_000)
-    run = mathllm.train(build_config({"data": {"data_dir": "data"}, "train": {"output_dir": "checkpoints/mine"}}))
-    model = mathllm.load(run.run)
-    model.solve("658+189").answer
-    mathllm.evaluate(model, "data/test.jsonl").exact_match
+mathllm.generate_data("data", task="addition", num_examples=10_000)
+run = mathllm.train(build_config({"data": {"data_dir": "data"}, "train": {"output_dir": "checkpoints/mine"}}))
+model = mathllm.load(run.run)
+model.solve("658+189").answer
+mathllm.evaluate(model, "data/test.jsonl").exact_match
 """
 
 from __future__ import annotations
@@ -67,13 +67,21 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> Trai
 
 def evaluate(model: MathModel, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
     """Exact match of a model on a data file, or on a list of expressions."""
-    asked = parse_expressions(problems) if not isinstance(problems, (str, Path)) else read_problems(Path(problems))
+    asked = (
+        parse_expressions(problems)
+        if not isinstance(problems, (str, Path))
+        else read_problems(Path(problems))
+    )
     model.solver.check(asked)
     return evaluate_problems(model.checkpoint.model, model.checkpoint.notation, asked, batch_size=batch_size)
 
 
 def generate_data(
-    output_dir: str | Path, num_examples: int = 100_000, seed: int = 0, overwrite: bool = False, **settings: Any
+    output_dir: str | Path,
+    num_examples: int = 100_000,
+    seed: int = 0,
+    overwrite: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Writes a dataset directory; `settings` are fields of `DataConfig` (task, format, max_digits ...).
 

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -75,8 +76,8 @@ class Chat:
         for line in greeting(self.solver):
             self.say(line)
         while True:
-            self.console.print()
             try:
+                self.console.print()
                 line = self.read_line(PROMPT)
             except EOFError:
                 self.console.print()
@@ -165,8 +166,8 @@ class Chat:
         if path:
             old = self.solver
             try:
-                solver = Solver(load_checkpoint(path, old.device), old.params)
-            except (OSError, ValueError) as error:  # a path that the system itself rejects
+                solver = Solver(load_checkpoint(Path(path).expanduser(), old.device), old.params)
+            except (OSError, ValueError, RuntimeError) as error:  # a path that the system itself rejects
                 raise UsageError(f"{path!r} cannot be opened: {error}") from error
             solver.generator = old.generator
             self.solver, self.prompt, self.written = solver, None, []

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from mathllm.errors import UsageError, unknown_choice
 
@@ -108,8 +108,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _choice("optimizer", self.optimizer, OPTIMIZERS)
         _choice("schedule", self.schedule, SCHEDULES)
-        _at_least("optim.learning_rate", self.learning_rate, 0)
-        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "warmup_steps", "grad_clip"):
+            _at_least(f"optim.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _choice("precision", self.precision, PRECISIONS)
         _choice("wandb setting", self.wandb, ("auto", "on", "off"))
-        for name in ("batch_size", "eval_batch_size", "grad_accumulation", "eval_steps", "save_steps", "keep"):
+        for name in (
+            "batch_size",
+            "eval_batch_size",
+            "grad_accumulation",
+            "eval_steps",
+            "save_steps",
+            "keep",
+        ):
             _at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("logging_steps", "eval_examples", "num_epochs"):
             _at_least(f"train.{name}", getattr(self, name), 1)
@@ -177,7 +184,8 @@ def build_config(
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     chosen = [load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers]
-    size = next((part["model"]["size"] for part in reversed(chosen) if part.get("model", {}).get("size")), "small")
+    sizes = [part["model"]["size"] for part in chosen if "size" in part.get("model", {})]
+    size = _convert("model", "size", sizes[-1] if sizes else "small")
     for part in [{"model": _size(size)}, *chosen]:
         for section, entries in part.items():
             if section not in SECTIONS:
@@ -199,7 +207,9 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")
         if not (equals and dot):
-            raise UsageError(f"--set takes section.key=value, not {text!r}", "for example --set model.layers=3")
+            raise UsageError(
+                f"--set takes section.key=value, not {text!r}", "for example --set model.layers=3"
+            )
         tables.setdefault(section, {})[key] = value.strip()
     return tables
 
@@ -210,19 +220,17 @@ def _convert(section: str, key: str, value: Any) -> Any:
     if key not in hints:
         raise unknown_choice(f"setting in [{section}]", key, hints)
     kind = hints[key]
-    if kind is bool and isinstance(value, str):
-        if value.lower() in ("true", "false"):
-            return value.lower() == "true"
-    elif kind is bool or isinstance(value, bool):
-        if kind is bool and isinstance(value, bool):
+    if isinstance(value, str) and kind is bool:
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if kind in (bool, str) or isinstance(value, bool):
+        if type(value) is kind:
             return value
-    elif (kind is str) == isinstance(value, str) or isinstance(value, str):
+    else:
         try:
-            if kind is int and not isinstance(value, str) and value != int(value):
-                raise ValueError
-            return kind(value)
-        except ValueError:
-            pass
+            if isinstance(value, str) or kind(value) == value:
+                return kind(value)
+        except (TypeError, ValueError, OverflowError):
+            pass  # a list, a date, an infinity where a whole number is wanted
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
     raise UsageError(f"{section}.{key} is {wanted}, not {value!r}")
 
@@ -234,23 +242,27 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> dict[str, dict[str, Any]]:
-    """The tables of a recipe in the package, or of a TOML file anywhere. Other tables than a run's are left out."""
+    """The tables of a recipe in the package, or of a TOML file anywhere."""
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
-            raise UsageError(f"there is no recipe file {name}", f"the package has: {', '.join(recipe_names())}")
-        text = path.read_text(encoding="utf-8")
+            raise UsageError(
+                f"there is no recipe file {name}", f"the package has: {', '.join(recipe_names())}"
+            )
+        text = path.read_bytes()
     elif name in recipe_names():
-        text = (resources.files("mathllm") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("mathllm") / "recipes" / f"{name}.toml").read_bytes()
     else:
         raise unknown_choice("recipe", name, recipe_names())
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        tables = tomllib.loads(text.decode())
+    except ValueError as error:  # TOMLDecodeError is one, and so is UnicodeDecodeError
         raise UsageError(f"recipe {name} is not valid TOML: {error}") from error
     for section, entries in tables.items():
         if not isinstance(entries, dict):
-            raise UsageError(f"recipe {name}: {section!r} stands outside a table", f"tables: {', '.join(SECTIONS)}")
+            raise UsageError(
+                f"recipe {name}: {section!r} stands outside a table", f"tables: {', '.join(SECTIONS)}"
+            )
     return tables
 
 

@@ -50,8 +50,8 @@ def write_json(path: Path, content: Any) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary sibling directory to fill, which takes the name `path` when the block ends well.
 
-    A directory of that name is replaced. When the block fails, nothing changes and the temporary one is removed;
-    what a kill leaves behind is for `remove_leftovers`.
+    A directory of that name is replaced. When the block fails, nothing changes and the temporary one is
+    removed; what a kill leaves behind is for `remove_leftovers`.
     """
     temporary, old = _beside(path, "tmp"), _beside(path, "old")
     with explained(f"write {path}"):

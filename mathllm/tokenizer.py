@@ -121,16 +121,14 @@ def spaced(ids: NDArray[Any], lengths: NDArray[Any] | None = None) -> Ids:
 
 
 def join_pieces(flat: NDArray[Any], pieces: Sequence[bytes]) -> bytes:
-    """The concatenation of `pieces[i]` for i in `flat`, built by array operations."""
-    sizes = np.array([len(piece) for piece in pieces], np.int32)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
-    size = sizes[flat]
-    ends = np.cumsum(size, dtype=np.int64)
-    total = int(ends[-1]) if len(ends) else 0
-    # byte j of the output comes from its piece's start plus its offset within the piece
-    source = np.repeat(starts[flat] - (ends - size), size)
-    source += np.arange(total)
-    return bytes(np.frombuffer(b"".join(pieces), np.uint8)[source])
+    """The concatenation of `pieces[i]` for i in `flat` (uint8); the pieces are ASCII."""
+    # one byte for each piece, then every byte that stands for a longer piece becomes that piece
+    table = bytes(piece[0] if len(piece) == 1 else 128 + i for i, piece in enumerate(pieces)).ljust(256)
+    text = flat.astype(np.uint8).tobytes().translate(table)
+    for i, piece in enumerate(pieces):
+        if len(piece) != 1:
+            text = text.replace(bytes([128 + i]), piece)
+    return text
 
 
 def _first_error(text: str) -> ExpressionError:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mathllm.formats import FORMATS, Format, get_format
 from mathllm.tasks import TASK_NAMES, Numbers, Problems
-from mathllm.tokenizer import TOKENS
+from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, TOKENS
 
 SYMBOLS = {"+": "addition", "-": "subtraction"}
 
@@ -115,7 +115,8 @@ def batches(max_size: int = 6, **kwargs: object) -> st.SearchStrategy[list[Quest
 # any sequence of tokens at all, and one that looks more like what a model writes
 token_ids = st.lists(st.integers(0, len(TOKENS) - 1), max_size=40)
 equation_like_ids = st.lists(
-    st.one_of(st.integers(0, 9), st.integers(0, 9), st.integers(10, len(TOKENS) - 1)), max_size=40
+    st.sampled_from([*range(10), 0, 1, 9, PLUS, MINUS, MINUS, EQUALS, EQUALS, THINK, END_THINK, END]),
+    max_size=40,
 )
 
 

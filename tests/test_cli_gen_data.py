@@ -147,7 +147,12 @@ UNUSUAL = DataConfig(
 )
 
 
-@pytest.mark.parametrize("data", [DataConfig(), UNUSUAL], ids=["default", "unusual"])
+ONLY_TRAIN = DataConfig(train_ratio=1.0, val_ratio=0.0)
+
+
+@pytest.mark.parametrize(
+    "data", [DataConfig(), UNUSUAL, ONLY_TRAIN], ids=["default", "unusual", "only train"]
+)
 def test_metadata_says_how_to_make_the_files_again(data: DataConfig, run: Any) -> None:
     metadata = generate_dataset(data, 500, 7, Path("there"))
     assert metadata == read_metadata(Path("there"))

@@ -121,6 +121,7 @@ def test_assignments_take_the_type_of_their_field(text: str, value: object) -> N
         ),
         ("optm.learning_rate=3", "unknown section 'optm'; choose from model, data", "did you mean 'optim'?"),
         ("model.size=nanno", "unknown model size 'nanno'; choose from nano, small", "did you mean 'nano'?"),
+        ("model.size=", "unknown model size ''", None),
         ("model.position=ropes", "unknown position 'ropes'", "did you mean 'rope'?"),
         ("model.norm=layer_norm", "unknown norm 'layer_norm'", "did you mean 'layernorm'?"),
         ("model.activation=swish", "unknown activation 'swish'", None),
@@ -161,6 +162,12 @@ def test_assignments_that_cannot_be_used_are_refused(text: str, message: str, hi
         ("[model]\nlayers = 2.5", "model.layers is a whole number, not 2.5"),
         ("[model]\nlayers = true", "model.layers is a whole number, not True"),
         ("[model]\nposition = 3", "model.position is a text, not 3"),
+        ("[model]\nlayers = inf", "model.layers is a whole number, not inf"),
+        ("[model]\nlayers = [1]", r"model.layers is a whole number, not \[1\]"),
+        ("[model]\nsize = 3", "model.size is a text, not 3"),
+        ("[train]\nseed = 1979-05-27", "train.seed is a whole number"),
+        ("[optim]\ngrad_clip = nan", "optim.grad_clip is a number, not nan"),
+        ("[optim]\nweight_decay = -1", "optim.weight_decay must be at least 0, not -1"),
         ("[train]\ncompile = 1", "train.compile is true or false, not 1"),
         ("[models]\nlayers = 2", "unknown section 'models'"),
         ("[model]\nlayer = 2", "unknown setting in .model. 'layer'"),
@@ -171,6 +178,13 @@ def test_assignments_that_cannot_be_used_are_refused(text: str, message: str, hi
 def test_recipes_that_cannot_be_used_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_config(recipe=recipe_file(tmp_path, text))
+
+
+def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="mine.toml is not valid TOML"):
+        build_config(recipe=str(path))
 
 
 def test_unknown_recipes_are_refused_with_what_there_is(tmp_path: Path) -> None:

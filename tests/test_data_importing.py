@@ -49,7 +49,7 @@ KINDS = {
     "named.dat": "equation\n951+11=962\n3-5=-2\n1+2+3=6\n7+0=7\n",
     "rows.jsonl": '{"expression": "951+11", "answer": "962"}\n\n'
     '{"answer": -2, "expression": "3-5", "more": [1]}\n'
-    ' {"expression": "1 +2+3", "answer": " 6"} \n{"expression": "7+0", "answer": 7}\n',
+    ' {"expression": "1 +\\n2+3", "answer": " 6"} \n{"expression": "7+0", "answer": 7}\n',
     "bom.txt": "\ufeff951+11=962\n3-5=-2\n1+2+3=6\n7+0=7\n",
 }
 
@@ -66,6 +66,7 @@ BAD_LINES = {
     "3-5=2": "the answer is -2",
     "951+11": "no '='",
     "951+11=": "not a whole number",
+    "3-3=": "not a whole number",
     "951+11=9x2": "not a whole number",
     "1+1=2=2": "not a whole number",
     "=": "no problem",
@@ -130,19 +131,26 @@ def test_a_bad_row_of_csv_is_named_by_its_line_in_the_file(tmp_path: Path) -> No
         read_problems(path)
     named = re.findall(re.escape(str(path)) + r":(\d+):", refused.value.message)
     assert named == ["4", "5", "6"]
+    assert "no cell in column 'equation'" in refused.value.message.splitlines()[2]
+    text_file(path, ["note,equation", "x,"])
+    with pytest.raises(DataError, match=r":2: '': there is no problem here"):
+        read_problems(path)
     text_file(path, ["a,b", "1+1,2"])
     with pytest.raises(DataError, match="no column 'equation', only: a, b"):
         read_problems(path)
 
 
-def test_of_many_bad_rows_the_first_are_shown_and_the_others_counted(tmp_path: Path) -> None:
-    path = text_file(tmp_path / "equations.txt", ["1+1=2", "2+2=5"] * 50_000)
+def test_of_many_bad_rows_the_first_are_shown_and_the_others_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mathllm.data.importing._BATCH_CHARACTERS", 200)
+    path = text_file(tmp_path / "equations.txt", ["1+1=2", "2+2=5"] * 500)
     with pytest.raises(DataError) as refused:
         read_problems(path)
     first, *shown, last = refused.value.message.splitlines()
-    assert first.startswith("50,000 of the 100,000 rows")
+    assert first.startswith("500 of the 1,000 rows")
     assert [line.split(":")[1] for line in shown] == [str(2 * n) for n in range(1, 21)]
-    assert last.strip() == "and 49,980 more"
+    assert last.strip() == "and 480 more"
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -224,15 +232,17 @@ def test_exactly_the_lines_that_are_true_equations_pass(
 
 
 def test_import_keeps_order_and_repetitions_and_finds_out_what_the_problems_are(
-    dataset: Path, tmp_path: Path
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The same problems go to the same splits as when they are sampled."""
-    rows = [row for split in ("test", "train", "val") for row in rows_of(dataset, split)]
+    monkeypatch.setattr("mathllm.data.files._CHUNK_ROWS", 999)
+    rows = [row for split in ("test", "train", "val") for row in reversed(rows_of(dataset, split))]
     lines = [f"{row['expression']}={row['answer']}" for row in rows]
     path = text_file(tmp_path / "all.txt", lines + lines)
     metadata = import_dataset(path, DataConfig(format="reversed"), tmp_path / "out")
     for split in ("train", "val", "test"):
-        expected = [row["expression"] for row in rows_of(dataset, split)] * (2 if split == "train" else 1)
+        expected = [row["expression"] for row in reversed(rows_of(dataset, split))]
+        expected *= 2 if split == "train" else 1
         assert [row["expression"] for row in rows_of(tmp_path / "out", split)] == expected
     assert metadata["notes"] == ["400 repeated rows were left out of val.jsonl and test.jsonl"]
     assert metadata["from"] == "all.txt"

@@ -172,11 +172,14 @@ def test_a_row_that_is_too_long_does_not_widen_the_others() -> None:
 
 @given(st.lists(st.text("0123456789-+", max_size=8), min_size=1, max_size=6))
 def test_integers_are_read_as_python_reads_them(texts: list[str]) -> None:
-    numbers, good = numbers_from_ids(*encode_rows(texts))
-    for row, text in enumerate(texts):
-        digits = text.removeprefix("-")
-        assert bool(good[row]) == digits.isdigit()
-        assert numbers.to_ints()[row] == (int(text) if digits.isdigit() else 0)
+    for backwards in (False, True):
+        numbers, good = numbers_from_ids(*encode_rows(texts), least_significant_first=backwards)
+        for row, text in enumerate(texts):
+            digits = text.removeprefix("-")
+            assert bool(good[row]) == digits.isdigit()
+            sign = -1 if digits != text else 1
+            value = int(digits[::-1] if backwards else digits) if good[row] else 0
+            assert numbers.to_ints()[row] == sign * value
 
 
 def test_no_rows() -> None:

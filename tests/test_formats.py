@@ -289,7 +289,11 @@ def test_the_longest_text_is_as_long_as_announced(notation: Format, tasks: str, 
     pairs = list(product([*range(10), 10, 11, 18, 19, 20, 80, 89, 90, 91, 98, 99], repeat=2))
     asked = [Question(s, p) for s in symbols for p in pairs if s == "+" or signed or p[0] >= p[1]]
     more = [Question("+", p) for n in (3, 4) for p in product((0, 9, 10, 99), repeat=n) if "+" in symbols]
-    for max_digits, max_operands in ((1, 2), (2, 2), (2, 3), (2, 4)):
+    wide = (0, 1, 9, 10, 99, 100, 189, 190, 199, 899, 900, 901, 999)
+    more += [
+        Question(s, p) for s in symbols for p in product(wide, repeat=2) if s == "+" or signed or p[0] >= p[1]
+    ]
+    for max_digits, max_operands in ((1, 2), (2, 2), (3, 2), (2, 3), (2, 4)):
         fitting = [q for q in asked + more if q.width <= max_digits and len(q.operands) <= max_operands]
         lengths = notation.render(arrays(fitting)).lengths
         assert notation.longest(get_tasks(tasks), max_digits, max_operands, signed) == lengths.max()
@@ -399,6 +403,12 @@ def test_malformed_texts_are_flagged(text: str, well_formed: bool, ended: bool, 
     assert parsed.ended.tolist() == [ended]
     if value is not None:
         assert integers_of(parsed.answer) == [value]
+
+
+@pytest.mark.parametrize("text", ["9-12=3-<end>", "9-12=--3<end>", "9-12=3-4<end>", "9-12=-<end>"])
+@pytest.mark.parametrize("name", ["plain", "reversed"])
+def test_a_sign_stands_first_whatever_the_order_of_digits(name: str, text: str) -> None:
+    assert not FORMATS[name].parse(encode(text)[None]).well_formed.any()
 
 
 @every_format

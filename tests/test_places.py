@@ -98,6 +98,17 @@ def test_the_token_before_an_answer_digit_has_its_place(notation: Format, asked:
         assert not places[row, end:].any()  # neither `<end>` nor padding is about a digit
 
 
+def test_a_column_thought_announces_the_digits_of_any_difference() -> None:
+    # numbers close to one another: long chains of borrows, and answers much shorter than the operands
+    pairs = [(a, b) for a in range(900, 1100) for b in range(a - 110, a + 110, 2)]
+    pairs += [
+        (10**n + r, s) for n in range(2, 7) for r in (0, 1, 30) for s in (10**n - 1, 10**n - 60, 9, 90, 94)
+    ]
+    ids = FORMATS["column"].render(arrays([Question("-", pair) for pair in pairs])).ids
+    announced = FORMATS["column"].places(ids)[ids == END_THINK]
+    assert announced.tolist() == [len(str(abs(a - b))) for a, b in pairs]
+
+
 @given(batches(max_digits=8, max_operands=12), st.booleans())
 def test_column_steps_have_the_place_of_their_column(asked: list[Question], zero_pad: bool) -> None:
     notation = get_format("column", zero_pad)
@@ -168,6 +179,18 @@ def test_nor_whatever_a_model_makes_up(notation: Format, asked: list[Question], 
         start = data.draw(st.integers(int(prompt), int(rendered.lengths[row])))
         rows.append(rendered.ids[row, :start].tolist() + data.draw(equation_like_ids))
     assert_stable(notation, cut_rows(rows))
+
+
+@pytest.mark.parametrize("notation", WITH_PLACES, ids=format_id)
+@pytest.mark.parametrize("text", ["99+1", "12-15", "100-99", "1+2+3"])
+def test_no_token_at_all_changes_the_places_before_it(notation: Format, text: str) -> None:
+    rendered = notation.render(arrays([ask(text)]))
+    for length in range(int(rendered.prompt_lengths[0]), int(rendered.lengths[0])):
+        prefix = rendered.ids[:, :length]
+        followed = np.hstack(
+            [np.repeat(prefix, len(TOKENS), axis=0), np.arange(len(TOKENS), dtype=np.uint8)[:, None]]
+        )
+        assert (notation.places(followed)[:, :-1] == notation.places(prefix)).all()
 
 
 @given(any_format, st.lists(equation_like_ids.map(lambda ids: [1, *ids]), min_size=1, max_size=4))

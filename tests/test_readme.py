@@ -14,7 +14,16 @@ README = Path(__file__).parents[1] / "README.md"
 # later options win, so these make a command small without changing what it does
 SMALL = {
     "gen-data": ["--num-examples", "2000"],
-    "train": ["--max-steps", "3", "--set", "train.eval_examples=20", "--eval-steps", "3", "--batch-size", "8"],
+    "train": [
+        "--max-steps",
+        "3",
+        "--set",
+        "train.eval_examples=20",
+        "--eval-steps",
+        "3",
+        "--batch-size",
+        "8",
+    ],
     "eval": ["--exhaustive", "3"],
     "demo": ["--steps", "3", "--limit", "3"],
 }
@@ -46,6 +55,13 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             extra = [*extra, "--overwrite"]
         line = f"{command} {shlex.join(extra)}"
         done = subprocess.run(
-            line, shell=True, cwd=tmp_path, env=environment, input="quit\n", capture_output=True, text=True, timeout=120
+            line,
+            shell=True,
+            cwd=tmp_path,
+            env=environment,
+            input="quit\n",
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"

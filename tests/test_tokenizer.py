@@ -67,6 +67,8 @@ def test_white_space_between_tokens_is_ignored(parts: list[tuple[str, int, str]]
         "100-99=<think>0-9=-9 0-9-1=-10 1-0-1=0</think>1<end>",
         "99+9=<think>9+9+9+9+9+9+9+9+9+9+9+9=108 9+0",
         "9-8=1 0-9",
+        "=1+2",
+        "=-1-2",
         "12+34=46<end>",
         "3-12=-9<end>",
         "99+21+5=<think>99+12=021</think><think>021+5=521</think>125<end>",

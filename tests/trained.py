@@ -10,6 +10,7 @@ import os
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,11 @@ import torch.nn.functional as F
 
 from mathllm.config import DataConfig, ModelConfig
 from mathllm.formats import get_format
+from mathllm.inference.solver import Solver
 from mathllm.model import Transformer
-from mathllm.model.checkpoint import save_model
+from mathllm.model.checkpoint import Checkpoint, save_model
 from mathllm.tasks.expressions import parse_expressions
+from mathllm.tokenizer import VOCAB_SIZE, encode
 
 SURE = 0.02  # the loss of a whole row that is learned: the model gives 98% to all of it
 
@@ -55,3 +58,44 @@ def trained_checkpoint(
         directory, model, config, DataConfig(task=task, format=format, zero_pad=zero_pad, max_digits=1)
     )
     return directory
+
+
+class Parrot(torch.nn.Module):
+    """Stands in for a model, and writes one text whatever it is asked: for what no trained model would write.
+
+    `interrupt` raises KeyboardInterrupt at that token, as Ctrl-C would.
+    """
+
+    vocab_size = VOCAB_SIZE
+    num_parameters = 0
+
+    def __init__(self, text: str, max_length: int = 100, interrupt: int = -1) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(VOCAB_SIZE, 1)
+        self.script = encode(text).tolist()
+        self.max_length, self.interrupt = max_length, interrupt
+
+    def make_cache(self, batch: int, max_length: int) -> "Parrot.Cursor":
+        return Parrot.Cursor()
+
+    def forward(self, tokens: torch.Tensor, cache: "Parrot.Cursor") -> torch.Tensor:
+        if cache.written == self.interrupt:
+            raise KeyboardInterrupt
+        logits = torch.zeros(*tokens.shape, VOCAB_SIZE)
+        logits[..., self.script[min(cache.written, len(self.script) - 1)]] = 9.0
+        cache.written += 1
+        return logits
+
+    class Cursor:
+        written = 0
+
+        def keep(self, rows: torch.Tensor) -> None:
+            pass
+
+
+def parrot_solver(text: str, max_length: int = 100, interrupt: int = -1, **data: Any) -> Solver:
+    """A solver around a Parrot, said to be trained on problems like these (see DataConfig)."""
+    settings = DataConfig(**data)
+    notation = get_format(settings.format, settings.zero_pad)
+    model: Any = Parrot(text, max_length, interrupt)
+    return Solver(Checkpoint(Path("parrot"), model, ModelConfig("nano"), settings, notation))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,9 @@ def demo(
     output_dir: Annotated[
         Path, typer.Option(help="Directory for the data and the run; what a demo left there is replaced.")
     ] = Path("checkpoints/demo"),
-    limit: Annotated[int, typer.Option(min=0, help="Check every pair of operands from 0 to this number.")] = 999,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Check every pair of operands from 0 to this number.")
+    ] = 999,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
 ) -> None:
@@ -39,24 +41,27 @@ def demo(
 
     console = Console(highlight=False)
     data_dir = output_dir / "data"
-    made = {"data": {"data_dir": str(data_dir)}, "train": {"output_dir": str(output_dir), "seed": seed}}
+    run: dict[str, Any] = {"output_dir": str(output_dir), "seed": seed}
     if steps is not None:
-        made["train"] |= {"max_steps": steps}
-    config = build_config(made, recipe=RECIPE)
+        run["max_steps"] = steps
+    config = build_config({"data": {"data_dir": str(data_dir)}, "train": run}, recipe=RECIPE)
 
     headline(console, f"1. Data: {EXAMPLES:,} sums of numbers of up to {config.data.max_digits} digits")
     generate_dataset(config.data, EXAMPLES, seed, data_dir, overwrite=True)
     show_rows(console, data_dir / "train.jsonl")
 
     headline(console, "2. Training")
-    outcome = train(config, overwrite=True, console=Console(stderr=True)).outcome
-    if outcome.reason == "signal":
-        raise typer.Exit(128 + outcome.signal)
-    console.print(f"{outcome.step:,} steps in {outcome.seconds:.0f} s")
+    result = train(config, overwrite=True, console=Console(stderr=True))
+    if result.outcome.reason == "signal":
+        raise typer.Exit(128 + result.outcome.signal)
+    console.print(f"{result.outcome.step:,} steps in {result.outcome.seconds:.0f} s")
 
     checkpoint = load_checkpoint(output_dir)
     headline(console, "3. Is it exactly right?")
-    show_evaluation(console, checkpoint, config, limit)
+    if result.test is not None:
+        test = result.test
+        console.print(f"{test['correct']:,} of {test['num_examples']:,} held-out problems are right")
+    check_all_pairs(console, checkpoint, config, limit)
 
     headline(console, "4. How it reasons")
     show_reasoning(console, checkpoint)
@@ -64,7 +69,9 @@ def demo(
     headline(console, "Next")
     console.print("mathllm chat                      talk to it", markup=False)
     console.print(f"mathllm eval --exhaustive {limit:<8}check every pair again", markup=False)
-    console.print("mathllm gen-data && mathllm train  a larger model, on data of your own making", markup=False)
+    console.print(
+        "mathllm gen-data && mathllm train  a larger model, on data of your own making", markup=False
+    )
 
 
 def headline(console: Console, text: str) -> None:
@@ -80,24 +87,23 @@ def show_rows(console: Console, path: Path, count: int = 3) -> None:
             console.print(json.loads(next(file))["text"], markup=False)
 
 
-def show_evaluation(console: Console, checkpoint: Checkpoint, config: Config, limit: int) -> None:
-    """Exact match on the test file, then on every pair of operands, and the first mistakes."""
-    from mathllm.cli.eval import progress_bar
-    from mathllm.data.files import read_problems
+def check_all_pairs(console: Console, checkpoint: Checkpoint, config: Config, limit: int) -> None:
+    """Exact match on every pair of operands, and the first mistakes."""
+    from mathllm.cli.eval import _progress_bar as progress_bar
     from mathllm.evaluation.exhaustive import AllPairs
     from mathllm.evaluation.report import evaluate_problems
-    from mathllm.evaluation.show import headline as result_line
     from mathllm.evaluation.show import show_mistakes
     from mathllm.tasks import get_tasks
 
-    held_out = read_problems(Path(config.data.data_dir) / "test.jsonl")
     pairs = AllPairs(get_tasks(config.data.task), limit, config.data.signed)
-    named = {f"{len(held_out):,} problems held out": held_out, f"every pair of numbers from 0 to {limit:,}": pairs}
-    for name, problems in named.items():
-        with progress_bar() as progress:
-            report = evaluate_problems(checkpoint.model, checkpoint.notation, problems, progress=progress)
-        console.print(f"{name}: {result_line(report)} in {report.seconds:.0f} s")
-        show_mistakes(console, report)
+    with progress_bar() as progress:
+        report = evaluate_problems(checkpoint.model, checkpoint.notation, pairs, progress=progress)
+    right, of = report.answers.correct, report.answers.num_examples
+    style = "bold green" if right == of else "bold yellow"
+    console.print(
+        f"[{style}]{right:,} of {of:,}[/] pairs of numbers from 0 to {limit:,} are right ({report.seconds:.0f} s)"
+    )
+    show_mistakes(console, report)
 
 
 def show_reasoning(console: Console, checkpoint: Checkpoint) -> None:
@@ -109,4 +115,6 @@ def show_reasoning(console: Console, checkpoint: Checkpoint) -> None:
     for step in solution.steps:
         console.print(f"  {step}", markup=False)
     verdict = "right" if solution.correct else "wrong"
-    console.print(f"{SAMPLE} = {solution.answer}   {verdict}, confidence {solution.confidence:.2%}", markup=False)
+    console.print(
+        f"{SAMPLE} = {solution.answer}   {verdict}, confidence {solution.confidence:.2%}", markup=False
+    )

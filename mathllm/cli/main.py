@@ -18,7 +18,6 @@ from mathllm.cli.demo import demo
 from mathllm.cli.eval import evaluate
 from mathllm.cli.gen_data import gen_data
 from mathllm.cli.solve import solve
-from mathllm.cli.train import EPILOG as TRAIN_EPILOG
 from mathllm.cli.train import train
 from mathllm.errors import ExpressionError, MathLLMError
 
@@ -37,7 +36,7 @@ app = typer.Typer(
 # in the order in which they are used
 app.command("demo")(demo)
 app.command("gen-data")(gen_data)
-app.command("train", epilog=TRAIN_EPILOG)(train)
+app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("chat")(chat)
 app.command("solve")(solve)
@@ -51,7 +50,9 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show the Python traceback of an error.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mathllm.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from mathllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,67 +17,124 @@ if TYPE_CHECKING:
     from mathllm.config import Config
     from mathllm.training.run import TrainResult
 
-MODEL, DATA, OPTIMIZATION, RUN = "Model", "Data", "Optimization", "Run"
-
-EPILOG = """Examples: [cyan]mathllm train[/] (on data/ if mathllm gen-data wrote it, else on an endless stream);
-[cyan]mathllm train --task addition --max-digits 3 --model-size nano[/];
-[cyan]mathllm train --recipe addsub-3digit[/]; [cyan]torchrun --nproc-per-node 2 -m mathllm train[/].
-Everything else: [cyan]--set section.key=value[/], for example --set model.layers=3. Precedence: size < recipe <
---set < flag."""
+MODEL, DATA, OPTIMIZATION, OUTPUT, MACHINE, MORE = (
+    *("Model", "Data", "Optimization", "Output", "Machine"),
+    "All other settings (a recipe gives way to --set, and both to a flag)",
+)
 
 
-def option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False, **more)
+def option(
+    help_text: str, panel: str, default: Any = None, flag: str = "", metavar: str | None = None
+) -> Any:
+    """A flag that is None unless it is given, so that a recipe can decide; `default` is for the help."""
+    shown = "" if default is None else f" [dim]\\[default: {default}][/]"
+    names = [flag] if flag else []
+    return typer.Option(
+        *names, help=help_text + shown, rich_help_panel=panel, show_default=False, metavar=metavar
+    )
 
 
 def train(
-    model_size: Annotated[Optional[str], option("nano, small, medium or large [default: small]", MODEL)] = None,
-    position: Annotated[Optional[str], option("learned, sinusoidal, rope or nope [default: rope]", MODEL)] = None,
+    model_size: Annotated[
+        str | None, option("nano, small, medium or large.", MODEL, ModelConfig.size)
+    ] = None,
+    position: Annotated[
+        str | None, option("learned, sinusoidal, rope or nope.", MODEL, ModelConfig.position)
+    ] = None,
     max_length: Annotated[
-        Optional[int], option("Tokens of prompt and completion [default: what the data needs]", MODEL)
+        int | None, option("Tokens of prompt and completion.", MODEL, "what the data need")
     ] = None,
-    data_dir: Annotated[Optional[str], option("Directory that mathllm gen-data wrote", DATA)] = None,
-    task: Annotated[Optional[str], option("addition, subtraction or both, comma-separated: a stream", DATA)] = None,
-    format: Annotated[Optional[str], option("column, pairwise, reversed or plain [default: column]", DATA)] = None,
-    max_digits: Annotated[Optional[int], option("Digits of the longest operand of a stream", DATA)] = None,
-    batch_size: Annotated[Optional[int], option("Rows per step (and process)", OPTIMIZATION)] = None,
-    grad_accumulation: Annotated[Optional[int], option("Batches added up for one step", OPTIMIZATION)] = None,
-    learning_rate: Annotated[Optional[float], option("Peak learning rate of AdamW", OPTIMIZATION)] = None,
-    weight_decay: Annotated[Optional[float], option("Weight decay of matrices", OPTIMIZATION)] = None,
-    optimizer: Annotated[Optional[str], option("muon (with AdamW for the rest) or adamw", OPTIMIZATION)] = None,
-    schedule: Annotated[Optional[str], option("linear, cosine or constant", OPTIMIZATION)] = None,
-    warmup_steps: Annotated[Optional[int], option("Steps of linear warm-up", OPTIMIZATION)] = None,
-    num_epochs: Annotated[Optional[int], option("Times through the data", OPTIMIZATION)] = None,
-    max_steps: Annotated[Optional[int], option("Steps, instead of epochs", OPTIMIZATION)] = None,
+    data_dir: Annotated[
+        str | None, option("Directory that mathllm gen-data made.", DATA, "data, if there is one")
+    ] = None,
+    task: Annotated[
+        str | None, option("Of a stream: addition, subtraction, or both with a comma.", DATA, DataConfig.task)
+    ] = None,
+    format: Annotated[
+        str | None, option("column, pairwise, reversed or plain.", DATA, "the data's, else column")
+    ] = None,
+    max_digits: Annotated[
+        int | None, option("Of a stream: digits of the longest operand.", DATA, DataConfig.max_digits)
+    ] = None,
+    batch_size: Annotated[
+        int | None, option("Rows of a step and process.", OPTIMIZATION, TrainConfig.batch_size)
+    ] = None,
+    grad_accumulation: Annotated[
+        int | None, option("Batches added up for a step.", OPTIMIZATION, TrainConfig.grad_accumulation)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, option("Peak learning rate of AdamW.", OPTIMIZATION, OptimConfig.learning_rate)
+    ] = None,
+    weight_decay: Annotated[
+        float | None, option("Weight decay of matrices.", OPTIMIZATION, OptimConfig.weight_decay)
+    ] = None,
+    optimizer: Annotated[
+        str | None, option("muon (AdamW for the rest) or adamw.", OPTIMIZATION, OptimConfig.optimizer)
+    ] = None,
+    schedule: Annotated[
+        str | None, option("linear, cosine or constant.", OPTIMIZATION, OptimConfig.schedule)
+    ] = None,
+    warmup_steps: Annotated[
+        int | None, option("Steps of linear warm-up.", OPTIMIZATION, OptimConfig.warmup_steps)
+    ] = None,
+    num_epochs: Annotated[
+        int | None, option("Times through the data.", OPTIMIZATION, TrainConfig.num_epochs)
+    ] = None,
+    max_steps: Annotated[int | None, option("Steps, instead of epochs.", OPTIMIZATION)] = None,
     target_exact_match: Annotated[
-        Optional[float], option("Stop when validation reaches this share", OPTIMIZATION)
+        float | None, option("Stop when validation reaches this share.", OPTIMIZATION)
     ] = None,
-    patience: Annotated[Optional[int], option("Stop after so many evaluations without a better one", OPTIMIZATION)] = None,
-    recipe: Annotated[Optional[str], option("A named recipe, or a TOML file", RUN)] = None,
-    set_: Annotated[Optional[list[str]], option("Any setting: section.key=value (repeatable)", RUN, "--set")] = None,
-    output_dir: Annotated[Optional[str], option("Where the run goes [default: checkpoints/TASK-SIZE]", RUN)] = None,
-    resume: Annotated[bool, option("Go on with the run in the output directory", RUN, "--resume")] = False,
-    overwrite: Annotated[bool, option("Delete the run in the output directory first", RUN, "--overwrite")] = False,
-    seed: Annotated[Optional[int], option("Seed of weights and data", RUN)] = None,
-    device: Annotated[Optional[str], option("auto, cpu, cuda or cuda:N", RUN)] = None,
-    precision: Annotated[Optional[str], option("auto, fp32, bf16 or fp16", RUN)] = None,
-    fp16: Annotated[bool, option("Short for --precision fp16", RUN, "--fp16")] = False,
-    compile: Annotated[Optional[bool], option("Compile the model with torch.compile", RUN, "--compile/--no-compile")] = None,
-    eval_batch_size: Annotated[Optional[int], option("Rows per batch of evaluation", RUN)] = None,
-    eval_steps: Annotated[Optional[int], option("Steps between evaluations", RUN)] = None,
-    save_steps: Annotated[Optional[int], option("Steps between checkpoints", RUN)] = None,
-    logging_steps: Annotated[Optional[int], option("Steps between log lines", RUN)] = None,
+    patience: Annotated[
+        int | None, option("Stop after so many evaluations without a better one.", OPTIMIZATION)
+    ] = None,
+    output_dir: Annotated[str | None, option("Where the run goes.", OUTPUT, "checkpoints/TASK-SIZE")] = None,
+    resume: Annotated[bool, option("Go on with the run there.", OUTPUT, flag="--resume")] = False,
+    overwrite: Annotated[bool, option("Delete the run there first.", OUTPUT, flag="--overwrite")] = False,
+    eval_steps: Annotated[
+        int | None, option("Steps between evaluations.", OUTPUT, TrainConfig.eval_steps)
+    ] = None,
+    save_steps: Annotated[
+        int | None, option("Steps between checkpoints.", OUTPUT, TrainConfig.save_steps)
+    ] = None,
+    logging_steps: Annotated[
+        int | None, option("Steps between log lines.", OUTPUT, TrainConfig.logging_steps)
+    ] = None,
     wandb: Annotated[
-        Optional[bool], option("Log to Weights & Biases [default: if logged in]", RUN, "--wandb/--no-wandb")
+        bool | None, option("Log to W&B.", OUTPUT, "if logged in", flag="--wandb/--no-wandb")
     ] = None,
     show_loss_mask: Annotated[
-        bool, option("Show which tokens of a few rows are trained on, and stop", RUN, "--show-loss-mask")
+        bool, option("Show what a few rows are trained on, and stop.", OUTPUT, flag="--show-loss-mask")
     ] = False,
+    device: Annotated[str | None, option("auto, cpu, cuda or cuda:N.", MACHINE, TrainConfig.device)] = None,
+    precision: Annotated[
+        str | None, option("auto, fp32, bf16 or fp16.", MACHINE, TrainConfig.precision)
+    ] = None,
+    fp16: Annotated[bool, option("Short for --precision fp16.", MACHINE, flag="--fp16")] = False,
+    compile: Annotated[
+        bool | None, option("Use torch.compile.", MACHINE, "no", flag="--compile/--no-compile")
+    ] = None,
+    eval_batch_size: Annotated[
+        int | None, option("Rows of a batch of evaluation.", MACHINE, TrainConfig.eval_batch_size)
+    ] = None,
+    seed: Annotated[int | None, option("Seed of weights and data.", MACHINE, TrainConfig.seed)] = None,
+    recipe: Annotated[str | None, option("A named recipe, or a TOML file.", MORE)] = None,
+    set_: Annotated[
+        list[str] | None,
+        option("Any setting, as in model.layers=3; repeatable.", MORE, flag="--set", metavar="KEY=VALUE"),
+    ] = None,
 ) -> None:
-    """Train a model and keep the best checkpoint.
+    """Train a model, keep the best checkpoint, and test that on problems never seen.
 
-    Without a flag: the small model on data/, or on an endless stream if there is none. Writes checkpoints, metrics.jsonl,
-    logs/training.log and test_results.json under the output directory. Ctrl-C saves first; --resume goes on exactly.
+    Without a flag: the small model on data/, or on an endless stream of new
+    problems if mathllm gen-data has made no files. All goes to the output
+    directory: checkpoints, metrics.jsonl, logs/training.log, test_results.json.
+    Ctrl-C saves first, and --resume goes on exactly.
+
+    \b
+    mathllm train
+    mathllm train --task addition,subtraction --max-digits 2 --model-size nano
+    mathllm train --recipe addsub-3digit --output-dir checkpoints/mine
+    torchrun --nproc-per-node 2 -m mathllm train
     """
     flags = locals()
     from rich.console import Console
@@ -152,7 +210,7 @@ SETTINGS = {
 
 
 def config_from_flags(flags: dict[str, Any]) -> Config:
-    """The Config that flags, recipe and --set amount to, on top of the run's own settings when it is resumed."""
+    """The Config that flags, recipe and --set amount to, on top of a run's own when it is resumed."""
     from mathllm.config import build_config, parse_assignments
     from mathllm.training.run import complete, saved_settings
 
@@ -181,23 +239,21 @@ def config_from_flags(flags: dict[str, Any]) -> Config:
 
 
 def data_settings(data_dir: str, asked: dict[str, Any], recipe: str | None) -> dict[str, dict[str, Any]]:
-    """What the data directory says about its problems: the one named, or data/ where nothing asks for a stream."""
+    """What the data directory says of its problems: the one named, or data/ if nothing asks for a stream."""
     from mathllm.config import load_recipe
     from mathllm.data.files import read_metadata
-    from mathllm.training.run import FACTS
+    from mathllm.data.sources import STREAM_SETTINGS
 
-    if data_dir:
-        facts = [name for name in FACTS if name in asked]
-        if facts:
-            raise UsageError(
-                f"{facts[0]} is what a stream of problems is asked for, but {data_dir} has its own problems",
-                "leave out the one or the other",
-            )
-    elif any(name != "format" for name in asked) or (recipe and load_recipe(recipe).get("data")):
-        return {}
-    elif not Path("data/metadata.json").is_file():
-        return {}
-    data_dir = data_dir or "data"
+    stream = [name for name in STREAM_SETTINGS if name in asked]
+    if data_dir and stream:
+        raise UsageError(
+            f"{stream[0]} describes a stream of new problems, but {data_dir} has its own",
+            "leave out the one or the other, or make other files: mathllm gen-data",
+        )
+    if not data_dir:
+        if stream or (recipe and load_recipe(recipe).get("data")) or not Path("data/metadata.json").is_file():
+            return {}
+        data_dir = "data"
     return {"data": {**read_metadata(Path(data_dir))["data"], "data_dir": data_dir}}
 
 

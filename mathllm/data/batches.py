@@ -49,4 +49,6 @@ def make_batch(rendered: Rendered, rows: NDArray[np.int64], device: torch.device
     counted = (column >= rendered.prompt_lengths[rows, None]) & (column < rendered.lengths[rows, None])
     targets = np.where(counted, ids[:, 1:], IGNORED)
     inputs = torch.from_numpy(np.ascontiguousarray(ids[:, :-1]))
-    return Batch(inputs.to(device, non_blocking=True), torch.from_numpy(targets).to(device, non_blocking=True))
+    return Batch(
+        inputs.to(device, non_blocking=True), torch.from_numpy(targets).to(device, non_blocking=True)
+    )

@@ -31,7 +31,6 @@ _BATCH_CHARACTERS = 1 << 22
 _BATCH_ROWS = 1 << 15
 _BATCH_TOKENS = 1 << 23  # of rows padded to the longest: one very long row must not blow up the others
 _FOREIGN = re.compile(r"[^0-9+\-= \t\r\v\f\n]")
-_DECODER = json.JSONDecoder(parse_int=str)  # an answer may have more digits than Python turns into an int
 
 # line numbers, equations, and by row why it has none
 Rows = tuple[list[int], list[str], dict[int, str]]
@@ -99,7 +98,7 @@ def _of_text(handle: TextIO) -> Iterator[Rows]:
 def _of_json(handle: TextIO) -> Iterator[Rows]:
     for numbers, lines in _filled_lines(handle):
         try:
-            rows = list(map(_DECODER.decode, lines))
+            rows = list(map(json.loads, lines))
             yield numbers, list(map(_equation, rows)), {}
         except (ValueError, TypeError, KeyError, RecursionError):
             found = list(map(_equation_or_fault, lines))
@@ -114,7 +113,7 @@ def _equation(row: dict[str, Any]) -> str:
 def _equation_or_fault(line: str) -> tuple[str, str]:
     """The equation of one row of JSON, or why there is none."""
     try:
-        return _equation(_DECODER.decode(line)), ""
+        return _equation(json.loads(line)), ""
     except (ValueError, RecursionError) as error:
         return "", f"this is not JSON: {getattr(error, 'msg', error)}"
     except (TypeError, KeyError):

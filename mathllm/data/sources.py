@@ -1,7 +1,7 @@
 """Where training problems come from: an endless stream, or a file. Both are pure functions of (seed, step).
 
-So the whole state of a loader is the step number, resuming is exact, and every process of a distributed run can
-make the same batch and take its own rows of it.
+So the whole state of a loader is the step number, resuming is exact, and every process of a distributed run
+can make the same batch and take its own rows of it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ from mathllm.formats import get_format
 from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.splits import SPLITS, TRAIN, SplitRatios, hash_problems, split_of
 
+# what describes a stream; a data directory's metadata says it of the problems there
+STREAM_SETTINGS = ("task", "max_digits", "max_operands", "sampling", "signed", "train_ratio", "val_ratio")
+
 # kinds of random numbers, so that no two uses of one seed share a stream
 _TRAINING, _HELD_OUT, _EPOCH = range(3)
+
+# draws for a step before we give up: some kinds have a handful of problems, and none of them to train on
+_DRAWS, _MOST_ROWS = 40, 1 << 18
 
 
 class Source(Protocol):
@@ -32,22 +38,26 @@ class ProblemStream:
     """Endless problems of the train split: no two steps repeat each other by accident of seeding."""
 
     def __init__(self, data: DataConfig, seed: int) -> None:
-        self.codes, self.how, self.ratios, self.seed = get_tasks(data.task), sampling(data), ratios(data), seed
+        self.codes, self.how, self.ratios = get_tasks(data.task), sampling(data), ratios(data)
+        self.seed = seed
 
     def problems(self, step: int, n: int) -> Problems:
         rng = np.random.default_rng([self.seed, _TRAINING, step])
         parts: list[Problems] = []
         missing = n
-        while missing > 0:
-            drawn = sample(rng, int(missing / self.ratios.train * 1.1) + 16, self.codes, self.how)
+        for _ in range(_DRAWS):
+            rows = int(missing / self.ratios.train * 1.1) + 16
+            drawn = sample(rng, min(rows, _MOST_ROWS), self.codes, self.how)
             drawn = drawn[np.flatnonzero(split_of(drawn, self.ratios) == TRAIN)[:missing]]
             parts.append(drawn)
             missing -= len(drawn)
-        return concatenate(parts)
+            if missing == 0:
+                return concatenate(parts)
+        raise _no_problem(TRAIN)
 
 
 class ProblemFile:
-    """A fixed set of problems in a new random order every epoch; batches run on across epochs, none is short."""
+    """A fixed set of problems, in a new order every epoch; batches run on across epochs, none is short."""
 
     def __init__(self, problems: Problems, seed: int) -> None:
         if len(problems) == 0:
@@ -91,11 +101,15 @@ def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:
         if len(seen) >= n or len(fresh) == 0:
             break
     if len(seen) == 0:
-        raise UsageError(
-            f"the {SPLITS[split]} split has no problem of this kind",
-            "use more digits, or give the split a larger share",
-        )
+        raise _no_problem(split)
     return concatenate(found)
+
+
+def _no_problem(split: int) -> UsageError:
+    return UsageError(
+        f"the {SPLITS[split]} split has no problem of this kind, or next to none",
+        "use more digits, or larger shares: --set data.train_ratio=0.8 --set data.val_ratio=0.1",
+    )
 
 
 def sampling(data: DataConfig) -> Sampling:

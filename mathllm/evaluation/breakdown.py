@@ -106,7 +106,7 @@ def wrong_digits(problems: Problems, said: Numbers, true: Numbers) -> tuple[Ints
             one_less = (error[rows, :columns] == 9) & (carry > least[:, None])
             explained[rows, :columns] = one_more | one_less
     explained[:, 0] = False  # nothing is carried into the units
-    is_carry = wrong.any(1) & (said.negative == true.negative) & (explained | ~wrong).all(1)
+    is_carry = (said.negative == true.negative) & (explained | ~wrong).all(1)
     return first, is_carry
 
 

@@ -119,7 +119,7 @@ def read_verdicts(
     answer_correct = ended & parsed.well_formed & parsed.answer.same(answer(problems))
     width = max(written.ids.shape[1], gold.ids.shape[1])
     same = (pad_ids(written.ids, width) == pad_ids(gold.ids, width)).all(1)
-    completion_correct = ended & same & (written.lengths == gold.lengths)
+    completion_correct = same & (written.lengths == gold.lengths)
     counts = gold.lengths - gold.prompt_lengths
     return Verdicts(
         problems, gold, written, parsed, answer_correct, completion_correct, token_hits, counts, decoded

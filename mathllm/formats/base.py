@@ -165,16 +165,11 @@ class Format:
             opened = ids[np.arange(n), thought_start] == THINK
             answer_start = thought_end
             well_formed &= closed & opened
-        # the answer, moved to the left and most significant digit first
+        # the answer, moved to the left
         lengths = end - answer_start
         source = np.minimum(answer_start[:, None] + np.arange(lengths.max(initial=1)), width)
         body = ids[np.arange(n)[:, None], source]
-        if self.least_significant_first:
-            signs = (body[:, 0] == MINUS) & (lengths > 0)
-            flipped = lengths[:, None] - 1 - np.arange(body.shape[1]) + signs[:, None]
-            flipped[signs, 0] = 0
-            body = np.take_along_axis(body, np.clip(flipped, 0, body.shape[1] - 1), 1)
-        number, is_number = numbers_from_ids(body, lengths)
+        number, is_number = numbers_from_ids(body, lengths, self.least_significant_first)
         return Parsed(number, well_formed & is_number, ended, thought_start, thought_end, answer_start, end)
 
     @property

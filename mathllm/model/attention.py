@@ -13,7 +13,8 @@ from mathllm.model.positions import PositionScheme
 class Attention(nn.Module):
     """Multi-head attention; `kv_heads` < `heads` shares keys and values (GQA, arXiv 2305.13245).
 
-    With `qk_norm` queries and keys are scaled to unit RMS per head (arXiv 2010.04245, here without a trained scale).
+    With `qk_norm` queries and keys are scaled to unit RMS per head (arXiv 2010.04245; here without a trained
+    scale).
     """
 
     def __init__(self, hidden: int, heads: int, kv_heads: int, qk_norm: bool) -> None:
@@ -33,7 +34,7 @@ class Attention(nn.Module):
         cache: KeyValueCache | None,
         mask: Tensor | None,
     ) -> Tensor:
-        """x (B, T, C), positions (T) -> (B, T, C). `mask` (T, S) is needed only where T tokens follow a cache."""
+        """x (B, T, C), positions (T) -> (B, T, C). Only T > 1 tokens after others need a mask (T, S)."""
         batch, length, _ = x.shape
         # (B, T, C) -> (B, H + Hkv + Hkv, T, D)
         heads = self.qkv(x).view(batch, length, -1, self.head_width).transpose(1, 2)

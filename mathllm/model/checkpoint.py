@@ -81,7 +81,9 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     `checkpoints/`, else the checkpoint that ships with mathllm.
     """
     if path is None:
-        runs = [run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() != SHIPPED.resolve()]
+        runs = [
+            run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() != SHIPPED.resolve()
+        ]
         inside = [found for run in runs if (found := _inside(run)) is not None]
         if inside:
             return max(inside, key=lambda found: (found / WEIGHTS).stat().st_mtime_ns)
@@ -118,7 +120,7 @@ def step_checkpoints(run: Path) -> list[Path]:
 
 
 def read_tensors(path: Path, expected: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file; where some are `expected`, it must hold these names and shapes alone."""
+    """The tensors of a safetensors file, which must have the names and shapes of those `expected`, if any."""
     try:
         tensors: dict[str, torch.Tensor] = load_tensors(path.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
@@ -136,12 +138,14 @@ def read_tensors(path: Path, expected: dict[str, torch.Tensor] | None = None) ->
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """A checkpoint's config.json. Raises CheckpointError where it is damaged, or the vocabulary another one."""
+    """A checkpoint's config.json. Raises CheckpointError for a damaged one, and for another vocabulary."""
     path = directory / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", "use another checkpoint of the run") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error}", "use another checkpoint of the run"
+        ) from error
     if not isinstance(config, dict) or config.get("vocabulary") != list(TOKENS):
         raise CheckpointError(
             f"{directory} was made with another vocabulary than the sixteen tokens of mathllm",

@@ -1,7 +1,7 @@
 """How a token knows where it is: one small class per scheme, behind one registry.
 
-Every scheme has the same two moments: `embed` may add to the token embeddings, `rotate` may turn queries and keys.
-Both see positions only, never lengths, so cached decoding and training agree.
+Every scheme has the same two moments: `embed` may add to the token embeddings, `rotate` may turn queries and
+keys. Both see positions only, never lengths, so cached decoding and training agree.
 """
 
 from __future__ import annotations
@@ -83,7 +83,12 @@ class Nope(nn.Module):
 
 
 PositionScheme = Learned | Sinusoidal | Rope | Nope
-SCHEMES: dict[str, type[PositionScheme]] = {"learned": Learned, "sinusoidal": Sinusoidal, "rope": Rope, "nope": Nope}
+SCHEMES: dict[str, type[PositionScheme]] = {
+    "learned": Learned,
+    "sinusoidal": Sinusoidal,
+    "rope": Rope,
+    "nope": Nope,
+}
 
 
 def make_positions(name: str, hidden: int, head_width: int, max_length: int) -> PositionScheme:

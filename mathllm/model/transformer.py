@@ -2,8 +2,8 @@
 
     logits = Transformer(vocab_size=16, layers=2, ...)(ids)        # (B, T) -> (B, T, V)
 
-It knows tensors only: token ids or embeddings, positions, an optional cache. Objectives, formats and decoding live
-elsewhere.
+It knows tensors only: token ids or embeddings, positions, an optional cache. Objectives, formats and decoding
+live elsewhere.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_config(cls, config: ModelConfig, seed: int = 0) -> Transformer:
-        """A freshly initialised model; the same seed gives the same weights, whatever else draws random numbers."""
+        """A new model; the same seed gives the same weights, whatever else draws random numbers."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(

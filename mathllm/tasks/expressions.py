@@ -89,8 +89,8 @@ def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
     return Problems(operands, lengths, np.where(good, code, 0).astype(np.uint8)), good
 
 
-def numbers_from_ids(ids: Ids, lengths: Ints) -> tuple[Numbers, Bools]:
-    """Integers from ids [N, T] of `-12` or `34`, most significant digit first; and which rows are such."""
+def numbers_from_ids(ids: Ids, lengths: Ints, least_significant_first: bool = False) -> tuple[Numbers, Bools]:
+    """Integers from ids [N, T] of `-12` or `34`, the sign always first, and which rows [N] are integers."""
     n, width = ids.shape
     if width == 0:
         return Numbers(np.zeros((n, 1), np.uint8), np.ones(n, np.int64), np.zeros(n, bool)), np.zeros(n, bool)
@@ -102,7 +102,8 @@ def numbers_from_ids(ids: Ids, lengths: Ints) -> tuple[Numbers, Bools]:
     good &= body.any(1)
     rows, columns = np.nonzero(body & good[:, None])
     digits: Digits = np.zeros((n, width), np.uint8)
-    digits[rows, lengths[rows] - 1 - columns] = ids[rows, columns]
+    places = columns - negative[rows] if least_significant_first else lengths[rows] - 1 - columns
+    digits[rows, places] = ids[rows, columns]
     return significant(digits, negative), good
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from mathllm import __version__
-from mathllm.config import Config
+from mathllm.config import Config, build_config
+from mathllm.data.sources import STREAM_SETTINGS
 from mathllm.training.state import Progress
 
 
@@ -13,7 +15,7 @@ def model_card(
     config: Config, parameters: int, progress: Progress, test: dict[str, Any] | None = None
 ) -> str:
     """What the model is, what it was trained on, how well it does with counts, and its limits. Markdown."""
-    data, model, train = config.data, config.model, config.train
+    data, model = config.data, config.model
     first = f"the first {data.num_examples:,} rows of " if data.num_examples else ""
     if data.data_dir:
         source = f"{first}`{data.data_dir}/train.jsonl`"
@@ -22,31 +24,49 @@ def model_card(
     lines = [
         f"# {data.task}, up to {data.max_digits} digits",
         "",
-        f"A {model.size} decoder of {parameters:,} parameters ({model.layers} layers of width {model.hidden}, position "
-        f"`{model.position}`), trained with mathllm {__version__}.",
+        f"A {model.size} decoder of {parameters:,} parameters ({model.layers} layers, width {model.hidden}, "
+        f"position `{model.position}`), trained with mathllm {__version__}.",
         "",
         "| | |",
         "| --- | --- |",
-        f"| task | {data.task}, operands of up to {data.max_digits} digits, up to {data.max_operands} of them |",
+        f"| task | {data.task}, up to {data.max_operands} operands of up to {data.max_digits} digits |",
         f"| format | `{data.format}`{', zero-padded' if data.zero_pad else ''} |",
         f"| training data | {source}; sampling `{data.sampling}` |",
         f"| training | {progress.step:,} steps, {progress.rows:,} rows, {config.optim.optimizer}, "
-        f"seed {train.seed}, {progress.seconds:.0f} s |",
+        f"seed {config.train.seed}, {progress.seconds:.0f} s |",
     ]
     if progress.best_step:
-        lines.append(f"| validation | exact match {progress.best_exact_match:.2%} at step {progress.best_step:,} |")
+        best = f"exact match {progress.best_exact_match:.2%} at step {progress.best_step:,}"
+        lines.append(f"| validation | {best} |")
     if test is not None:
         low, high = test["exact_match_ci95"]
-        lines.append(
-            f"| test | exact match {test['exact_match']:.4%}: {test['correct']:,} of {test['num_examples']:,} "
-            f"problems never trained on, 95% interval {low:.4%} to {high:.4%} |"
-        )
+        counts = f"{test['correct']:,} of {test['num_examples']:,} problems never trained on"
+        interval = f"95% interval {low:.4%} to {high:.4%}"
+        lines.append(f"| test | exact match {test['exact_match']:.4%}: {counts}, {interval} |")
     lines += [
         "",
-        "All settings are in `training_config.json`. To ask it something: `mathllm chat --checkpoint` this directory.",
+        f"Made by: `{command(config)}`",
         "",
-        f"Limits: nothing is known about numbers of more than {data.max_digits} digits or about other operations; "
-        "what the figures above were not counted on may be wrong.",
+        "All settings are in `training_config.json`. To ask it: `mathllm chat --checkpoint` this directory.",
+        "",
+        f"Limits: nothing is known about numbers of more than {data.max_digits} digits or about other "
+        "operations; what the figures above were not counted on may be wrong.",
         "",
     ]
     return "\n".join(lines)
+
+
+def command(config: Config) -> str:
+    """The command that trains such a model: all settings that are not the defaults."""
+    plain = build_config({"model": {"size": config.model.size}}).to_dict()
+    plain["model"]["size"] = ""
+    here = {"train.output_dir", "train.device", "train.wandb"}  # of one machine, and without influence
+    if config.data.data_dir:
+        here |= {f"data.{name}" for name in STREAM_SETTINGS}
+    settings = [
+        f"{section}.{key}={value}"
+        for section, values in config.to_dict().items()
+        for key, value in values.items()
+        if value != plain[section][key] and f"{section}.{key}" not in here
+    ]
+    return shlex.join(["mathllm", "train", *(word for setting in settings for word in ("--set", setting))])

@@ -28,7 +28,7 @@ class RunLog:
         with explained(f"write the logs of {run}"):
             _forget_after(run / METRICS, start_step)
             (run / LOG).parent.mkdir(parents=True, exist_ok=True)
-            # without a buffer: each line is on its way when it is written, and none is left to fail at the end
+            # without a buffer, so that no line is left to fail at the end
             self.metrics = open(run / METRICS, "ab", buffering=0)  # noqa: SIM115 (closed in __exit__)
             self.text = open(run / LOG, "ab", buffering=0)  # noqa: SIM115
         self.progress = Progress(

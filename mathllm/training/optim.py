@@ -14,8 +14,8 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest.
 
-    Weight decay applies to matrices only. Muon is PyTorch's (https://kellerjordan.github.io/posts/muon/): momentum,
-    orthogonalised by Newton-Schulz iterations in bf16.
+    Weight decay applies to the blocks' matrices only. Muon (https://kellerjordan.github.io/posts/muon/) is
+    PyTorch's: momentum, orthogonalised by Newton-Schulz iterations in bf16.
     """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -31,7 +31,7 @@ def make_optimizers(
 
 
 def make_schedule(name: str, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
-    """The factor on the learning rate at a step (counted from 0): linear warm-up, then the named decay to zero."""
+    """The factor on the learning rate at a step (from 0): linear warm-up, then the named decay to zero."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:

@@ -1,4 +1,4 @@
-"""A training run from its settings alone: finds the data, trains, tests the best checkpoint on problems never seen.
+"""A training run from its settings alone: finds the data, trains, tests the best checkpoint on new problems.
 
 result = train(build_config({"train": {"output_dir": "checkpoints/mine"}}))
 """
@@ -15,7 +15,14 @@ from rich.console import Console
 
 from mathllm.config import Config, DataConfig
 from mathllm.data.files import FILES, read_metadata, read_problems
-from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out, longest_text
+from mathllm.data.sources import (
+    STREAM_SETTINGS,
+    ProblemFile,
+    ProblemStream,
+    Source,
+    held_out,
+    longest_text,
+)
 from mathllm.device import describe, pick_device
 from mathllm.errors import DataError, UsageError
 from mathllm.evaluation.report import evaluate_problems
@@ -29,8 +36,6 @@ from mathllm.training.distributed import join, leave
 from mathllm.training.state import CARD, RESULTS, SETTINGS, clear_run, newest, read_progress, run_files
 from mathllm.training.trainer import Outcome, Trainer
 
-# what a data directory knows of its problems, whatever the settings say
-FACTS = ("task", "max_digits", "max_operands", "sampling", "signed", "train_ratio", "val_ratio")
 STREAM_EPOCH = 100_000  # rows that count as an epoch where there is no end of them
 TEST_EXAMPLES = 5_000  # of a stream
 
@@ -87,13 +92,14 @@ def train(
 
 
 def complete(config: Config) -> Config:
-    """Fills in what the settings leave open: what the data directory holds, the longest text, the output directory.
+    """Fills in what the settings leave open: what the data are, the longest text, the output directory.
 
     Raises UsageError for what does not fit together.
     """
     if config.data.data_dir:
-        facts = read_metadata(Path(config.data.data_dir))["data"]
-        config = replace(config, data=replace(config.data, **{name: facts[name] for name in FACTS if name in facts}))
+        said = read_metadata(Path(config.data.data_dir))["data"]
+        facts = {name: said[name] for name in STREAM_SETTINGS if name in said}
+        config = replace(config, data=replace(config.data, **facts))
     needed = longest_text(config.data)
     if config.model.max_length == 0:
         config = replace(config, model=replace(config.model, max_length=max(64, -(-needed // 8) * 8)))
@@ -165,7 +171,9 @@ def check_directory(run: Path, resume: bool, overwrite: bool) -> Path | None:
             "--resume goes on with it, --overwrite starts anew, --output-dir writes elsewhere",
         )
     if resume and not there:
-        raise UsageError(f"{run} holds no run to resume", "leave out --resume, or give the run's --output-dir")
+        raise UsageError(
+            f"{run} holds no run to resume", "leave out --resume, or give the run's --output-dir"
+        )
     return newest(run) if resume else None
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,19 +20,31 @@ from safetensors.torch import save as save_tensors
 
 from mathllm.config import Config, ModelConfig
 from mathllm.errors import CheckpointError, UsageError
-from mathllm.files import explained, new_directory, remove_directory, remove_leftovers, write_bytes, write_json
+from mathllm.files import (
+    explained,
+    new_directory,
+    remove_directory,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+)
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import WEIGHTS, read_config, read_tensors, save_model, step_checkpoints
 
 STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
-SETTINGS, RESULTS, METRICS, LOG = "training_config.json", "test_results.json", "metrics.jsonl", "logs/training.log"
+SETTINGS, RESULTS, METRICS, LOG = (
+    "training_config.json",
+    "test_results.json",
+    "metrics.jsonl",
+    "logs/training.log",
+)
 CARD = "README.md"
 BEST = "best"
 
 
 @dataclass
 class Progress:
-    """What a run knows about itself besides weights and optimizer state. `rows` have been trained on so far."""
+    """What a run knows about itself besides weights and optimizer state; `rows` is how many it has seen."""
 
     step: int = 0
     rows: int = 0
@@ -98,7 +109,7 @@ def _check_same_model(path: Path, config: ModelConfig) -> None:
     """Shapes alone would not tell: another activation or number of heads has the same weights."""
     saved = read_config(path).get("model")
     for name, value in asdict(config).items():
-        if name != "size" and isinstance(saved, dict) and saved.get(name, value) != value:
+        if isinstance(saved, dict) and saved.get(name, value) != value:
             raise UsageError(
                 f"this run's model has {name} {saved[name]!r}, not {value!r}: it cannot go on as another one",
                 "leave that out, or start anew in another --output-dir",
@@ -120,13 +131,14 @@ def _load_optimizers(path: Path, optimizers: list[torch.optim.Optimizer]) -> Non
     for name, tensor in read_tensors(path / STATE_TENSORS).items():
         optimizer_name, parameter, key = name.split(".")
         states.setdefault(optimizer_name, {}).setdefault(int(parameter), {})[key] = tensor
-    wanted = [type(optimizer).__name__ for optimizer in optimizers]
-    if set(states) != set(wanted):
+    named = {type(optimizer).__name__: optimizer for optimizer in optimizers}
+    if states.keys() != named.keys():
+        saved, wanted = (" and ".join(sorted(names)) for names in (states, named))
         raise UsageError(
-            f"this run's optimizer state is {' and '.join(sorted(states))}, not {' and '.join(sorted(wanted))}",
+            f"this run was optimized by {saved}: it cannot go on with {wanted}",
             "leave out --optimizer, or start anew in another --output-dir",
         )
-    for optimizer, name in zip(optimizers, wanted, strict=True):
+    for name, optimizer in named.items():
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states[name], "param_groups": groups})
 

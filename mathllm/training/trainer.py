@@ -1,9 +1,9 @@
-"""The only training loop. What a step learns from is an objective's business, where problems come from a source's.
+"""The only training loop. What a step learns is an objective's business, where problems come from a source's.
 
-    outcome = Trainer(config, source, validation).run()
+outcome = Trainer(config, source, validation, total_steps, device).run()
 
-Every step is a pure function of (seed, step) and of the state saved with a checkpoint, so a run that is stopped and
-resumed gives the same weights, bit for bit on the CPU, as one that was not.
+Every step is a pure function of (seed, step) and of the state saved with a checkpoint, so a run that is
+stopped and resumed gives the same weights, bit for bit on the CPU, as one that was not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ VERDICTS = ("", "target", "patience")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `reason` is `finished`, `target`, `patience` or `signal`; exact match is on validation."""
+    """How a run ended: `finished`, `target`, `patience` or `signal`; exact match is on validation."""
 
     reason: str
     step: int
@@ -102,7 +102,7 @@ class Trainer:
         self.saved_step = self.progress.step if resume is not None else -1
 
     def run(self) -> Outcome:
-        """Trains to the last step, the target, the end of patience, or a signal; always saves before it returns."""
+        """Trains to the last step, the target, the end of patience, or a signal; saves before it returns."""
         reason, progress = "", self.progress
         if self.processes.main:
             mend(self.run_dir, progress)
@@ -130,10 +130,10 @@ class Trainer:
         return self.config.train.batch_size * self.config.train.grad_accumulation * self.processes.world
 
     def train_step(self, step: int) -> tuple[Tensor, int]:
-        """One optimizer step. Returns this process's part of the mean loss (nats a token) and the batch's real tokens.
+        """One optimizer step. Returns this process's part of the mean loss (nats/token) and all rows' tokens.
 
-        Every process makes the whole batch and takes every world-th row, so that the parts add up to what one process
-        with all rows would compute.
+        Every process makes the whole batch and takes every world-th row, so that the parts add up to what one
+        process with all rows would compute.
         """
         rendered = self.notation.render(self.source.problems(step, self.rows_in_all))
         counted = int((rendered.lengths - rendered.prompt_lengths).sum())
@@ -191,7 +191,7 @@ class Trainer:
         return "signal" if stop else verdict
 
     def _report(self, log: RunLog | None) -> None:
-        """Logs the loss since the last report. Raises TrainingError where it, or a weight, is no number any more."""
+        """Logs the loss since the last report. Raises TrainingError where it, or a weight, is not finite."""
         loss = self.processes.sum(self.window.loss / self.window.steps)
         if not (math.isfinite(loss) and torch.nn.utils.get_total_norm(self.model.parameters()).isfinite()):
             self._give_up(loss)
@@ -212,7 +212,7 @@ class Trainer:
         )
 
     def _evaluate(self, log: RunLog) -> str:
-        """Exact match on validation; keeps the checkpoint if none was better. Returns why to end, or nothing."""
+        """Exact match on validation; keeps the checkpoint if none was better. Returns one of VERDICTS."""
         train, progress = self.config.train, self.progress
         verdicts = judge(self.model, self.notation, self.validation, train.eval_batch_size)
         exact_match = float(verdicts.answer_correct.mean())
@@ -256,7 +256,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Lets the step finish on Ctrl-C or SIGTERM, so that it can be saved; a second signal ends at once."""
+        """Lets a step finish on Ctrl-C or SIGTERM, so that it can be saved; a second signal ends at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,0 +1,69 @@
+"""Verdicts to test with: from a model that is half trained, and from completions written by hand."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mathllm.config import ModelConfig
+from mathllm.evaluation import report
+from mathllm.evaluation.breakdown import CORRECT, KINDS, find
+from mathllm.evaluation.exact_match import Verdicts, Written, read_verdicts
+from mathllm.evaluation.exhaustive import AllPairs
+from mathllm.evaluation.report import Tally
+from mathllm.formats import get_format
+from mathllm.inference.engine import CUT, ENDED
+from mathllm.model import Transformer
+from mathllm.tasks import Problems, Sampling, concatenate, sample
+from mathllm.tasks.expressions import parse_expressions
+from mathllm.tokenizer import decode_rows, encode_rows
+
+BOTH_TASKS = (0, 1)
+CONFIG = ModelConfig("nano", 2, 64, 4, feed_forward=256, max_length=40, position="learned")
+
+
+@lru_cache
+def half_trained(format: str = "column") -> Transformer:
+    """A model that has seen some problems of one digit: knows most of those, and little else."""
+    torch.set_num_threads(1)
+    model, notation = Transformer.from_config(CONFIG), get_format(format)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, fused=True)
+    rng = np.random.default_rng(0)
+    for _ in range(80):
+        rendered = notation.render(sample(rng, 64, BOTH_TASKS, Sampling(1, 2)))
+        ids = torch.from_numpy(rendered.ids.astype(np.int64))
+        gold = ids.masked_fill(~torch.from_numpy(rendered.loss_mask), -1)[:, 1:]
+        loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), gold.flatten(), ignore_index=-1)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+@lru_cache
+def mixed_problems() -> Problems:
+    """All problems of one digit and some of two: a half-trained model gets some right and some wrong."""
+    longer = sample(np.random.default_rng(1), 100, BOTH_TASKS, Sampling(2, 2, "uniform", signed=True))
+    return concatenate([AllPairs(BOTH_TASKS, 9)[:], longer])
+
+
+def written(*pairs: tuple[str, str], format: str = "column") -> Verdicts:
+    """Verdicts on completions that were written by hand; one without `<end>` was cut."""
+    notation = get_format(format)
+    problems = parse_expressions([expression for expression, _ in pairs])
+    prompts = decode_rows(*notation.prompts(problems))
+    ids, lengths = encode_rows([p + completion for p, (_, completion) in zip(prompts, pairs, strict=True)])
+    reasons = np.array([ENDED if c.endswith("<end>") else CUT for _, c in pairs], np.uint8)
+    gold, none = notation.render(problems), np.zeros(len(pairs), np.int64)
+    return read_verdicts(notation, problems, gold, Written(ids, lengths, reasons), none, none == 0)
+
+
+def kinds(verdicts: Verdicts) -> list[str]:
+    return ["correct" if kind == CORRECT else KINDS[kind] for kind in find(verdicts).kind]
+
+
+def report_of(verdicts: Verdicts, mistakes: int = 5) -> report.Report:
+    tally = Tally(mistakes)
+    tally.add(verdicts, find(verdicts))
+    return tally.report()

@@ -1,0 +1,546 @@
+"""Scripted conversations: lines in, what the terminal shows out."""
+
+import io
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trained import parrot_solver, trained_checkpoint
+
+from mathllm.chat import Chat, Page, answer_lines, layout, make_console, percent
+from mathllm.cli.chat import history_path, line_reader
+from mathllm.errors import MathLLMError
+from mathllm.inference.sampling import SamplingParams
+from mathllm.inference.solver import Solver
+from mathllm.model.checkpoint import load_checkpoint
+from mathllm.tokenizer import TOKENS, encode
+
+
+@pytest.fixture
+def solver() -> Solver:
+    return Solver(load_checkpoint(trained_checkpoint(task="addition,subtraction")))
+
+
+class Terminal(io.StringIO):
+    """Keeps what was printed; where the text `interrupt` is to come first, raises KeyboardInterrupt."""
+
+    encoding = "utf-8"
+
+    def __init__(self, interrupt: str = "") -> None:
+        super().__init__()
+        self.interrupt = interrupt
+
+    def write(self, text: str) -> int:
+        if self.interrupt and self.interrupt in text:
+            self.interrupt = ""
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def talk(solver: Solver, *lines: str | type[BaseException], terminal: Terminal | None = None) -> str:
+    """All that is shown when these lines are typed (or these exceptions raised) and then Ctrl-D, without the
+    greeting. Every prompt is checked to be asked for at the beginning of a line."""
+    terminal = terminal or Terminal()
+    waiting = iter([*lines, EOFError])
+    start = 0
+
+    def read_line(prompt: str) -> str:
+        nonlocal start
+        start = start or len(terminal.getvalue())
+        assert prompt == "> "
+        assert terminal.getvalue().endswith("\n")
+        line = next(waiting)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    console = make_console(terminal)
+    console.width = 80
+    Chat(solver, console, read_line).run()
+    assert next(waiting, None) is None, "the conversation ended early"
+    assert max(map(len, terminal.getvalue().splitlines())) <= 80
+    return terminal.getvalue()[start:].strip("\n")
+
+
+def test_a_problem_is_worked_out(solver):
+    assert re.fullmatch(r"  8\+9=17\n  8\+9 = 17  ✓  confidence (99|98)\.\d\d%", talk(solver, "8+9"))
+    for line in ("8+9=", " 8 + 9 = ", "8+9\t", "08+9"):
+        assert "8+9 = 17  ✓" in talk(solver, line)
+    assert "9-4 = 5  ✓" in talk(solver, "9-4")
+
+
+def test_the_greeting_says_what_the_model_can_do(solver):
+    terminal = Terminal()
+    talk(solver, terminal=terminal)
+    greeting = terminal.getvalue()
+    assert str(solver.checkpoint.path) in greeting.replace("\n", "").replace("  ", "")
+    assert "parameters" in greeting
+    assert "trained on addition and subtraction of numbers of up to 1 digit\n" in greeting
+    assert "column format: digit columns" in greeting
+    assert "type a problem like 6+1, or /help; Ctrl-D leaves" in greeting
+
+
+def test_steps_and_answer_in_the_other_notations():
+    trained = Solver(load_checkpoint(trained_checkpoint("reversed")))
+    assert talk(trained, "8+9").startswith("  8+9=71\n  8+9 = 17  ✓")
+    two = "<think>99+12=021</think><think>021+5=521</think>125<end>"
+    shown = talk(parrot_solver(two, format="pairwise", max_operands=3), "99+21+5")
+    assert shown.startswith("  99+12=021\n  021+5=521\n  99+21+5 = 125  ✓  confidence")
+    shown = talk(parrot_solver("021<end>", format="reversed"), "99+21")
+    assert shown.startswith("  99+12=021\n  99+21 = 120  ✓")
+    shown = talk(parrot_solver("120<end>", format="plain"), "99+21")
+    assert shown.startswith("  99+21 = 120  ✓")
+    shown = talk(parrot_solver("<think>1-2=-1</think>-1<end>", task="subtraction", signed=True), "1-2")
+    assert shown.startswith("  1-2=-1\n  1-2 = -1  ✓")
+    shown = talk(parrot_solver("0120<end>", format="plain", zero_pad=True), "99+21")
+    assert shown.startswith("  99+21 = 0120  ✓")
+
+
+def test_every_step_stands_on_its_own_line():
+    text = "<think>8+9=17 5+8+1=14 6+1+1=8</think>847<end>"
+    *lines, last = talk(parrot_solver(text), "658+189").splitlines()
+    assert lines == [
+        "  8+9=17",
+        "  5+8+1=14",
+        "  6+1+1=8",
+    ]
+    assert re.fullmatch(r"  658\+189 = 847  ✓  confidence \d\d\.\d\d%", last)
+
+
+def test_wrong_answers_and_answers_that_are_none(solver):
+    assert "12+34 = 45  ✗ it is 46  confidence" in talk(parrot_solver("45<end>", format="plain"), "12+34")
+    assert "32+9=2" in (shown := talk(parrot_solver("2<end>", format="reversed"), "23+9"))
+    assert "23+9 = 2  ✗ it is 32" in shown
+    for text in ("<end>", "4+<end>", "=<end>", "<think>45<end>", "4</think>5<end>"):
+        shown = talk(parrot_solver(text, format="plain"), "12+34").splitlines()
+        assert "  ✗ that is no number; 12+34 = 46  confidence" in shown[-1]
+        assert "" not in shown
+    for text in ("<end>", "<think></think><end>", "<think>4+2=6<end>", "46<end>", "<think>1</think>2+<end>"):
+        shown = talk(parrot_solver(text), "12+34").splitlines()
+        assert "  ✗ that is no number; 12+34 = 46  confidence" in shown[-1]
+    for backwards in ("-<end>", "<end>", "1+<end>"):
+        assert "✗ that is no number" in talk(parrot_solver(backwards, format="reversed"), "12+34")
+    # babble to the end of the room
+    shown = talk(parrot_solver("12", max_length=20, format="plain"), "12+34").splitlines()
+    assert shown[0] == "  12+34 = 12222222222222"
+    assert shown[1].startswith("  ✗ there was no room to finish; 12+34 = 46")
+
+
+def test_an_unfinished_problem_is_finished_by_the_model(solver):
+    for line in ("7+", " 7 + ", "1+2+", "9-"):
+        head = line.replace(" ", "")
+        note, *rest = talk(solver, line).splitlines()
+        match = re.fullmatch(
+            rf"  the model chose ({re.escape(head)}\d) \(it was trained only on what follows the =\)", note
+        )
+        assert match  # one digit, as many as it was trained on
+        assert any(text.startswith(f"  {match[1]} = ") for text in rest)
+        assert head.count("+") > 1 or match[1].startswith("9-") or "✓" in rest[-1]
+
+
+def test_an_unfinished_problem_that_cannot_be_finished(solver):
+    for line, caret in (
+        ("+", "  ^"),
+        ("7++", "    ^"),
+        ("7-3-", "     ^"),
+        ("x+", "  ^"),
+        ("1+2-", "     ^"),
+    ):
+        shown = talk(solver, line).splitlines()
+        assert shown[0] == caret, line
+        assert all("0" not in text for text in shown)  # of the trial digit nothing is heard
+    assert "room for 32" in talk(solver, "1" * 40 + "+")
+
+
+@pytest.mark.parametrize(
+    ("line", "position", "message"),
+    [
+        ("12+3a", 4, "character 'a' at position 5 is not one of the tokens"),
+        ("1++2", 2, "a number was expected here"),
+        ("1+-2", 2, "a number was expected here"),
+        ("-1+2", 0, "a number was expected here"),
+        ("=", 0, "there is no problem here"),
+        ("==", 0, "does not belong"),
+        ("12", 2, "the problem ends too early"),
+        ("1+2=3", 3, "does not belong"),
+        ("1+2-3", 3, "no task knows that"),
+        ("<think>", 0, "does not belong"),
+        ("٣+٤", 0, "character '٣' at position 1"),
+        ("３+4", 0, "character '３' at position 1"),
+        ("1−2", 1, "character '−' at position 2"),
+        ("½", 0, "character '½' at position 1"),
+        ("\x00+1", 0, "position 1"),
+        ("1+\x1b[31m", 2, "position 3"),
+        ("[bold]1[/bold]", 0, "character '['"),
+        ("\ud800+1", 0, "position 1"),
+    ],
+)
+def test_what_is_no_problem_gets_a_caret(solver, line, position, message):
+    shown = talk(solver, line).splitlines()
+    at = next(i for i, text in enumerate(shown) if text.strip() == "^")
+    # under what was typed, two columns to the right because of the prompt
+    assert shown[at] == " " * (2 + position) + "^"
+    assert at == 0 or shown[0].startswith("  ")  # repeated where the terminal would not show it as it is
+    assert message in " ".join(text.strip() for text in shown)
+    assert "\x1b" not in "".join(shown)
+
+
+def test_a_long_line_is_shown_around_its_error(solver):
+    shown = talk(solver, "1" * 500 + "x" + "1" * 500).splitlines()
+    assert shown[0][shown[1].index("^")] == "x"
+    assert "at position 501" in shown[2]
+
+
+def test_numbers_that_are_too_long(solver):
+    assert "more than 4,000 digits" in talk(solver, "9" * 10_000 + "+1")
+    shown = talk(solver, "9" * 3_000 + "+1")
+    assert "the problem alone takes 3,003 tokens, and this model has room for 32" in shown
+    assert "it was trained on numbers of up to 1 digit" in shown
+    assert "the problem and its solution take 37 tokens" in talk(solver, "1111+2222").replace("\n ", "")
+
+
+def test_what_was_never_seen_in_training_is_answered_with_a_note(solver):
+    never = "  in training this model never saw "
+    assert talk(solver, "12+3").startswith(never + "a number of more than 1 digit\n")
+    assert talk(solver, "1+2+3").startswith(never + "a problem of more than 2 numbers\n")
+    assert talk(solver, "1-2").startswith(never + "a result below zero\n")
+    for line in ("12+3", "1+2+3", "1-2"):
+        assert "confidence" in talk(solver, line)
+    adder = parrot_solver("1<end>", format="plain")
+    assert talk(adder, "3-2").startswith(never + "a problem of subtraction\n")
+    assert never not in talk(adder, "999+999")
+
+
+def test_empty_lines_do_nothing(solver):
+    assert talk(solver, "", "   ", "\t").strip() == ""
+
+
+def test_help_names_every_command(solver):
+    for line in ("/help", "help", "/HELP", " /help "):
+        shown = talk(solver, line)
+        for command in (
+            "/temperature",
+            "/tokens",
+            "/checkpoint",
+            "/help",
+            "quit, exit",
+            "Ctrl-D",
+            "Ctrl-C",
+            "658+",
+        ):
+            assert command in shown
+
+
+@pytest.mark.parametrize("word", ["quit", "exit", "/quit", "/exit", "QUIT", " exit "])
+def test_leaving(solver, word):
+    lines = [word]
+    Chat(solver, make_console(Terminal()), lambda _: lines.pop()).run()
+
+
+def test_ctrl_d_leaves_the_cursor_on_a_new_line(solver):
+    terminal = Terminal()
+    talk(solver, terminal=terminal)
+    assert terminal.getvalue().endswith("leaves\n\n\n")
+
+
+def test_unknown_commands_name_the_nearest(solver):
+    shown = talk(solver, "/temprature 1", "/", "/xyz")
+    assert "unknown command '/temprature'" in shown
+    assert "did you mean '/temperature'?" in shown
+    assert "unknown command '/'" in shown
+
+
+def test_temperature(solver):
+    shown = talk(
+        solver,
+        "/temperature",
+        "/temperature 0.5",
+        "temperature",
+        "/temperature x",
+        "/temperature -1",
+        "/temperature nan",
+    )
+    assert "temperature 0 (always the likeliest token)" in shown
+    assert shown.count("temperature 0.5") == 2
+    assert "a temperature is a number like 0.8, not 'x'" in shown
+    assert "must be from 0 (greedy) to 100, not -1" in shown
+    assert solver.params == SamplingParams(0.5)
+    answers = set(re.findall(r"4\+4 = (\S+)", talk(solver, "/temperature 100", *["4+4"] * 8)))
+    assert len(answers) > 1
+
+
+def test_tokens(solver):
+    shown = talk(solver, "/tokens", "8+9", "/tokens")
+    assert "there is no answer yet" in shown
+    table = [line.split() for line in shown.splitlines()[shown.splitlines().index("") + 1 :]][3:]
+    ids = encode("8+9=<think>8+9=17</think>17<end>").tolist()
+    assert table[0] == ["position", "id", "token", "probability", "runner-up"]
+    assert [row[:3] for row in table[1:]] == [[str(i), str(t), TOKENS[t]] for i, t in enumerate(ids)]
+    assert all(len(row) == 3 for row in table[1:5])  # the prompt
+    for row in table[5:]:
+        assert float(row[3].strip("<>%")) > 90
+        assert row[4] in TOKENS
+        assert row[4] != row[2]
+        assert float(row[5].strip("<>%")) < 10
+    shown = talk(solver, "/tokens on", "8+9", "/tokens off", "8+9", "/tokens maybe")
+    assert shown.count("position") == 1
+    assert "unknown setting of /tokens 'maybe'" in shown
+
+
+def test_changing_the_checkpoint(solver, tmp_path):
+    other = trained_checkpoint("reversed")
+    short = tmp_path / "short"
+    short.symlink_to(other)
+    shown = talk(solver, f"/checkpoint {short}", "8+9", "/tokens", "/checkpoint")
+    assert shown.count("reversed format") == 2
+    assert "  8+9=71\n  8+9 = 17  ✓" in shown
+
+
+def broken(tmp_path: Path, name: str) -> Path:
+    directory = tmp_path / name
+    shutil.copytree(trained_checkpoint(), directory)
+    weights, config = directory / "model.safetensors", directory / "config.json"
+    if name == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif name == "garbage":
+        weights.write_bytes(b"garbage" * 100)
+    elif name == "empty":
+        config.write_bytes(b"")
+    elif name == "vocabulary":
+        config.write_text(config.read_text().replace('"<think>"', '"<thing>"'))
+    elif name == "shape":
+        config.write_text(config.read_text().replace('"hidden": 64', '"hidden": 128'))
+    elif name == "weightless":
+        weights.unlink()
+    return directory
+
+
+@pytest.mark.parametrize("name", ["truncated", "garbage", "empty", "vocabulary", "shape", "weightless"])
+def test_a_broken_checkpoint_leaves_the_old_one_in_place(solver, tmp_path, name):
+    before = solver.params
+    shown = talk(solver, f"/checkpoint {broken(tmp_path, name)}", "8+9", "/checkpoint")
+    assert "8+9 = 17  ✓" in shown
+    assert "trained on addition and subtraction" in shown  # still the old one
+    assert solver.params == before
+
+
+@pytest.mark.parametrize("path", ["/no/such/place", "x" * 5000, "\0", ".", "~", "~nobody-at-all/x"])
+def test_a_checkpoint_that_is_none(solver, path):
+    assert "8+9 = 17  ✓" in talk(solver, f"/checkpoint {path}", "8+9")
+
+
+def test_ctrl_c_stops_only_the_answer():
+    text = "<think>8+9=17 5+8+1=14 6+1+1=8</think>847<end>"
+    for interrupt in range(len(encode(text))):
+        shown = talk(parrot_solver(text, interrupt=interrupt), "658+189", "/temperature", "/tokens")
+        assert "\n  stopped\n" in "\n" + shown
+        assert "✓" not in shown
+        assert "temperature 0" in shown
+        assert shown.splitlines()[-1].split()[0] == str(len("658+189=") - 1 + interrupt)
+
+
+@pytest.mark.parametrize("place", ["  8", "  8+9 = ", "confidence"])
+def test_ctrl_c_while_something_is_printed(solver, place):
+    shown = talk(solver, "8+9", "3+4", terminal=Terminal(interrupt=place))
+    assert "stopped" in shown
+    assert "3+4 = 7  ✓" in shown
+
+
+def test_ctrl_c_at_the_prompt_gives_a_new_line(solver):
+    shown = talk(solver, KeyboardInterrupt, "8+9", KeyboardInterrupt)
+    assert shown.startswith("  8+9=17")
+    assert "stopped" not in shown
+
+
+def test_without_unicode_the_verdict_is_in_words(solver):
+    class Old(Terminal):
+        encoding = "ascii"
+
+    shown = talk(solver, "8+9", terminal=Old())
+    assert "8+9 = 17  right  confidence" in shown
+    assert talk(parrot_solver("1<end>", format="plain"), "8+9", terminal=Old()).isascii()
+
+
+def test_colours_only_where_there_are_any(solver, monkeypatch):
+    for variable in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    class Tty(Terminal):
+        def isatty(self) -> bool:
+            return True
+
+    assert "\x1b[36m" in talk_raw(solver, Tty())
+    assert "\x1b" not in talk_raw(solver, Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[36m" not in talk_raw(solver, Tty())
+
+
+def talk_raw(solver: Solver, terminal: Terminal) -> str:
+    Chat(solver, make_console(terminal), lambda _: "8+9").handle("8+9")
+    return terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [
+        (1.0, ">99.99%"),
+        (0.99995, ">99.99%"),
+        (0.9999, "99.99%"),
+        (0.5, "50.00%"),
+        (0.0001, "0.01%"),
+        (0.00001, "<0.01%"),
+        (0.0, "<0.01%"),
+    ],
+)
+def test_percent_is_never_certain(probability, text):
+    assert percent(probability) == text
+
+
+@given(st.lists(st.integers(0, 14), max_size=40))
+def test_streaming_shows_what_is_there_in_the_end(ids):
+    terminal = Terminal()
+    page = Page(make_console(terminal), "LEAD", "bold")
+    shown = ""
+    for length in range(1, len(ids) + 1):
+        page.show(ids[:length], done=False)
+        assert terminal.getvalue().startswith(shown)
+        shown = terminal.getvalue()
+    page.show(ids, done=True)
+    thought, answer = layout(ids)
+    assert terminal.getvalue() == thought + ("LEAD" + answer if answer else "")
+
+
+@given(st.text(max_size=30) | st.text("0123456789+-=/ quitexhlp<>#k", max_size=12))
+def test_no_line_ends_the_chat_with_an_error(line):
+    solver = parrot_solver("<think>1+2=3</think>3<end>", max_digits=2)
+    chat = Chat(solver, make_console(Terminal()), lambda _: line)
+    try:
+        chat.handle(line)
+    except MathLLMError as error:
+        chat.show_error(error, line)
+
+
+class TestWithoutTerminal:
+    def run(self, solver: Solver, text: str) -> tuple[str, bool]:
+        out = io.StringIO()
+        good = answer_lines(Chat(solver, make_console(sys.stderr), input), io.StringIO(text), out)
+        return out.getvalue(), good
+
+    def test_lines_in_answers_out(self, solver, capsys):
+        assert self.run(solver, "8+9\n9-4=\n1+1") == ("17\n5\n2\n", True)
+        captured = capsys.readouterr()
+        assert captured.out + captured.err == ""
+
+    def test_a_bad_line_gives_an_empty_one_and_an_error(self, solver, capsys):
+        assert self.run(solver, "8+9\n\n1++2\r\n" + "1" * 50 + "+1\n2+2\n") == ("17\n\n\n\n4\n", False)
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "error: line 3: a number was expected here\n  1++2\n    ^\n" in captured.err
+        assert "error: line 4: the problem alone takes" in captured.err
+        assert "line 2" not in captured.err
+
+    def test_an_unfinished_line_gives_the_equation(self, solver, capsys):
+        out, good = self.run(solver, "7+\n")
+        assert good
+        assert re.fullmatch(r"7\+\d=\d+\n", out)
+        assert "note: line 1: the model chose 7+" in capsys.readouterr().err
+
+    def test_wrong_answers_are_told(self, capsys):
+        assert self.run(parrot_solver("45<end>", format="plain"), "1+1\n") == ("45\n", True)
+        assert capsys.readouterr().err == "note: line 1: 1+1 is 2, but the model says 45\n"
+        assert self.run(parrot_solver("+<end>", format="plain"), "1+1\n") == ("\n", True)
+        assert "but the model wrote no number" in capsys.readouterr().err
+        assert self.run(parrot_solver("4", max_length=9, format="plain"), "1+1\n") == ("\n", True)
+        assert "but the model had no room to finish" in capsys.readouterr().err
+
+    def test_commands_work_but_print_no_answers(self, solver, capsys):
+        assert self.run(solver, "/temperature 0\n8+9\nquit\n1+1\n") == ("17\n", True)
+        assert "temperature 0" in capsys.readouterr().err
+        assert self.run(solver, "/nonsense\n8+9\n") == ("17\n", False)
+        assert "error: line 1: unknown command '/nonsense'" in capsys.readouterr().err
+
+
+def test_history_is_private_and_outlives_the_session(tmp_path, monkeypatch):
+    readline = pytest.importorskip("readline")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = tmp_path / "state" / "mathllm" / "history"
+    assert history_path() == path
+    monkeypatch.setattr("builtins.input", lambda prompt: readline.add_history("1+1") or "1+1")
+    assert line_reader()("> ") == "1+1"
+    assert "1+1" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    readline.clear_history()
+    line_reader()
+    assert readline.get_history_item(1) == "1+1"
+    readline.clear_history()
+
+
+def test_history_does_without_a_place(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("builtins.input", lambda prompt: "1+1")
+    assert line_reader()("> ") == "1+1"
+    monkeypatch.setitem(sys.modules, "readline", None)  # as where Python was built without it
+    assert line_reader()("> ") == "1+1"
+
+
+def test_the_history_has_a_place_without_xdg(monkeypatch):
+    for state in ("", "relative/path"):
+        monkeypatch.setenv("XDG_STATE_HOME", state)
+        assert history_path() == Path.home() / ".local/state/mathllm/history"
+
+
+@pytest.mark.slow
+def test_on_a_real_terminal(tmp_path):
+    """The command under a pseudo terminal: prompt, answer, Ctrl-C, history, Ctrl-D."""
+    code = "import typer; from mathllm.cli.chat import chat; typer.run(chat)"
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm", "COLUMNS": "80"}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        arguments = [sys.executable, "-c", code, "--checkpoint", str(trained_checkpoint()), "--device", "cpu"]
+        os.execve(sys.executable, arguments, environment)
+    shown = b""
+
+    def wait_for(text: bytes) -> None:
+        """Reads on until this text comes."""
+        nonlocal shown
+        news, deadline = b"", time.monotonic() + 100
+        while text not in news:
+            if not select.select([terminal], [], [], max(0, deadline - time.monotonic()))[0]:
+                os.kill(pid, signal.SIGKILL)
+                raise AssertionError(f"no {text!r} in {shown + news!r}")
+            news += os.read(terminal, 4096)
+        shown += news
+
+    wait_for(b"> ")
+    for keys in (b"8+9\r", b"\x10\r"):  # Ctrl-P is the line before
+        os.write(terminal, keys)
+        wait_for(b"confidence")
+        os.write(terminal, b"\x03")  # Ctrl-C: now and at the prompt, wherever it comes
+        wait_for(b"> ")
+    time.sleep(0.5)
+    os.write(terminal, b"\x04")  # Ctrl-D
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert b"8+9 = 17" in re.sub(rb"\x1b\[[0-9;]*m", b"", shown)
+    assert b"Traceback" not in shown
+    assert (tmp_path / "mathllm" / "history").read_text().split() == ["8+9"]
+
+
+def test_the_commands_load_neither_torch_nor_numpy():
+    code = (
+        "import sys, mathllm.cli.chat, mathllm.cli.solve; sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

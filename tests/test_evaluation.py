@@ -1,0 +1,257 @@
+"""Evaluation: the verdicts of greedy decoding, whatever the draft, the batches and the chunks."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from judged import BOTH_TASKS, CONFIG, half_trained, mixed_problems, report_of
+
+from mathllm.config import ModelConfig
+from mathllm.errors import UsageError
+from mathllm.evaluation import exact_match, report
+from mathllm.evaluation.exact_match import Verdicts, judge
+from mathllm.evaluation.exhaustive import AllPairs
+from mathllm.evaluation.report import evaluate_problems
+from mathllm.evaluation.show import headline
+from mathllm.formats import FORMATS, get_format
+from mathllm.inference.engine import CUT, ENDED
+from mathllm.model import Transformer
+from mathllm.tasks import concatenate
+from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions
+from mathllm.tokenizer import END, decode_rows
+
+
+def assert_same(one: Verdicts, other: Verdicts) -> None:
+    assert (one.written.lengths == other.written.lengths).all()
+    assert decode_rows(one.written.ids, one.written.lengths) == decode_rows(
+        other.written.ids, other.written.lengths
+    )
+    for name in ("answer_correct", "completion_correct", "token_hits", "token_counts"):
+        assert (getattr(one, name) == getattr(other, name)).all(), name
+    assert (one.written.reasons == other.written.reasons).all()
+
+
+# the draft
+
+
+@pytest.mark.parametrize("format", ["column", "plain"])
+def test_gold_as_draft_is_greedy_decoding(format: str) -> None:
+    model, notation, problems = half_trained(format), get_format(format), mixed_problems()
+    greedy = judge(model, notation, problems, draft=False)
+    assert greedy.decoded.all()
+    assert 20 < greedy.answer_correct.sum() < len(problems) - 20, "the model should be right here and there"
+    for batch_size in (1024, 7):
+        quick = judge(model, notation, problems, batch_size)
+        assert_same(quick, greedy)
+        assert not (quick.decoded & greedy.completion_correct).all()
+        assert (quick.decoded | greedy.completion_correct).all()
+        # a row that is certain was not decoded, and nearly every right one is certain
+        assert quick.decoded.sum() <= (~greedy.completion_correct).sum() + 3
+
+
+def test_the_texts_are_those_of_the_simplest_decoder() -> None:
+    notation, problems = get_format("column"), mixed_problems()[::10]
+    for model, draft in (
+        (half_trained(), True),
+        (half_trained(), False),
+        (Transformer.from_config(CONFIG), True),
+    ):
+        verdicts = judge(model, notation, problems, draft=draft)
+        for row in range(len(problems)):
+            ids = verdicts.gold.ids[row, : verdicts.gold.prompt_lengths[row]].tolist()
+            while len(ids) < model.max_length and ids[-1] != END:
+                with torch.inference_mode():
+                    ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+            assert verdicts.written.ids[row, : verdicts.written.lengths[row]].tolist() == ids
+            assert (verdicts.written.ids[row, verdicts.written.lengths[row] :] == END).all()
+            assert verdicts.written.reasons[row] == (ENDED if ids[-1] == END else CUT)
+
+
+def test_one_problem_at_a_time_gives_the_same() -> None:
+    model, notation, problems = half_trained(), get_format("column"), mixed_problems()[:60]
+    together = judge(model, notation, problems)
+    for row in range(len(problems)):
+        alone = judge(model, notation, problems[row : row + 1])
+        assert_same(alone, judge(model, notation, problems[row : row + 1], draft=False))
+        assert alone.answer_correct[0] == together.answer_correct[row]
+        assert alone.token_hits[0] == together.token_hits[row]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_untrained_model_is_decoded(format: str) -> None:
+    # its logits are all zero: every token ties with every other, and no draft may be taken for certain
+    model, notation, problems = Transformer.from_config(CONFIG), get_format(format), mixed_problems()[::9]
+    quick, greedy = judge(model, notation, problems), judge(model, notation, problems, draft=False)
+    assert quick.decoded.all()
+    assert_same(quick, greedy)
+    assert not quick.token_hits.any()
+    assert (quick.written.reasons == CUT).all()
+    assert report_of(quick).errors.kinds["no_end"] == len(problems)
+
+
+def test_a_model_of_nan_is_wrong_everywhere() -> None:
+    model = Transformer.from_config(CONFIG)
+    torch.nn.init.constant_(model.embedding.weight, float("nan"))
+    verdicts = judge(model, get_format("plain"), mixed_problems()[:20])
+    assert verdicts.decoded.all()
+    assert not verdicts.answer_correct.any()
+    assert not verdicts.token_hits.any()
+
+
+def test_several_threads_give_the_same() -> None:
+    model, notation, problems = half_trained(), get_format("column"), mixed_problems()
+    alone = judge(model, notation, problems, batch_size=16)
+    torch.set_num_threads(3)
+    try:
+        assert_same(judge(model, notation, problems, batch_size=16), alone)
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as new_thread:
+            assert new_thread.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_judging_leaves_the_mode_of_the_model() -> None:
+    model = Transformer.from_config(CONFIG)
+    modes: list[bool] = []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    for mode in (True, False):
+        model.train(mode)
+        judge(model, get_format("plain"), mixed_problems()[:3])
+        assert model.training is mode
+    assert modes
+    assert not any(modes)
+    model.train()
+    torch.nn.Module.__delattr__(model, "final_norm")
+    with pytest.raises(AttributeError):
+        judge(model, get_format("plain"), mixed_problems()[:3])
+    assert model.training
+
+
+@pytest.mark.parametrize("draft", [True, False])
+def test_progress_reaches_the_end_once(draft: bool) -> None:
+    calls: list[tuple[int, int]] = []
+    problems = mixed_problems()
+
+    def progress(done: int, total: int) -> None:
+        calls.append((done, total))
+
+    judge(half_trained(), get_format("column"), problems, 16, draft, progress)
+    done = [count for count, _ in calls]
+    assert all(total == len(problems) for _, total in calls)
+    assert done == sorted(set(done))
+    assert done[-1] == len(problems)
+    assert len(done) > 10
+
+
+def test_no_problems_no_verdicts() -> None:
+    assert len(judge(half_trained(), get_format("column"), mixed_problems()[:0])) == 0
+    with pytest.raises(UsageError, match="no problem"):
+        evaluate_problems(half_trained(), get_format("column"), mixed_problems()[:0])
+
+
+def test_problems_that_are_too_long_are_named_before_anything_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(report, "CHUNK_TOKENS", 1)  # one problem at a time
+    problems = parse_expressions(["1+1", "12+45", "99999+99999", "9" * 70 + "+1"])
+    calls: list[int] = []
+    with pytest.raises(UsageError) as error:
+        evaluate_problems(
+            half_trained(), get_format("column"), problems, progress=lambda done, _: calls.append(done)
+        )
+    assert not calls
+    assert error.value.message.startswith("2 of 4 problems are too long for this model: with its answer, 999")
+    assert "at most 40" in error.value.message
+    assert "(72 characters)" in error.value.message
+    with pytest.raises(UsageError, match=r"1 of 1 problems .* 99999\+99999 takes 59 tokens"):
+        judge(half_trained(), get_format("column"), problems[2:3])
+    for max_length in (58, 59):
+        model = Transformer.from_config(ModelConfig("nano", 1, 16, 1, max_length=max_length))
+        if max_length == 59:
+            judge(model, get_format("column"), problems[2:3])
+        else:
+            with pytest.raises(UsageError):
+                judge(model, get_format("column"), problems[2:3])
+
+
+# all problems
+
+
+def test_all_pairs_are_there_once() -> None:
+    sums = expressions(AllPairs((0,), 12)[:])
+    assert sorted(sums) == sorted(f"{a}+{b}" for a in range(13) for b in range(13))
+    differences = expressions(AllPairs((1,), 12)[:])
+    assert sorted(differences) == sorted(f"{a}-{b}" for a in range(13) for b in range(a + 1))
+    signed = expressions(AllPairs((1,), 12, signed=True)[:])
+    assert sorted(signed) == sorted(f"{a}-{b}" for a in range(13) for b in range(13))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_slices_of_all_pairs_are_the_whole(signed: bool) -> None:
+    pairs = AllPairs(BOTH_TASKS, 40, signed)
+    whole = expressions(pairs[:])
+    assert len(pairs) == len(whole) == len(set(whole)) == 41**2 + (41**2 if signed else 41 * 42 // 2)
+    parts = [expressions(pairs[start : start + 100]) for start in range(0, len(pairs), 100)]
+    assert [text for part in parts for text in part] == whole
+    assert len(pairs[len(pairs) :]) == 0
+
+
+def test_large_triangles_are_exact() -> None:
+    pairs = AllPairs((1,), 99_999)
+    rows = len(pairs)
+    assert expressions(pairs[rows - 1 :]) == ["99999-99999"]
+    before = 99_999 * 100_000 // 2  # pairs whose first operand is less
+    assert expressions(pairs[before - 1 : before + 1]) == ["99998-99998", "99999-0"]
+
+
+def test_too_many_pairs_are_refused() -> None:
+    with pytest.raises(UsageError, match="1,000,000"):
+        AllPairs((0,), 1_000_000)
+
+
+def test_everything_there_is_can_be_evaluated() -> None:
+    pairs = AllPairs(BOTH_TASKS, 9)
+    got = evaluate_problems(half_trained(), get_format("column"), pairs)
+    assert got.answers.num_examples == len(pairs) == 155
+    assert 0.5 < got.exact_match < 1
+    assert "all there are" in headline(got, complete=True)
+
+
+# chunks
+
+
+def test_parts_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, notation, problems = half_trained(), get_format("column"), mixed_problems()
+    lines, lines_in_parts = io.StringIO(), io.StringIO()
+    whole = evaluate_problems(model, notation, problems, mistakes=30, samples=lines).to_dict()
+    monkeypatch.setattr(report, "CHUNK_TOKENS", 13 * model.max_length)
+    monkeypatch.setattr(report, "CHECKED_ROWS", 11)
+    calls: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        calls.append((done, total))
+
+    parts = evaluate_problems(
+        model, notation, problems, mistakes=30, samples=lines_in_parts, progress=progress
+    ).to_dict()
+    assert whole.pop("seconds") >= 0
+    assert parts.pop("seconds") >= 0
+    assert parts == whole
+    assert len(whole["mistakes"]) == 30
+    assert lines.getvalue() == lines_in_parts.getvalue()
+    assert calls[-1] == (len(problems), len(problems))
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+
+
+def test_scoring_sees_only_what_it_should() -> None:
+    # tokens of the prompt and behind the end count for nothing, whatever stands beside a row in its batch
+    model, notation = half_trained(), get_format("column")
+    problems = concatenate([parse_expression("1+2"), parse_expression("57+68")])
+    gold = notation.render(problems)
+    both, _ = exact_match.score_gold(model, gold, np.arange(2))
+    apart = [int(exact_match.score_gold(model, gold, np.array([row]))[0][0]) for row in range(2)]
+    assert both.tolist() == apart
+    assert (both <= gold.lengths - gold.prompt_lengths).all()

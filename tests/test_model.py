@@ -1,0 +1,178 @@
+"""The transformer: how large the sizes are, what it may look at, and what it refuses."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from mathllm.config import POSITIONS, SIZES, ModelConfig, build_config
+from mathllm.errors import UsageError
+from mathllm.model import Transformer
+from mathllm.model.checkpoint import load_checkpoint, save_model
+
+TINY = ModelConfig("nano", layers=2, hidden=16, heads=4, feed_forward=24, max_length=20)
+
+VARIANTS = [
+    *({"position": name} for name in POSITIONS),
+    {"kv_heads": 2},
+    {"kv_heads": 1},
+    {"norm": "layernorm"},
+    {"activation": "relu2"},
+    {"activation": "swiglu"},
+    {"qk_norm": False},
+    {"tie_embeddings": True},
+    {"kv_heads": 2, "norm": "layernorm", "activation": "swiglu", "tie_embeddings": True, "position": "learned"},
+]
+
+
+def variant_id(changes: object) -> str | None:
+    return ",".join(f"{name}={value}" for name, value in changes.items()) if isinstance(changes, dict) else None
+
+
+def awake(config: ModelConfig, seed: int = 0) -> Transformer:
+    """A model whose blocks do something: a new one starts as the identity, with all tokens equally likely."""
+    model = Transformer.from_config(config, seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def some_ids(length: int = 12, batch: int = 3) -> Tensor:
+    return torch.randint(16, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def formula(config: ModelConfig) -> int:
+    """The number of parameters, counted by hand."""
+    hidden, inner = config.hidden, config.feed_forward
+    norm = hidden if config.norm == "rmsnorm" else 2 * hidden
+    head_width, kv_heads = hidden // config.heads, config.kv_heads or config.heads
+    attention = hidden * hidden + 2 * hidden * kv_heads * head_width + hidden * hidden
+    feed_forward = (3 if config.activation == "swiglu" else 2) * hidden * inner
+    block = attention + feed_forward + 2 * norm
+    tables = 16 * hidden * (1 if config.tie_embeddings else 2)
+    positions = config.max_length * hidden if config.position == "learned" else 0
+    return tables + positions + config.layers * block + norm
+
+
+# the sizes as they are: DESIGN.md says the same
+@pytest.mark.parametrize(
+    ("size", "parameters"), [("nano", 100_672), ("small", 2_107_648), ("medium", 12_605_952), ("large", 25_190_912)]
+)
+def test_the_sizes_have_this_many_parameters(size: str, parameters: int) -> None:
+    config = dataclasses.replace(build_config({"model": {"size": size}}).model, max_length=64)
+    assert Transformer.from_config(config).num_parameters == formula(config) == parameters
+    assert list(SIZES) == ["nano", "small", "medium", "large"]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
+def test_every_variant_has_the_parameters_that_it_should_have(changes: dict[str, object]) -> None:
+    config = dataclasses.replace(TINY, **changes)
+    assert Transformer.from_config(config).num_parameters == formula(config)
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
+def test_a_token_never_sees_a_later_one(changes: dict[str, object]) -> None:
+    model, ids = awake(dataclasses.replace(TINY, **changes)), some_ids()
+    logits = model(ids)
+    assert logits.shape == (*ids.shape, 16)
+    assert logits.dtype == torch.float32
+    for place in (1, 5, 11):
+        other = ids.clone()
+        other[:, place] = (other[:, place] + 1) % 16
+        changed = (model(other) != logits).any(-1).any(0)  # (T)
+        assert not changed[:place].any()
+        assert changed[place]
+        assert place == 11 or changed[place + 1 :].any(), "nothing after it has noticed"
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
+def test_embeddings_can_be_given_instead_of_ids(changes: dict[str, object]) -> None:
+    model, ids = awake(dataclasses.replace(TINY, **changes)), some_ids()
+    assert torch.equal(model(model.embedding(ids)), model(ids))
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
+def test_every_parameter_learns(changes: dict[str, object]) -> None:
+    model = awake(dataclasses.replace(TINY, **changes))
+    model(some_ids()).logsumexp(-1).sum().backward()
+    idle = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
+    assert idle == []
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_order_matters_in_every_scheme_that_knows_it(position: str) -> None:
+    model, ids = awake(dataclasses.replace(TINY, layers=1, position=position)), some_ids(batch=1)
+    swapped = ids.clone()
+    swapped[:, [2, 3]] = ids[:, [3, 2]]
+    assert ids[0, 2] != ids[0, 3]
+    same = torch.allclose(model(ids)[:, -1], model(swapped)[:, -1], atol=1e-5)
+    # one layer without positions sees a bag of tokens
+    assert same == (position == "nope")
+
+
+def test_a_new_model_thinks_all_tokens_equally_likely() -> None:
+    logits = Transformer.from_config(dataclasses.replace(TINY, position="learned"))(some_ids())
+    assert torch.equal(logits, torch.zeros_like(logits))
+
+
+def test_the_seed_alone_decides_about_the_weights() -> None:
+    one = Transformer.from_config(TINY, seed=3).state_dict()
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state()
+    two = Transformer.from_config(TINY, seed=3).state_dict()
+    assert torch.equal(before, torch.random.get_rng_state()), "the global generator was disturbed"
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    other = Transformer.from_config(TINY, seed=4).state_dict()
+    assert not torch.equal(one["embedding.weight"], other["embedding.weight"])
+    assert not torch.equal(one["blocks.0.attention.qkv.weight"], other["blocks.0.attention.qkv.weight"])
+
+
+def test_tied_embeddings_are_one_matrix_and_are_saved_once(tmp_path) -> None:
+    config = dataclasses.replace(TINY, tie_embeddings=True)
+    model = awake(config)
+    save_model(tmp_path, model, config, build_config().data)
+    loaded = load_checkpoint(tmp_path).model
+    names = list(loaded.state_dict())
+    assert "embedding.weight" in names
+    assert not any("head" in name for name in names)
+    assert torch.equal(loaded(some_ids()), model(some_ids()))
+
+
+def test_grouped_heads_with_repeated_weights_equal_all_heads() -> None:
+    grouped = awake(dataclasses.replace(TINY, kv_heads=2))
+    full = awake(TINY)
+    full.load_state_dict(
+        {
+            name: _ungrouped(tensor) if name.endswith("qkv.weight") else tensor
+            for name, tensor in grouped.state_dict().items()
+        }
+    )
+    torch.testing.assert_close(grouped(some_ids()), full(some_ids()))
+
+
+def _ungrouped(weight: Tensor) -> Tensor:
+    """Rows of queries, 2 key heads and 2 value heads -> each key and value head for 2 of the 4 query heads."""
+    queries, keys, values = weight.split([16, 8, 8])
+    return torch.cat([queries, *(part.view(2, 4, 16).repeat_interleave(2, 0).flatten(0, 1) for part in (keys, values))])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"hidden": 18}, "multiple of heads"),
+        ({"kv_heads": 3}, "multiple of kv_heads"),
+        ({"heads": 16, "position": "rope"}, "even width"),
+        ({"position": "rotary"}, "unknown position 'rotary'"),
+        ({"norm": "batchnorm"}, "unknown norm"),
+        ({"activation": "relu"}, "unknown activation"),
+        ({"layers": 0}, "at least 1"),
+        ({"kv_heads": -1}, "at least 0"),
+    ],
+    ids=variant_id,
+)
+def test_what_does_not_fit_together_is_refused(changes: dict[str, object], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        dataclasses.replace(TINY, **changes)

@@ -1,0 +1,444 @@
+"""Solver and `mathllm solve`: expressions in, answers or clear errors out."""
+
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from trained import parrot_solver, trained_checkpoint
+from typer.testing import CliRunner
+
+from mathllm.cli.solve import SHOWN
+from mathllm.cli.solve import solve as solve_command
+from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
+from mathllm.formats import FORMATS
+from mathllm.inference.sampling import SamplingParams
+from mathllm.inference.solver import Solution, Solver, is_unfinished
+from mathllm.model.checkpoint import load_checkpoint
+from mathllm.tasks.expressions import expressions, parse_expression
+from mathllm.tokenizer import END
+
+ADDITIONS = [f"{a}+{b}" for a in range(10) for b in range(10)]
+SUBTRACTIONS = [f"{a}-{b}" for a in range(10) for b in range(a + 1)]
+
+
+@pytest.fixture(scope="module")
+def solver() -> Solver:
+    return Solver(load_checkpoint(trained_checkpoint(task="addition,subtraction")))
+
+
+def test_every_problem_of_training_is_right(solver):
+    asked = ADDITIONS + SUBTRACTIONS
+    solutions = solver.solve_many(asked)
+    for text, solution in zip(asked, solutions, strict=True):
+        assert solution.expression == text
+        assert solution.answer == solution.expected == eval(text)
+        assert solution.correct
+        assert solution.steps == (f"{text}={solution.answer}",)
+        assert solution.text == f"{text}=<think>{text}={solution.answer}</think>{solution.answer}<end>"
+        assert 0.9 < solution.confidence < 1
+        assert solution.reason == "end"
+
+
+@pytest.mark.parametrize("name", ["pairwise", "reversed"])
+def test_other_notations(name):
+    solver = Solver(load_checkpoint(trained_checkpoint(name)))
+    solutions = solver.solve_many(ADDITIONS)
+    assert all(solution.correct for solution in solutions)
+    assert {solution.answer for solution in solutions} == set(range(19))
+    assert solver.solve("8+9").steps == (("8+9=71",) if name == "pairwise" else ())
+
+
+def test_many_at_once_are_as_one_by_one(solver):
+    asked = ["1+2", "34+5", "9-3", "1+2+3", "77+88", "5-9", "1+1="]
+    for batch_size in (1024, 2):
+        many = solver.solve_many(asked, batch_size)
+        for text, solution in zip(asked, many, strict=True):
+            one = solver.solve(text)
+            assert solution.confidence == pytest.approx(one.confidence, abs=1e-4)
+            assert {**vars(solution), "confidence": 0} == {**vars(one), "confidence": 0}
+
+
+def test_streaming_writes_what_solve_says(solver):
+    for text in ("8+9", "12+34", "7-2"):
+        problem = parse_expression(text)
+        steps = list(solver.stream(problem))
+        prompt = solver.notation.prompts(problem)[0][0]
+        ids = np.array([*prompt, *(int(step.ids[0]) for step in steps)], np.uint8)
+        log_prob = sum(float(step.log_probs[0]) for step in steps)
+        read = solver.read(problem, ids, log_prob, 0 if ids[-1] == END else 1)
+        assert {**vars(read), "confidence": 0} == {**vars(solver.solve(text)), "confidence": 0}
+        assert read.confidence == pytest.approx(solver.solve(text).confidence, abs=1e-4)
+
+
+def test_nothing_asked_nothing_answered(solver):
+    assert solver.solve_many([]) == []
+    assert solver.try_many([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "correct", "steps", "reason"),
+    [
+        ("46<end>", 46, True, (), "end"),
+        ("0046<end>", 46, True, (), "end"),
+        ("45<end>", 45, False, (), "end"),
+        ("-46<end>", -46, False, (), "end"),
+        ("<end>", None, False, (), "end"),
+        ("4+6<end>", None, False, (), "end"),
+        ("-<end>", None, False, (), "end"),
+        ("46", 46666, False, (), "length"),
+    ],
+)
+def test_reading_what_a_model_wrote(text, answer, correct, steps, reason):
+    solver = parrot_solver(text, max_length=11, format="plain")
+    solution = solver.solve("12+34")
+    assert solution.answer == answer
+    assert solution.expected == 46
+    assert solution.correct is correct
+    assert solution.steps == steps
+    assert solution.reason == reason
+    assert solution.text.startswith("12+34=")
+
+
+def test_reading_thoughts():
+    text = "<think>2+4=6 1+3=4</think>46<end>"
+    assert parrot_solver(text).solve("12+34").steps == ("2+4=6", "1+3=4")
+    assert parrot_solver("<think>2+4=6 1+3=4</think>47<end>").solve("12+34").steps == ("2+4=6", "1+3=4")
+    assert parrot_solver("46<end>").solve("12+34").answer is None  # a thought was due
+    two = "<think>99+12=021</think><think>021+5=521</think>125<end>"
+    solution = parrot_solver(two, format="pairwise", max_operands=3).solve("99+21+5")
+    assert solution.steps == ("99+12=021", "021+5=521")
+    assert solution.correct
+
+
+def test_a_number_too_long_for_an_int_is_no_answer():
+    solution = parrot_solver("9", max_length=6000, format="plain").solve("1+1")
+    assert solution.answer is None
+    assert not solution.correct
+    assert len(solution.text) == 6000
+
+
+def test_the_longest_numbers_can_still_be_read():
+    answer = "1" + "0" * 4000
+    solution = parrot_solver(answer + "<end>", max_length=20_000, format="plain").solve("9" * 4000 + "+1")
+    assert solution.correct
+    assert str(solution.expected) == str(solution.answer) == answer
+
+
+def test_problems_that_do_not_fit(solver):
+    with pytest.raises(
+        UsageError, match="the problem and its solution take 37 tokens, and this model has room for 32"
+    ):
+        solver.solve("1111+2222")
+    with pytest.raises(UsageError, match="the problem alone takes 35 tokens") as error:
+        solver.solve("9" * 32 + "+1")
+    assert error.value.hint == "it was trained on numbers of up to 1 digit"
+    with pytest.raises(UsageError, match="the problem alone"):
+        solver.solve_many(["1+1", "9" * 32 + "+1"])
+    # exactly as long as there is room for
+    tight = parrot_solver("2<end>", max_length=6, format="plain")
+    assert tight.solve("1+1").correct
+    with pytest.raises(UsageError, match="take 7 tokens"):
+        tight.solve("9+9")
+
+
+def test_a_task_that_the_notation_has_no_thought_for_is_refused(solver, monkeypatch):
+    adder = parrot_solver("<end>")
+    thoughts = {"addition": FORMATS["column"].thoughts["addition"]}
+    monkeypatch.setattr(adder, "notation", type(adder.notation)("sums", "only sums", thoughts=thoughts))
+    with pytest.raises(UsageError, match="no thought for task 'subtraction'"):
+        adder.solve("3-1")
+    outcomes = adder.try_many(["3-1", "1+1", "x", "2+2", "4-4"])
+    assert [type(outcome) for outcome in outcomes] == [
+        UsageError,
+        Solution,
+        ExpressionError,
+        Solution,
+        UsageError,
+    ]
+
+
+def test_errors_say_which_row(solver):
+    with pytest.raises(ExpressionError, match="number was expected") as error:
+        solver.solve("1++2")
+    assert error.value.position == 2
+    with pytest.raises(DataError, match="row 2: a number was expected"):
+        solver.solve_many(["1+1", "1++2"])
+
+
+def test_try_many_puts_each_error_in_its_place(solver):
+    asked = ["1+1", "1++2", "", "9" * 40 + "+1", "2+2=", "7+", "é"]
+    outcomes = solver.try_many(asked)
+    kinds = [
+        Solution,
+        ExpressionError,
+        ExpressionError,
+        UsageError,
+        Solution,
+        ExpressionError,
+        ExpressionError,
+    ]
+    assert [type(outcome) for outcome in outcomes] == kinds
+    assert [outcome.answer for outcome in outcomes if isinstance(outcome, Solution)] == [2, 4]
+    assert [type(outcome) for outcome in solver.try_many(["x", "y"])] == [ExpressionError] * 2
+    assert [type(outcome) for outcome in solver.try_many(["9" * 40 + "+1"])] == [UsageError]
+
+
+def test_what_lies_outside_training(solver):
+    def unseen(text: str, **data: object) -> list[str]:
+        return parrot_solver("1<end>", format="plain", **data).unseen(parse_expression(text))
+
+    assert unseen("999+999") == []
+    assert unseen("0001+2", max_digits=1) == []
+    assert unseen("1000+1") == ["a number of more than 3 digits"]
+    assert unseen("1+2+3") == ["a problem of more than 2 numbers"]
+    assert unseen("1+2+3", max_operands=3) == []
+    assert unseen("1-2") == ["a problem of subtraction", "a result below zero"]
+    assert unseen("1-2", task="addition,subtraction", signed=True) == []
+    assert unseen("2-1", task="subtraction", max_operands=5) == []
+
+
+@pytest.mark.parametrize("text", ["7+", "7 + ", "7-", "1+2+"])
+def test_unfinished(text):
+    assert is_unfinished(text)
+
+
+@pytest.mark.parametrize("text", ["", "7", "7+1", "7+=", "+7"])
+def test_not_unfinished(text):
+    assert not is_unfinished(text)
+    with pytest.raises(ExpressionError):
+        parrot_solver("1<end>").complete(text)
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "completed"),
+    [
+        ("123", {}, "7+123"),  # never more digits than it was trained on
+        ("123", {"max_digits": 2}, "7+12"),
+        ("1=", {}, "7+1"),
+        ("0123", {}, "7+0"),  # no number goes on after a leading zero
+        ("123", {"format": "reversed"}, "7+321"),
+        ("100", {"format": "reversed"}, "7+1"),  # 001
+        ("12=", {"zero_pad": True}, "7+12"),
+        ("+<end>-5", {}, "7+0"),  # what is not allowed is not written; digits are then as good as each other
+        ("=", {}, "7+0"),
+    ],
+)
+def test_completing(script, settings, completed):
+    solver = parrot_solver(script, **{"format": "plain", **settings})
+    # a parrot counts what it wrote by its cache, and here each token is asked for with a new one
+    script_ids = solver.model.script
+    prompt = len(solver.notation.prompts(parse_expression("7+0"))[0][0]) - 2
+    solver.model.forward = lambda tokens, cache: (
+        torch.nn.functional.one_hot(
+            torch.full(tokens.shape, script_ids[min(tokens.shape[1] - prompt, len(script_ids) - 1)]), 16
+        )
+        * 9.0
+    )
+    assert expressions(solver.complete("7+"))[0] == completed
+
+
+def test_completing_follows_the_sampling_settings(solver):
+    warm = Solver(solver.checkpoint, SamplingParams(temperature=50.0), seed=1)
+    assert len({expressions(warm.complete("7+"))[0] for _ in range(40)}) > 4
+    assert len({expressions(solver.complete("7+"))[0] for _ in range(4)}) == 1
+
+
+def test_a_seed_repeats_an_answer(solver):
+    def answers(seed: int) -> list[str]:
+        warm = Solver(solver.checkpoint, SamplingParams(temperature=20.0), seed)
+        return [solution.text for solution in warm.solve_many(ADDITIONS[:20])]
+
+    assert answers(1) == answers(1)
+    assert answers(1) != answers(2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(tmp_path, value):
+    shutil.copytree(trained_checkpoint(), tmp_path / "damaged")
+    path = tmp_path / "damaged" / "model.safetensors"
+    weights = load_file(path)
+    weights["embedding.weight"][3, 3] = value
+    save_file(weights, path)
+    with pytest.raises(CheckpointError, match="not numbers"):
+        Solver(load_checkpoint(tmp_path / "damaged"))
+
+
+texts = (
+    st.text(max_size=20)
+    | st.text("0123456789+-= <>thinkend/\t\n", max_size=20)
+    | st.from_regex(r"[0-9]{1,6}[+-][0-9]{1,6}=?", fullmatch=True)
+    | st.integers(1, 10_000).map(lambda n: "7" * n + "+1")
+)
+
+
+@given(texts)
+def test_any_text_is_solved_or_refused(solver_for_fuzzing, text):
+    try:
+        solution = solver_for_fuzzing.solve(text)
+    except MathLLMError:
+        return
+    assert isinstance(solution, Solution)
+    assert solution.expected == eval(re.sub(r"\b0+(?=\d)", "", solution.expression))
+    assert 0 <= solution.confidence <= 1
+    json.dumps(vars(solution), allow_nan=False)
+
+
+@given(st.lists(texts, max_size=6))
+def test_many_texts_are_solved_or_refused_one_by_one(solver_for_fuzzing, asked):
+    outcomes = solver_for_fuzzing.try_many(asked)
+    assert len(outcomes) == len(asked)
+    for text, outcome in zip(asked, outcomes, strict=True):
+        try:
+            assert isinstance(outcome, Solution)
+            assert solver_for_fuzzing.solve(text).text == outcome.text
+        except AssertionError:
+            with pytest.raises(MathLLMError) as error:
+                solver_for_fuzzing.solve(text)
+            assert type(error.value) is type(outcome)
+            assert error.value.message == outcome.message
+
+
+@pytest.fixture(scope="module")
+def solver_for_fuzzing() -> Solver:
+    return Solver(load_checkpoint(trained_checkpoint(task="addition,subtraction")))
+
+
+class TestCommand:
+    """`mathllm solve`, as a small application of its own."""
+
+    def run(self, *arguments: str, stdin: str | bytes | None = None, checkpoint: str | None = None):
+        app = typer.Typer()
+        app.command()(solve_command)
+        where = checkpoint or str(trained_checkpoint(task="addition,subtraction"))
+        return CliRunner().invoke(app, ["--checkpoint", where, *arguments], input=stdin)
+
+    def test_just_the_answer(self):
+        result = self.run("8+9")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "17\n", "")
+
+    def test_several(self):
+        assert self.run("8+9", "9-4", "1+1=").stdout == "17\n5\n2\n"
+
+    def test_json_is_one_document(self):
+        result = self.run("--json", "8+9")
+        document = json.loads(result.stdout)
+        confidence = document.pop("confidence")
+        assert 0.9 < confidence < 1
+        assert document == {
+            "expression": "8+9",
+            "answer": 17,
+            "expected": 17,
+            "correct": True,
+            "steps": ["8+9=17"],
+            "text": "8+9=<think>8+9=17</think>17<end>",
+            "reason": "end",
+            "checkpoint": str(trained_checkpoint(task="addition,subtraction")),
+        }
+
+    @pytest.mark.parametrize("arguments", [[], ["-"]])
+    def test_one_expression_a_line(self, arguments):
+        result = self.run(*arguments, stdin="8+9\n\n9-4=\r\n 1 + 1")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "17\n\n5\n2\n", "")
+
+    def test_bad_lines_keep_their_place(self):
+        result = self.run(stdin="8+9\n1++2\nx\n" + "1" * 60 + "+1\n2+2\n")
+        assert result.exit_code == 1
+        assert result.stdout == "17\n\n\n\n4\n"
+        assert "error: line 2: a number was expected here\n  1++2\n    ^\n" in result.stderr
+        assert "error: line 3: character 'x' at position 1" in result.stderr
+        assert "error: line 4: the problem alone takes" in result.stderr
+
+    def test_json_lines(self):
+        result = self.run("--json", stdin="8+9\n\n1++2\n2+2\n")
+        first, bad, last = map(json.loads, result.stdout.splitlines())
+        assert (first["answer"], last["answer"]) == (17, 4)
+        assert bad == {"expression": "1++2", "error": "a number was expected here", "position": 2}
+        assert result.exit_code == 1
+
+    def test_bytes_that_are_no_text(self):
+        result = self.run(stdin=b"\xff\xfe+1\n1+1\n\0\n")
+        assert (result.exit_code, result.stdout) == (1, "\n2\n\n")
+
+    def test_more_lines_than_a_batch(self, monkeypatch):
+        monkeypatch.setattr("mathllm.cli.solve.BATCH", 7)
+        result = self.run(stdin="\n".join(["x", *ADDITIONS]))
+        assert result.stdout.split("\n")[1:-1] == [str(eval(text)) for text in ADDITIONS]
+
+    def test_no_lines(self):
+        result = self.run(stdin="")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+    def test_a_wrong_answer_is_told_but_no_failure(self):
+        result = self.run("12+34")
+        assert result.exit_code == 0
+        assert result.stdout.strip() != "46"
+        assert "note: 12+34 is 46, but the model" in result.stderr
+
+    def test_many_wrong_answers_are_counted(self):
+        result = self.run(stdin="".join(f"{n}+1\n" for n in range(50, 90)))
+        assert result.stderr.count("but the model") == SHOWN
+        assert f"40 of 40 answers are wrong; the first {SHOWN} are above" in result.stderr
+
+    @pytest.mark.parametrize(
+        "text", ["1++2", "", " ", "=", "7+", "٣+٤", "1,000+1", "9" * 10_000 + "+1", "2*3"]
+    )
+    def test_what_cannot_be_read(self, text):
+        result = self.run(text)
+        assert result.exit_code == 1
+        assert result.stdout == "\n"
+        assert result.stderr.startswith("error: ")
+        assert "Traceback" not in result.stderr
+
+    def test_an_argument_that_looks_like_an_option(self):
+        result = self.run("--", "-1+2")
+        assert result.exit_code == 1
+        assert "error: a number was expected here\n  -1+2\n  ^\n" in result.stderr
+        assert self.run("-1+2").exit_code == 2
+
+    def test_a_checkpoint_that_is_missing(self):
+        result = self.run("1+1", checkpoint="/no/such/place")
+        assert isinstance(result.exception, CheckpointError)
+
+    def test_a_device_that_is_none(self):
+        assert isinstance(self.run("1+1", "--device", "abacus").exception, UsageError)
+
+
+class Tty(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_the_worked_solution(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", shown := Tty())
+    solve_command(["8+9", "12+3"], str(trained_checkpoint(task="addition,subtraction")))
+    first, second, *_ = shown.getvalue().splitlines()
+    assert first == "  8+9=17"
+    assert second.startswith("  8+9 = 17  ✓  confidence 9")
+    assert "✗ it is 15" in shown.getvalue()
+    assert capsys.readouterr().err == "note: in training this model never saw a number of more than 1 digit\n"
+
+
+def test_a_terminal_gets_errors_and_what_can_be_solved(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", shown := Tty())
+    with pytest.raises(typer.Exit) as left:
+        solve_command(["1++1", "8+9"], str(trained_checkpoint(task="addition,subtraction")))
+    assert left.value.exit_code == 1
+    assert "8+9 = 17" in shown.getvalue()
+    assert "error: a number was expected here\n  1++1\n    ^" in capsys.readouterr().err
+
+
+def test_a_terminal_that_is_asked_nothing(monkeypatch):
+    for stdin in (Tty("1+1\n"), None):
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(UsageError, match="nothing to solve"):
+            solve_command([])
