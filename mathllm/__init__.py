@@ -1,8 +1,8 @@
 """mathllm: train tiny transformers to calculate, exactly, and watch them reason.
 
-    import mathllm
-    model = mathllm.load("checkpoints/addsub-3digit")
-    print(model.solve("658+189").answer)
+import mathllm
+model = mathllm.load("checkpoints/addsub-3digit")
+print(model.solve("658+189").answer)
 """
 
 from __future__ import annotations

@@ -132,6 +132,8 @@ class Chat:
         if self.show_tokens:
             self.console.print(token_table(self.prompt, self.written))
 
+    # the commands: each is given what follows its name, and returns False to leave
+
     def help(self, _: str) -> bool:
         table = Table.grid(padding=(0, 2))
         for what, meaning in HELP:

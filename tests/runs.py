@@ -1,7 +1,7 @@
 """Tiny training runs, in this process or in another one, for every test that needs them.
 
-    run = finished(tiny(tmp_path / "run", "train.max_steps=20"))
-    child = Child(train, tiny(tmp_path / "run"))  # a process of its own: it may be killed, or run out of disk
+run = finished(tiny(tmp_path / "run", "train.max_steps=20"))
+child = Child(train, tiny(tmp_path / "run"))  # a process of its own: it may be killed, or run out of disk
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def same_run(one: Path, other: Path, step: int) -> None:
 
 # a server with torch in memory, from which children are forked: so each takes milliseconds, not seconds, to start
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["mathllm.cli.main", "mathllm.training.run", "torch._dynamo", "torch.distributed"])
+_processes.set_forkserver_preload(
+    ["mathllm.cli.main", "mathllm.training.run", "torch._dynamo", "torch.distributed"]
+)
 
 
 class Child:

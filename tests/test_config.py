@@ -183,7 +183,7 @@ def test_recipes_that_cannot_be_used_are_refused(tmp_path: Path, text: str, mess
 def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="mine.toml is not valid TOML"):
+    with pytest.raises(UsageError, match=r"mine.toml is not valid TOML"):
         build_config(recipe=str(path))
 
 

@@ -131,6 +131,7 @@ def test_steps_name_their_rows_and_logits(model):
     ended = set()
     for step in decode(model, torch.from_numpy(prompts).long(), 20, stop=4):
         assert not step.logits.requires_grad
+        assert len(step.rows) > 0  # it is over as soon as nobody runs
         assert len(step.rows) == len(step.ids) == len(step.log_probs) == len(step.logits)
         assert not ended & set(step.rows.tolist())  # no row is heard of again
         assert step.ids.tolist() == step.logits.argmax(-1).tolist()

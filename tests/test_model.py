@@ -22,12 +22,20 @@ VARIANTS = [
     {"activation": "swiglu"},
     {"qk_norm": False},
     {"tie_embeddings": True},
-    {"kv_heads": 2, "norm": "layernorm", "activation": "swiglu", "tie_embeddings": True, "position": "learned"},
+    {
+        "kv_heads": 2,
+        "norm": "layernorm",
+        "activation": "swiglu",
+        "tie_embeddings": True,
+        "position": "learned",
+    },
 ]
 
 
 def variant_id(changes: object) -> str | None:
-    return ",".join(f"{name}={value}" for name, value in changes.items()) if isinstance(changes, dict) else None
+    return (
+        ",".join(f"{name}={value}" for name, value in changes.items()) if isinstance(changes, dict) else None
+    )
 
 
 def awake(config: ModelConfig, seed: int = 0) -> Transformer:
@@ -59,7 +67,8 @@ def formula(config: ModelConfig) -> int:
 
 # the sizes as they are: DESIGN.md says the same
 @pytest.mark.parametrize(
-    ("size", "parameters"), [("nano", 100_672), ("small", 2_107_648), ("medium", 12_605_952), ("large", 25_190_912)]
+    ("size", "parameters"),
+    [("nano", 100_672), ("small", 2_107_648), ("medium", 12_605_952), ("large", 25_190_912)],
 )
 def test_the_sizes_have_this_many_parameters(size: str, parameters: int) -> None:
     config = dataclasses.replace(build_config({"model": {"size": size}}).model, max_length=64)
@@ -156,7 +165,9 @@ def test_grouped_heads_with_repeated_weights_equal_all_heads() -> None:
 def _ungrouped(weight: Tensor) -> Tensor:
     """Rows of queries, 2 key heads and 2 value heads -> each key and value head for 2 of the 4 query heads."""
     queries, keys, values = weight.split([16, 8, 8])
-    return torch.cat([queries, *(part.view(2, 4, 16).repeat_interleave(2, 0).flatten(0, 1) for part in (keys, values))])
+    return torch.cat(
+        [queries, *(part.view(2, 4, 16).repeat_interleave(2, 0).flatten(0, 1) for part in (keys, values))]
+    )
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,14 @@ def test_reading_what_a_model_wrote(text, answer, correct, steps, reason):
     assert solution.text.startswith("12+34=")
 
 
+def test_what_is_right_by_accident_is_not_right():
+    cut = parrot_solver("0002", max_length=8, format="plain").solve("1+1")
+    assert (cut.answer, cut.reason, cut.correct) == (2, "length", False)
+    for nothing in ("<end>", "+<end>", "<think>0<end>"):  # no number, and so not 0 either
+        assert not parrot_solver(nothing, format="plain").solve("0+0").correct
+    assert not parrot_solver("0<end>").solve("0+0").correct  # without the thought
+
+
 def test_reading_thoughts():
     text = "<think>2+4=6 1+3=4</think>46<end>"
     assert parrot_solver(text).solve("12+34").steps == ("2+4=6", "1+3=4")

@@ -152,12 +152,16 @@ def test_a_batch_asks_for_the_completion_and_nothing_else() -> None:
     for row, source in enumerate([1, 0]):
         ids = rendered.ids[source].astype(int)
         prompt, end = rendered.prompt_lengths[source], rendered.lengths[source]
-        wanted = [IGNORED] * (prompt - 1) + list(ids[prompt:end]) + [IGNORED] * (batch.targets.shape[1] + 1 - end)
+        wanted = (
+            [IGNORED] * (prompt - 1) + list(ids[prompt:end]) + [IGNORED] * (batch.targets.shape[1] + 1 - end)
+        )
         assert batch.targets[row].tolist() == wanted
         assert batch.inputs[row, : end - 1].tolist() == list(ids[: end - 1])
 
 
-@pytest.mark.parametrize(("max_rows", "max_tokens"), [(1, 10**6), (4, 10**6), (1000, 60), (7, 90), (1000, 1), (3, 1)])
+@pytest.mark.parametrize(
+    ("max_rows", "max_tokens"), [(1, 10**6), (4, 10**6), (1000, 60), (7, 90), (1000, 1), (3, 1)]
+)
 def test_micro_batches_hold_every_row_once_and_keep_their_limits(max_rows: int, max_tokens: int) -> None:
     rendered = COLUMN.render(ProblemStream(DataConfig(max_digits=5), 0).problems(0, 40))
     some_rows: NDArray[np.int64] = np.arange(0, 40, 2)

@@ -89,14 +89,14 @@ def show_rows(console: Console, path: Path, count: int = 3) -> None:
 
 def check_all_pairs(console: Console, checkpoint: Checkpoint, config: Config, limit: int) -> None:
     """Exact match on every pair of operands, and the first mistakes."""
-    from mathllm.cli.eval import _progress_bar as progress_bar
+    from mathllm.cli.progress import progress_bar
     from mathllm.evaluation.exhaustive import AllPairs
     from mathllm.evaluation.report import evaluate_problems
     from mathllm.evaluation.show import show_mistakes
     from mathllm.tasks import get_tasks
 
     pairs = AllPairs(get_tasks(config.data.task), limit, config.data.signed)
-    with progress_bar() as progress:
+    with progress_bar("checking") as progress:
         report = evaluate_problems(checkpoint.model, checkpoint.notation, pairs, progress=progress)
     right, of = report.answers.correct, report.answers.num_examples
     style = "bold green" if right == of else "bold yellow"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from mathllm.cli.progress import progress_bar
 from mathllm.errors import UsageError
 from mathllm.files import explained, write_json
 
@@ -84,7 +85,7 @@ def evaluate(
     loaded = load_checkpoint(checkpoint, pick_device(device))
     problems, source = choose_problems(loaded, data_path, data_dir, exhaustive, max_examples)
     complete = exhaustive is not None and max_examples is None
-    with _samples_file(samples) as file, _progress_bar() as progress:
+    with _samples_file(samples) as file, progress_bar("evaluating") as progress:
         model, notation = loaded.model, loaded.notation
         report = evaluate_problems(model, notation, problems, batch_size, mistakes, file, progress)
     about = {"checkpoint": str(loaded.path), "data": source, "format": loaded.notation.name}
@@ -173,22 +174,6 @@ def _remark(checkpoint: Checkpoint, problems: Problems) -> None:
         if seen:
             total = f"{seen:,} of {len(problems):,} problems"
             print(f"note: {total} are of the split that this checkpoint was trained on", file=sys.stderr)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A function that draws how far it is, on stderr; None where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

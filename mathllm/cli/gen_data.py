@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mathllm.cli.progress import progress_bar
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 
@@ -96,12 +96,12 @@ def gen_data(
         train_ratio=train_ratio,
         val_ratio=val_ratio,
     )
-    with ProgressBar() as progress:
+    with progress_bar("rows") as progress:
         if source is None:
-            metadata = generate_dataset(data, num_examples, seed, output_dir, overwrite, progress.update)
+            metadata = generate_dataset(data, num_examples, seed, output_dir, overwrite, progress)
         else:
             refuse_sampling_options(context)
-            metadata = import_dataset(source, data, output_dir, overwrite, progress.update)
+            metadata = import_dataset(source, data, output_dir, overwrite, progress)
     if as_json:
         typer.echo(json.dumps({"output_dir": str(output_dir), **metadata}, indent=2))
         return
@@ -117,27 +117,6 @@ def refuse_sampling_options(context: typer.Context) -> None:
             raise UsageError(
                 f"{flag} says how to sample, but with --from nothing is sampled", f"leave {flag} out"
             )
-
-
-class ProgressBar:
-    """Rows written so far, on stderr while it is a terminal."""
-
-    def __enter__(self) -> ProgressBar:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = [TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        console = Console(stderr=True)
-        self.bar = Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
-        self.task = self.bar.add_task("rows", total=None)
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        self.bar.update(self.task, completed=done, total=total)
 
 
 def show(metadata: dict[str, Any], output_dir: Path) -> None:

@@ -133,7 +133,8 @@ def read_tensors(path: Path, expected: dict[str, torch.Tensor] | None = None) ->
         wanted = list(expected[name].shape) if name in expected else "nothing"
         if found != wanted:
             problem = f"{name} should be {wanted}, found {found}"
-            raise CheckpointError(f"{path} does not fit its {CONFIG}: {problem}")
+            hint = "the two are not of one checkpoint; use another one"
+            raise CheckpointError(f"{path} does not fit its {CONFIG}: {problem}", hint)
     return tensors
 
 
