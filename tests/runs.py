@@ -111,10 +111,9 @@ class Child:
             raise AssertionError(f"no end after {seconds} s:\n{self.err}")
         return self.process.exitcode
 
-    @property
-    def pid(self) -> int:
+    def send(self, number: int) -> None:
         assert self.process.pid is not None
-        return self.process.pid
+        os.kill(self.process.pid, number)
 
     @property
     def out(self) -> str:

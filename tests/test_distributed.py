@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from runs import Child, finished, group, records, tiny, weights
 
 from mathllm.config import Config
-from mathllm.model.checkpoint import load_checkpoint
 from mathllm.tasks import Problems
 from mathllm.training.distributed import join, leave
 from mathllm.training.run import load_splits, train
@@ -73,60 +71,35 @@ def test_processes_with_a_part_of_the_batch_are_one_with_all(
     assert not any(name.startswith("module.") for name in weights(tmp_path / "parts" / "best"))
 
 
-def test_torchrun_with_muon_stops_and_resumes(tmp_path: Path) -> None:
-    """The real thing once: `torchrun -m mathllm train`, SIGTERM to it, --resume."""
-    flags = []
-    config = tiny(tmp_path / "run")
-    for section, values in config.to_dict().items():
-        for key, value in values.items():
-            if section != "data" or key != "data_dir":
-                flags += ["--set", f"{section}.{key}={value}"]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        _port(),
+def torchrun(*arguments: str) -> None:
+    from torch.distributed.run import main  # what the command of that name calls
+
+    main(list(arguments))
+
+
+def test_torchrun_trains_and_stops_on_a_signal(tmp_path: Path) -> None:
+    """The real thing once: `torchrun --nproc-per-node 2 -m mathllm train`, and SIGTERM to it."""
+    shared = ("optim.optimizer=adamw", "optim.schedule=constant")
+    config = tiny(tmp_path / "run", *shared, "train.max_steps=100000")
+    words = [
+        f"{s}.{k}={v}" for s, values in config.to_dict().items() for k, v in values.items() if k != "data_dir"
     ]
-    command += ["-m", "mathllm", "train", *flags]
-    log = tmp_path / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [*command, "--max-steps", "100000"], stdout=file, stderr=file, cwd=tmp_path
-        )
-        metrics = tmp_path / "run" / "metrics.jsonl"
-        wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-    assert "stopped and saved at step" in log.read_text()
-    assert "Traceback" not in log.read_text().split("SignalException")[0].split("torch/distributed")[0]
-    stopped = load_checkpoint(tmp_path / "run").path
-    step = json.loads((stopped / "training_state.json").read_text())["step"]
-    done = subprocess.run(
-        [*command, "--max-steps", str(step + 2), "--resume"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"from step {step}" in done.stderr
-    assert done.stdout.count("best checkpoint") == 1
-    assert max(records(tmp_path / "run", "train/loss")) == step + 2
-
-
-def _port() -> str:
-    return group(1)[0]["MASTER_PORT"]
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "it has ended"
-        assert time.monotonic() < end, "it takes too long"
+    flags = [word for setting in words for word in ("--set", setting)]
+    port = group(1)[0]["MASTER_PORT"]
+    start = ("--nproc-per-node", "2", "--master-port", port, "-m", "mathllm", "train")
+    child = Child(torchrun, *start, *flags, files=tmp_path)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    end = time.monotonic() + 300
+    while not (metrics.exists() and metrics.stat().st_size > 0):
+        assert time.monotonic() < end, child.err
         time.sleep(0.05)
+    child.send(signal.SIGTERM)
+    assert child.wait() != 0
+    assert "stopped and saved at step" in child.err
+    (saved,) = (tmp_path / "run").glob("checkpoint-*")
+    steps = int(saved.name.removeprefix("checkpoint-"))
+    finished(tiny(tmp_path / "whole", *shared, "train.batch_size=16", f"train.max_steps={steps}"))
+    close(saved, tmp_path / "whole" / saved.name, 1e-4)
 
 
 class SignalledSource:

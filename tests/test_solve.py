@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import shutil
 
@@ -107,6 +108,13 @@ def test_reading_what_a_model_wrote(text, answer, correct, steps, reason):
     assert solution.text.startswith("12+34=")
 
 
+def test_confidence_is_the_probability_of_all_that_was_written():
+    one = math.exp(9) / (math.exp(9) + 15)  # what a parrot gives to each token
+    solver = parrot_solver("46<end>", format="plain")
+    assert solver.solve("12+34").confidence == pytest.approx(one**3, rel=1e-4)
+    assert solver.solve("1+1").confidence == pytest.approx(one**3, rel=1e-4)
+
+
 def test_what_is_right_by_accident_is_not_right():
     cut = parrot_solver("0002", max_length=8, format="plain").solve("1+1")
     assert (cut.answer, cut.reason, cut.correct) == (2, "length", False)
@@ -163,14 +171,13 @@ def test_a_task_that_the_notation_has_no_thought_for_is_refused(solver, monkeypa
     monkeypatch.setattr(adder, "notation", type(adder.notation)("sums", "only sums", thoughts=thoughts))
     with pytest.raises(UsageError, match="no thought for task 'subtraction'"):
         adder.solve("3-1")
-    outcomes = adder.try_many(["3-1", "1+1", "x", "2+2", "4-4"])
-    assert [type(outcome) for outcome in outcomes] == [
-        UsageError,
-        Solution,
-        ExpressionError,
-        Solution,
-        UsageError,
-    ]
+    asked = ["3-1", "1+1", "x", "9" * 200 + "+1", "2+2", "4-4"]
+    kinds = [UsageError, Solution, ExpressionError, UsageError, Solution, UsageError]
+    outcomes = adder.try_many(asked)
+    assert [type(outcome) for outcome in outcomes] == kinds
+    assert "no thought" in str(outcomes[0])
+    assert "takes 203 tokens" in str(outcomes[3])
+    assert [outcomes[row].expression for row in (1, 4)] == ["1+1", "2+2"]
 
 
 def test_errors_say_which_row(solver):

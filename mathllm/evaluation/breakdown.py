@@ -88,8 +88,7 @@ def _compare_signed(left: Numbers, right: Numbers) -> Ints:
 
 
 def wrong_digits(problems: Problems, said: Numbers, true: Numbers) -> tuple[Ints, Bools]:
-    """The place [N] of the lowest wrong digit (0: there is none), and which wrong numbers [N] are carry
-    errors."""
+    """The place [N] of the lowest wrong digit (0: there is none), and which numbers [N] are carry errors."""
     width = max(said.digits.shape[1], true.digits.shape[1], problems.operands.shape[2] + 1)
     said_digits, true_digits = widen(said.digits, width), widen(true.digits, width)
     wrong = said_digits != true_digits
@@ -165,8 +164,7 @@ def wilson_interval(correct: int, num_examples: int, z: float = 1.95996398454005
     """The score interval of a share, 95% by default (Wilson, "Probable inference, the law of succession, and
     statistical inference", Journal of the American Statistical Association 22, 1927).
 
-    It stays within 0 to 1 and is right also where all or none are correct; of nothing it knows nothing: 0 to
-    1.
+    It stays within 0 to 1 and holds up where all or none are correct; of no example at all it is 0 to 1.
     """
     if num_examples == 0:
         return 0.0, 1.0

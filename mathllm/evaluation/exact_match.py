@@ -7,7 +7,7 @@ decoded token by token. The verdicts are those of plain greedy decoding, to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +27,7 @@ from mathllm.tasks.expressions import expressions
 from mathllm.tasks.numbers import Bools, Digits, Ints
 from mathllm.tokenizer import END, Ids
 
-# a gold token that leads by less is decoded for real: cached and parallel sums round differently in the last
-# bits
+# a gold token that leads by less is decoded for real: cached and parallel sums differ in the last bits
 TIE = 1e-3
 
 # tokens scored at once: on a CPU, activations that stay in its cache are worth a factor of two
@@ -84,14 +83,13 @@ def judge(
     draft: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verdicts:
-    """Verdicts on problems. Without `draft` every row is decoded token by token (slow; the result is the
-    same).
+    """Verdicts on problems. Without `draft` every row is decoded token by token: slow, with the same result.
 
     At most `batch_size` rows go through the model at once. `progress` is called with the number of problems
     done and in all. Raises UsageError where the text of a problem is longer than the model can write.
     """
     gold = notation.render(problems)
-    check_lengths(model.max_length, problems, gold.lengths)
+    check_lengths(model.max_length, problems, [gold.lengths])
     n, done = len(problems), 0
 
     def advance(rows: int) -> None:
@@ -126,18 +124,25 @@ def read_verdicts(
     )
 
 
-def check_lengths(max_length: int, problems: ProblemSet, lengths: Ints) -> None:
-    """Raises UsageError where some of the problems' whole texts, of `lengths` [N] tokens, are too long."""
-    too_long = int((lengths > max_length).sum())
+def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]) -> None:
+    """Raises UsageError where some of the problems' whole texts are too long.
+
+    `lengths` are the tokens of each text, in arrays one after the other that cover the problems.
+    """
+    too_long = start = longest = most = 0
+    for part in lengths:
+        too_long += int((part > max_length).sum())
+        if part.max(initial=0) > most:
+            longest, most = start + int(part.argmax()), int(part.max())
+        start += len(part)
     if too_long == 0:
         return
-    longest = int(lengths.argmax())
     expression = expressions(problems[longest : longest + 1])[0]
     if len(expression) > 60:
         expression = f"{expression[:40]}... ({len(expression)} characters)"
     raise UsageError(
-        f"{too_long:,} of {len(lengths):,} problems are too long for this model: with its answer, "
-        f"{expression} takes {lengths[longest]:,} tokens, and the model writes at most {max_length:,}",
+        f"{too_long:,} of {start:,} problems are too long for this model: with its answer, "
+        f"{expression} takes {most:,} tokens, and the model writes at most {max_length:,}",
         "use smaller numbers, or train with a larger --max-length",
     )
 
@@ -180,8 +185,7 @@ def score_gold(model: Transformer, gold: Rendered, rows: Ints) -> tuple[Ints, Bo
 
 
 def gold_lead(logits: Tensor, gold: Tensor) -> Tensor:
-    """By how much the gold token's logit leads the best other one: logits (B, T, V), gold (B, T) -> (B,
-    T)."""
+    """How far gold's logit is ahead of the best other one: logits (B, T, V), gold (B, T) -> (B, T)."""
     own = logits.gather(-1, gold[..., None])
     others = logits.scatter(-1, gold[..., None], -torch.inf)
     return own[..., 0] - others.amax(-1)
@@ -213,7 +217,7 @@ def _complete(
         lengths[part], reasons[part] = prompt_lengths + written.lengths, written.reasons
         ids = pad_ids(ids, int(lengths[part].max()))
         source = np.arange(ids.shape[1]) - prompt_lengths[:, None]
-        inside = (source >= 0) & (source < written.lengths[:, None])
+        inside = source < written.lengths[:, None]
         completion = np.take_along_axis(written.ids, np.clip(source, 0, written.ids.shape[1] - 1), 1)
         ids[part] = np.where(source < 0, ids[part], np.where(inside, completion, END))
         advance(len(part))

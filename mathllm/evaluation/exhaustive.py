@@ -14,11 +14,10 @@ MOST = 10**10  # as many as a machine could judge in days: more is a slip of the
 
 
 class AllPairs:
-    """Every problem of two operands from 0 to `limit`, once: a sequence that makes the slices it is asked
-    for.
+    """Every problem of two operands from 0 to `limit`, once: a sequence that makes the slices one asks for.
 
-    Where a task subtracts and results are not `signed`, only the pairs whose first operand is not the
-    smaller.
+    Of a task that subtracts, and unless results are `signed`, only those whose first operand is not the
+    smaller. Raises UsageError where there would be more than MOST.
     """
 
     def __init__(self, codes: Sequence[int], limit: int, signed: bool = False) -> None:

@@ -1,5 +1,6 @@
-"""Evaluation from problems to a report, chunk by chunk, so that a million problems take no more memory than
-some thousands.
+"""Evaluation from problems to a report.
+
+Problems are judged in chunks, so that a million of them take no more memory than some thousands.
 
     report = evaluate_problems(checkpoint.model, checkpoint.notation, problems)
     print(report.exact_match, report.to_dict())
@@ -9,11 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
-
-import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import KINDS, WRONG_VALUE, Count, Findings, Groups, find, group, merge
@@ -30,12 +29,10 @@ CHECKED_ROWS = 10_000  # rendered at once, to see how long they are
 
 @dataclass(frozen=True)
 class Errors:
-    """How often what went wrong. `kinds` holds every kind of breakdown.KINDS, and they add up to the wrong
-    answers.
+    """How often what went wrong. `kinds` has all of breakdown.KINDS, which add up to the wrong answers.
 
-    Of the wrong values: `first_wrong_digit` counts places from the right (`1` units; `sign` if only that is
-    wrong), `carry` those that a wrong carry explains. The last two are None where the format writes no
-    thought.
+    Of the wrong values: `first_wrong_digit` counts by the lowest wrong place (`1` units; `sign` if only that
+    is wrong), `carry` those that a wrong carry explains. The last two are None for formats without a thought.
     """
 
     kinds: dict[str, int]
@@ -57,8 +54,8 @@ class Errors:
 @dataclass(frozen=True)
 class Report:
     """The result of an evaluation. `answers` counts right answers, `completions` texts that are gold to the
-    last token, `tokens` gold tokens predicted from the gold before them; `decoded` rows had to be decoded
-    token by token.
+    last token, `tokens` gold tokens predicted from the gold before them; `decoded` rows were decoded token by
+    token, as the draft did not settle them.
     """
 
     answers: Count
@@ -187,9 +184,7 @@ def evaluate_problems(
     return tally.report(time.perf_counter() - started)
 
 
-def text_lengths(notation: Format, problems: ProblemSet) -> Ints:
-    """Tokens [N] of each problem's whole text."""
-    starts = range(0, len(problems), CHECKED_ROWS)
-    return np.concatenate(
-        [notation.render(problems[start : start + CHECKED_ROWS]).lengths for start in starts]
-    )
+def text_lengths(notation: Format, problems: ProblemSet) -> Iterator[Ints]:
+    """Tokens of each problem's whole text, some thousands at a time."""
+    for start in range(0, len(problems), CHECKED_ROWS):
+        yield notation.render(problems[start : start + CHECKED_ROWS]).lengths

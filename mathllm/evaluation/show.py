@@ -35,8 +35,7 @@ def percent(share: float) -> str:
 
 
 def headline(report: Report, complete: bool = False) -> str:
-    """`exact match 99.98% (4,999 of 5,000; 95% interval 99.89% to 99.997%)`; `complete` if it was no
-    sample."""
+    """`exact match 99.98% (4,999 of 5,000; 95% interval 99.89% to 99.996%)`, or without it if `complete`."""
     counts = f"{report.answers.correct:,} of {report.answers.num_examples:,}"
     low, high = report.answers.interval
     sure = "all there are" if complete else f"95% interval {percent(low)} to {percent(high)}"
@@ -44,8 +43,10 @@ def headline(report: Report, complete: bool = False) -> str:
 
 
 def show_report(console: Console, report: Report, complete: bool = False) -> None:
-    """The headline, what is hard, what went wrong, and the first mistakes. `complete`: all problems were
-    judged."""
+    """The headline, what is hard, what went wrong, and the first mistakes.
+
+    `complete` says that all problems there are were judged, so that there is nothing to infer.
+    """
     colour = "green" if report.answers.correct == report.answers.num_examples else "yellow"
     console.print(Text(headline(report, complete), style=f"bold {colour}"))
     console.print(
@@ -56,22 +57,22 @@ def show_report(console: Console, report: Report, complete: bool = False) -> Non
     for name, counts in report.groups.items():
         if len(counts) > 1:  # one group would only repeat the headline
             console.print()
-            console.print(_group_table(TITLES[name], counts))
+            console.print(_group_table(TITLES[name], counts, complete))
     if report.answers.correct < report.answers.num_examples or report.errors.thought_wrong_answer_right:
         console.print()
         console.print(_error_table(report))
     show_mistakes(console, report)
 
 
-def _group_table(title: str, counts: dict[str, Count]) -> Table:
+def _group_table(title: str, counts: dict[str, Count], complete: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", highlight=False)
     table.add_column(title)
-    for heading in ("right", "of", "exact match", "95% interval"):
+    for heading in ("right", "of", "exact match", *([] if complete else ["95% interval"])):
         table.add_column(heading, justify="right")
     for key, count in _ranges(counts).items():
+        cells = [key, f"{count.correct:,}", f"{count.num_examples:,}", percent(count.exact_match)]
         low, high = count.interval
-        shares = percent(count.exact_match), f"{percent(low)} to {percent(high)}"
-        table.add_row(key, f"{count.correct:,}", f"{count.num_examples:,}", *shares)
+        table.add_row(*cells, *([] if complete else [f"{percent(low)} to {percent(high)}"]))
     return table
 
 
@@ -79,7 +80,7 @@ def _ranges(counts: dict[str, Count]) -> dict[str, Count]:
     """At most MOST_LINES counts: neighbours added up where there are more."""
     keys = list(counts)
     size = -(-len(keys) // MOST_LINES)
-    if size == 1:
+    if size <= 1:
         return counts
     parts = [keys[start : start + size] for start in range(0, len(keys), size)]
     names = [part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts]
@@ -95,11 +96,7 @@ def _error_table(report: Report) -> Table:
     for kind, count in errors.kinds.items():
         table.add_row(KIND_TITLES[kind], f"{count:,}")
     for place, count in list(errors.first_wrong_digit.items())[:MOST_LINES]:
-        where = (
-            "only the sign is wrong"
-            if place == "sign"
-            else f"wrong from digit {place}, counted from the right"
-        )
+        where = "only the sign" if place == "sign" else f"first wrong digit: {place} from the right"
         table.add_row(f"  {where}", f"{count:,}", style="dim")
     if errors.kinds["wrong_value"]:
         table.add_row("  explained by a wrong carry or borrow", f"{errors.carry:,}", style="dim")
@@ -116,9 +113,8 @@ def show_mistakes(console: Console, report: Report) -> None:
         return
     console.print()
     shown = len(report.mistakes)
-    console.print(
-        Text(f"the first {shown:,} of {wrong:,} mistakes" if shown < wrong else "all mistakes", style="bold")
-    )
+    title = f"the first {shown:,} of {wrong:,} mistakes" if shown < wrong else "all mistakes"
+    console.print(Text(title, style="bold"))
     for mistake in report.mistakes:
         said = "no number" if mistake.predicted is None else mistake.predicted
         console.print()

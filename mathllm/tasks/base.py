@@ -74,7 +74,8 @@ class Sampling:
 
     `digits`: every operand's number of digits is uniform from 1 to max_digits (the default);
     `uniform`: operands are uniform from 0 to 10**max_digits - 1;
-    `balanced`: half as `digits`, half built so that the longest carry (or borrow) chain is spread evenly.
+    `balanced`: half as `uniform`, half built so that numbers of digits and the longest chain of carries (or
+    borrows) are spread evenly: neither large numbers, nor small ones, nor 99+1 and 100-99 are rare.
     """
 
     max_digits: int = 3
@@ -117,8 +118,8 @@ class Task(Protocol):
 
 
 def draw_operands(rng: np.random.Generator, n: int, operands: int, how: Sampling) -> Digits:
-    """Operands [n, operands, max_digits], uniform in value or in number of digits."""
-    if how.method == "uniform":
+    """Operands [n, operands, max_digits], uniform in number of digits for `digits`, else in value."""
+    if how.method != "digits":
         return rng.integers(0, 10, (n, operands, how.max_digits), dtype=np.uint8)
     lengths = rng.integers(1, how.max_digits + 1, (n, operands))
     return random_digits(rng, lengths, how.max_digits)

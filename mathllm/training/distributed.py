@@ -79,5 +79,4 @@ def wrap(model: nn.Module, processes: Processes, device: torch.device) -> nn.Mod
     if processes.world == 1:
         return model
     devices = [device] if device.type == "cuda" else None
-    # the only buffers are tables of positions, the same everywhere
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices)

@@ -168,12 +168,13 @@ def prune(run: Path, keep: int) -> None:
             remove_directory(path)
 
 
-def mend(run: Path, progress: Progress) -> None:
+def mend(run: Path, progress: Progress, keep: int) -> None:
     """Puts right what a kill may have left in the directory of a run that is taken up at `progress`."""
     remove_leftovers(run, _is_ours)
     best = run / f"checkpoint-{progress.best_step}"
     if (best / WEIGHTS).is_file():  # it was saved, but perhaps not yet marked
         mark_best(run, best)
+    prune(run, keep)
 
 
 def run_files(run: Path) -> list[Path]:

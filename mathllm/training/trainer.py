@@ -13,12 +13,12 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from mathllm.training.distributed import Processes, wrap
 from mathllm.training.loggers import RunLog, check_wandb, start_wandb
 from mathllm.training.objectives import teacher_forcing
 from mathllm.training.optim import make_optimizers, make_schedule
+from mathllm.training.replicas import MOST, Replicas
 from mathllm.training.state import Progress, load_step, mark_best, mend, newest, prune, save_step
 
 # on a CPU a micro-batch of this size keeps its activations in the cache; a GPU wants everything at once
@@ -95,9 +96,8 @@ class Trainer:
             self.progress = load_step(resume, config.model, self.model, self.optimizers, self.scaler)
         self.shared = wrap(self.model, self.processes, device)
         # evaluation goes on with the plain model: a compiled one would be made anew for each width of a cache
-        self.trained: Callable[[Tensor], Tensor] = (
-            torch.compile(self.shared) if config.train.compile else self.shared
-        )
+        self.trained = cast(nn.Module, torch.compile(self.shared)) if config.train.compile else self.shared
+        self.replicas = Replicas(self.trained, self._threads())
         self.stop_signal = 0
         self.saved_step = self.progress.step if resume is not None else -1
 
@@ -105,7 +105,7 @@ class Trainer:
         """Trains to the last step, the target, the end of patience, or a signal; saves before it returns."""
         reason, progress = "", self.progress
         if self.processes.main:
-            mend(self.run_dir, progress)
+            mend(self.run_dir, progress, self.config.train.keep)
         with self._log() as log, self._signals():
             self.window = Window(progress.seconds)
             while progress.step < self.total_steps and not reason:
@@ -124,6 +124,11 @@ class Trainer:
             self.stop_signal,
         )
 
+    def _threads(self) -> int:
+        """How many threads learn side by side: all of a CPU's, where nothing else shares the model out."""
+        alone = self.processes.world == 1 and self.device.type == "cpu" and not self.config.train.compile
+        return max(1, min(torch.get_num_threads(), MOST, self.rows_in_all // 16)) if alone else 1
+
     @property
     def rows_in_all(self) -> int:
         """Rows of a step, over all processes."""
@@ -138,16 +143,21 @@ class Trainer:
         rendered = self.notation.render(self.source.problems(step, self.rows_in_all))
         counted = int((rendered.lengths - rendered.prompt_lengths).sum())
         rows = np.arange(self.processes.rank, self.rows_in_all, self.processes.world)
-        max_tokens = MICRO_BATCH_TOKENS[self.device.type]
-        batches = list(micro_batches(rendered, rows, self.config.train.batch_size, max_tokens, self.device))
-        total = torch.zeros((), device=self.device)
-        for number, batch in enumerate(batches):
-            with self._gradients_shared(number == len(batches) - 1):
-                with autocast(self.device, self.dtype):
-                    loss = teacher_forcing(self.trained, batch) / counted
-                # processes average their gradients, but the parts of the loss add up
-                self.scaler.scale(loss * self.processes.world).backward()
-            total += loss.detach()
+        most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
+
+        def learn(model: nn.Module, number: int) -> Tensor:
+            batches = list(micro_batches(rendered, rows[number :: len(self.replicas.models)], *most, self.device))
+            total = torch.zeros((), device=self.device)
+            for index, batch in enumerate(batches):
+                with self._gradients_shared(index == len(batches) - 1):
+                    with autocast(self.device, self.dtype):
+                        loss = teacher_forcing(model, batch) / counted
+                    # processes average their gradients, but the parts of the loss add up
+                    self.scaler.scale(loss * self.processes.world).backward()
+                total += loss.detach()
+            return total
+
+        total = torch.stack(self.replicas.run(learn)).sum()
         self._update(step)
         return total, int(rendered.lengths.sum())
 

@@ -1,0 +1,50 @@
+"""The Python API, as the README shows it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mathllm
+from mathllm.config import build_config
+from mathllm.errors import ExpressionError, UsageError
+
+
+def test_importing_it_is_quick_and_brings_no_torch() -> None:
+    code = "import mathllm, sys; assert 'torch' not in sys.modules; print(sorted(mathllm.__all__))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "load" in done.stdout
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError):
+        mathllm.nothing  # noqa: B018
+
+
+def test_the_whole_line_from_python(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    metadata = mathllm.generate_data(data, num_examples=400, max_digits=2, sampling="uniform")
+    assert metadata["data"]["max_digits"] == 2
+    train = {"output_dir": str(tmp_path / "run"), "max_steps": 4, "batch_size": 16, "eval_steps": 2}
+    config = build_config(
+        {"model": {"size": "nano"}, "data": {**metadata["data"], "data_dir": str(data)}, "train": train}
+    )
+    result = mathllm.train(config)
+    assert result.outcome.step == 4
+    assert result.test is not None
+    model = mathllm.load(result.run, device="cpu")
+    assert model.solve("1+2").expression == "1+2"
+    assert [s.expression for s in model.generate(["1+2", "30+4"])] == ["1+2", "30+4"]
+    report = model.evaluate(data / "test.jsonl")
+    assert report.answers.correct == result.test["correct"]
+    assert report.to_dict()["num_examples"] == result.test["num_examples"]
+    assert model.evaluate(["1+2", "3+4"]).answers.num_examples == 2
+
+
+def test_bad_questions_raise_what_they_say() -> None:
+    model = mathllm.load(device="cpu")
+    with pytest.raises(ExpressionError):
+        model.solve("1++2")
+    with pytest.raises(UsageError):
+        model.solve("9" * 100 + "+1")

@@ -1,0 +1,49 @@
+"""The checkpoint that comes with mathllm: small, documented, and right wherever a sample looks."""
+
+import numpy as np
+import pytest
+
+from mathllm.api import MathModel, load
+from mathllm.evaluation.exhaustive import AllPairs
+from mathllm.evaluation.report import evaluate_problems
+from mathllm.model.checkpoint import SHIPPED
+from mathllm.tasks import TASKS, Problems, Sampling, sample
+
+
+@pytest.fixture(scope="module")
+def shipped() -> MathModel:
+    return load(SHIPPED, device="cpu")
+
+
+def test_it_is_small_and_says_what_it_can_do() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 1_000_000
+    card = (SHIPPED / "README.md").read_text(encoding="utf-8")
+    # the full count, over all pairs of numbers 0 to 999, with both operations
+    assert card.count("1,000,000 of 1,000,000") == 2
+
+
+@pytest.mark.parametrize("expression", ["99+1", "100-99", "999+999", "0+0", "0-999", "500-500"])
+def test_known_hard_ones(shipped: MathModel, expression: str) -> None:
+    solution = shipped.solve(expression)
+    assert solution.answer == eval_expression(expression)
+    assert solution.correct
+
+
+def eval_expression(text: str) -> int:
+    left, sign, right = text.partition("+") if "+" in text else text.partition("-")
+    return int(left) + int(right) if sign == "+" else int(left) - int(right)
+
+
+def assert_all_right(model: MathModel, problems: Problems) -> None:
+    report = evaluate_problems(model.checkpoint.model, model.checkpoint.notation, problems)
+    assert report.answers.correct == report.answers.num_examples, report.mistakes
+
+
+def test_all_small_numbers(shipped: MathModel) -> None:
+    assert_all_right(shipped, AllPairs(range(len(TASKS))[:2], 40, True)[:])
+
+
+def test_a_sample_of_all_numbers_up_to_999(shipped: MathModel) -> None:
+    rng = np.random.default_rng(2024)
+    for method in ("uniform", "balanced"):
+        assert_all_right(shipped, sample(rng, 4000, (0, 1), Sampling(3, 2, method, signed=True)))
