@@ -123,7 +123,7 @@ class TrainConfig:
     output_dir: str = ""
     batch_size: int = 256
     eval_batch_size: int = 1024
-    num_epochs: int = 2
+    num_epochs: int = 1
     max_steps: int = 0
     grad_accumulation: int = 1
     eval_steps: int = 250

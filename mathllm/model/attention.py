@@ -36,12 +36,13 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x (B, T, C), positions (T) -> (B, T, C). Only T > 1 tokens after others need a mask (T, S)."""
         batch, length, _ = x.shape
-        # (B, T, C) -> (B, H + Hkv + Hkv, T, D)
-        heads = self.qkv(x).view(batch, length, -1, self.head_width).transpose(1, 2)
-        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=1)
+        # (B, T, C) -> (B, T, H + Hkv + Hkv, D); norm and rotation run over memory as it lies, before the transpose
+        heads = self.qkv(x).view(batch, length, -1, self.head_width)
+        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.qk_norm:
             qk = F.rms_norm(qk, (self.head_width,))
-        q, k = scheme.rotate(qk, positions).split([self.heads, self.kv_heads], dim=1)
+        q, k = scheme.rotate(qk, positions).split([self.heads, self.kv_heads], dim=2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         y = F.scaled_dot_product_attention(

@@ -63,10 +63,10 @@ class Rope(nn.Module):
         return x
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        # x (B, H, T, D); positions (T)
+        # x (B, T, H, D); positions (T)
+        cos, sin = (table[positions, None].to(x.dtype) for table in (self.cos, self.sin))  # (T, 1, D)
         left, right = x.chunk(2, dim=-1)
-        turned = torch.cat([-right, left], dim=-1)
-        return x * self.cos[positions].to(x.dtype) + turned * self.sin[positions].to(x.dtype)
+        return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
 class Nope(nn.Module):

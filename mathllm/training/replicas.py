@@ -26,7 +26,9 @@ class Replicas:
     def __init__(self, model: nn.Module, count: int) -> None:
         self.models = [model, *(share_weights(model) for _ in range(count - 1))]
         # OpenMP's number of threads belongs to the thread that sets it
-        self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
+        self.pool = (
+            ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
+        )
 
     def run(self, work: Callable[[nn.Module, int], T]) -> list[T]:
         """`work(model, number)` for every copy at once, in order; then all gradients are the first model's."""

@@ -146,7 +146,9 @@ class Trainer:
         most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
 
         def learn(model: nn.Module, number: int) -> Tensor:
-            batches = list(micro_batches(rendered, rows[number :: len(self.replicas.models)], *most, self.device))
+            batches = list(
+                micro_batches(rendered, rows[number :: len(self.replicas.models)], *most, self.device)
+            )
             total = torch.zeros((), device=self.device)
             for index, batch in enumerate(batches):
                 with self._gradients_shared(index == len(batches) - 1):
@@ -184,8 +186,10 @@ class Trainer:
         All processes come to the same decisions here, or they would wait for each other for ever.
         """
         train, step = self.config.train, self.progress.step
-        # a signal may have reached only one of them
-        stop = self.stop_signal = self.processes.highest(self.stop_signal)
+        # a signal may have reached only one of them, and one that comes while they confer must not be lost
+        stop = self.processes.highest(self.stop_signal)
+        if stop:
+            self.stop_signal = stop
         evaluate = step % train.eval_steps == 0 or step == self.total_steps
         save = step % train.save_steps == 0
         if step % train.logging_steps == 0 or evaluate or save or stop:
