@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -111,7 +112,13 @@ class Child:
             raise AssertionError(f"no end after {seconds} s:\n{self.err}")
         return self.process.exitcode
 
-    def send(self, number: int) -> None:
+    def stop_after(self, lines: int, metrics: Path, number: int, seconds: float = 300) -> None:
+        """Sends a signal as soon as so many lines of metrics are there."""
+        end = time.monotonic() + seconds
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
+            assert self.process.is_alive(), f"it has ended:\n{self.err}"
+            assert time.monotonic() < end, f"no metrics after {seconds} s:\n{self.err}"
+            time.sleep(0.01)
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 

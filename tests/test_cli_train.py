@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -378,12 +377,7 @@ def test_w_and_b_without_a_key_is_an_error_if_asked_for(run: Any, monkeypatch: p
 def test_a_signal_saves_and_the_command_says_how_to_go_on(tmp_path: Path, number: int, code: int) -> None:
     options = (*QUICK, "--logging-steps", "1", "--schedule", "constant", "--output-dir", "out dir")
     child = Child(command_line, "train", *options, "--max-steps", "100000", files=tmp_path)
-    metrics = tmp_path / "out dir" / "metrics.jsonl"
-    end = time.monotonic() + 60
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
-        assert time.monotonic() < end, child.err
-        time.sleep(0.01)
-    child.send(number)
+    child.stop_after(3, tmp_path / "out dir" / "metrics.jsonl", number)
     assert child.wait() == code
     assert "mathllm train --resume --output-dir 'out dir'" in child.err
     assert child.out == ""

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +98,7 @@ def test_torchrun_trains_and_stops_on_a_signal(tmp_path: Path) -> None:
     port = group(1)[0]["MASTER_PORT"]
     start = ("--nproc-per-node", "2", "--master-port", port, "-m", "mathllm", "train")
     child = Child(torchrun, *start, *flags, files=tmp_path)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    end = time.monotonic() + 300
-    while not (metrics.exists() and metrics.stat().st_size > 0):
-        assert time.monotonic() < end, child.err
-        time.sleep(0.05)
-    child.send(signal.SIGTERM)
+    child.stop_after(1, tmp_path / "run" / "metrics.jsonl", signal.SIGTERM)
     assert child.wait() != 0
     assert "stopped and saved at step" in child.err
     (saved,) = (tmp_path / "run").glob("checkpoint-*")

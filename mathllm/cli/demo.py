@@ -28,7 +28,7 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
 ) -> None:
-    """See the whole loop in about four minutes: make data, train, check every sum, watch it reason.
+    """See the whole loop in about five minutes: make data, train, check every sum, watch it reason.
 
     Afterwards mathllm chat talks to the model that it has trained.
     """
@@ -108,6 +108,7 @@ def check_all_pairs(console: Console, checkpoint: Checkpoint, config: Config, li
 
 def show_reasoning(console: Console, checkpoint: Checkpoint) -> None:
     """One problem, step by step."""
+    from mathllm.chat import percent
     from mathllm.inference.solver import Solver
 
     solution = Solver(checkpoint).solve(SAMPLE)
@@ -116,5 +117,5 @@ def show_reasoning(console: Console, checkpoint: Checkpoint) -> None:
         console.print(f"  {step}", markup=False)
     verdict = "right" if solution.correct else "wrong"
     console.print(
-        f"{SAMPLE} = {solution.answer}   {verdict}, confidence {solution.confidence:.2%}", markup=False
+        f"{SAMPLE} = {solution.answer}   {verdict}, confidence {percent(solution.confidence)}", markup=False
     )
