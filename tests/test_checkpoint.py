@@ -1,5 +1,6 @@
 """Checkpoints: they load with nothing beside them, and no signal, kill or full disk costs more than the last steps."""
 
+import itertools
 import json
 import os
 import random
@@ -266,10 +267,11 @@ def stop_at(config: Config, step: int, number: int):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Signals) -> None:
-    before = signal.getsignal(number)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     outcome = stop_at(tiny(tmp_path / "run"), 7, number)
     assert (outcome.reason, outcome.signal, outcome.step) == ("signal", number, 7)
-    assert signal.getsignal(number) is before
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert newest(tmp_path / "run") == tmp_path / "run" / "checkpoint-7"
     assert sorted(records(tmp_path / "run", "train/loss")) == list(range(1, 8))
     finished(tiny(tmp_path / "run"), resume=True)
     finished(tiny(tmp_path / "whole"))
@@ -325,8 +327,8 @@ def test_a_record_cut_short_is_forgotten(run: Path) -> None:
 KILLED = ("train.save_steps=2", "train.eval_steps=3", "train.keep=1", "train.max_steps=12")
 
 
-def train_and_die(run: str, moment: int) -> None:
-    """Trains; kills itself when it is about to do its `moment`-th thing to a file of the run."""
+def train_and_die(run: str, moment: int, kind: str = "") -> None:
+    """Trains; kills itself when it is about to do its `moment`-th thing (of a kind) to a file of the run."""
     done = 0
 
     def look(event: str, arguments: tuple[object, ...]) -> None:
@@ -334,7 +336,9 @@ def train_and_die(run: str, moment: int) -> None:
         changes = event.startswith(("os.r", "os.mkdir", "os.symlink", "shutil.rmtree"))
         if event == "open":
             changes = bool(int(arguments[2]) & (os.O_WRONLY | os.O_RDWR))  # type: ignore[call-overload]
-        if changes and run in str(arguments[0]):
+        # what is deleted with its directory has a name without one
+        inside = run in str(arguments[0]) or event in ("os.remove", "os.rmdir") if arguments else False
+        if changes and inside and event.startswith(kind):
             done += 1
             if done == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -347,10 +351,13 @@ def train_and_die(run: str, moment: int) -> None:
 def test_killed_at_any_moment_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     finished(tiny(tmp_path / "whole", *KILLED))
     run, kills = tmp_path / "run", 0
-    moments = random.Random(os.environ.get("KILLS", "0"))
-    while True:
-        # some 60 moments a life at first, fewer the nearer it is to its end
-        child = Child(train_and_die, str(run), moments.randrange(12, 90), files=tmp_path)
+    chance = random.Random(os.environ.get("KILLS", "0"))
+    # in the middle of a directory that is deleted, before one gets its name; then at some of the 200 moments of a life
+    moments = itertools.chain(
+        [(3, "os.remove"), (9, "os.rename")], ((chance.randrange(12, 90), "") for _ in itertools.count())
+    )
+    for moment, kind in moments:
+        child = Child(train_and_die, str(run), moment, kind, files=tmp_path)
         code = child.wait()
         # whatever has a checkpoint's name is whole
         for path in run.glob("checkpoint-*"):

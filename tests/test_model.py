@@ -1,6 +1,7 @@
 """The transformer: how large the sizes are, what it may look at, and what it refuses."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mathllm.config import POSITIONS, SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import load_checkpoint, save_model
+from mathllm.model.transformer import FeedForward
 
 TINY = ModelConfig("nano", layers=2, hidden=16, heads=4, feed_forward=24, max_length=20)
 
@@ -120,6 +122,31 @@ def test_order_matters_in_every_scheme_that_knows_it(position: str) -> None:
     same = torch.allclose(model(ids)[:, -1], model(swapped)[:, -1], atol=1e-5)
     # one layer without positions sees a bag of tokens
     assert same == (position == "nope")
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_qk_norm_makes_the_size_of_queries_and_keys_irrelevant(qk_norm: bool) -> None:
+    model = awake(dataclasses.replace(TINY, qk_norm=qk_norm))
+    before = model(some_ids())
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.qkv.weight[:32] *= 30  # 16 rows of queries, 16 of keys, 16 of values
+    assert torch.allclose(model(some_ids()), before, atol=1e-3) == qk_norm
+
+
+def test_activations() -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    for activation in ("gelu", "relu2", "swiglu"):
+        layer = FeedForward(3, 4, activation).double()
+        up = x @ layer.up.weight.T
+        if activation == "gelu":
+            inner = up * 0.5 * (1 + torch.erf(up / math.sqrt(2)))
+        elif activation == "relu2":
+            inner = torch.clamp(up, min=0) ** 2
+        else:
+            gate = x @ layer.gate.weight.T
+            inner = up * gate / (1 + torch.exp(-gate))
+        torch.testing.assert_close(layer(x), inner @ layer.down.weight.T)
 
 
 def test_a_new_model_thinks_all_tokens_equally_likely() -> None:

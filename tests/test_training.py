@@ -20,6 +20,7 @@ from mathllm.formats import Rendered, get_format
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import load_checkpoint
 from mathllm.tasks.expressions import parse_expressions
+from mathllm.tasks.splits import TEST, VAL, SplitRatios, split_of
 from mathllm.training.loggers import start_wandb
 from mathllm.training.objectives import teacher_forcing
 from mathllm.training.optim import make_optimizers, make_schedule
@@ -220,6 +221,9 @@ def test_the_best_checkpoint_is_tested_on_problems_of_the_test_split(tmp_path) -
     assert written["checkpoint"] == (tmp_path / "run" / "best").resolve().name
     best = load_checkpoint(tmp_path / "run")
     problems = load_splits(config).test
+    ratios = SplitRatios(config.data.train_ratio, config.data.val_ratio)
+    assert (split_of(problems, ratios) == TEST).all()
+    assert (split_of(load_splits(config).validation, ratios) == VAL).all()
     verdicts = judge(best.model, best.notation, problems)
     assert written["correct"] == int(verdicts.answer_correct.sum())
     assert written["num_examples"] == len(problems)
@@ -324,7 +328,8 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, save_steps: int, last_g
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path) -> None:
     """The loss of a step is counted before its update: it says nothing about what the update made of the weights."""
-    config = tiny(tmp_path / "run", "train.save_steps=1", "optim.learning_rate=1e38", "optim.warmup_steps=0")
+    rates = ("optim.learning_rate=1e38", "optim.warmup_steps=0")
+    config = tiny(tmp_path / "run", "train.save_steps=1", "train.logging_steps=1000", *rates)
     with pytest.raises(TrainingError):
         finished(config)
     for path in (tmp_path / "run").glob("checkpoint-*"):
