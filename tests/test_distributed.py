@@ -22,9 +22,6 @@ from mathllm.training.trainer import MICRO_BATCH_TOKENS, Trainer
 
 CPU = torch.device("cpu")
 
-# process groups over gloo sometimes do not come to an end on a busy machine; not understood yet, so not run by default
-pytestmark = pytest.mark.distributed
-
 
 def together(function: object, *arguments: object, files: Path, count: int = 2) -> list[Child]:
     """The same call in several processes, as `torchrun` would start them."""

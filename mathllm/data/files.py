@@ -35,7 +35,7 @@ from mathllm.formats.base import signed_slots
 from mathllm.tasks import TASK_NAMES, Problems, Sampling, answer, get_tasks, sample
 from mathllm.tasks.expressions import MAX_DIGITS
 from mathllm.tasks.slots import ABSENT, compact, constant, expression_slots, stack
-from mathllm.tasks.splits import SPLITS, TRAIN, SplitRatios, hash_problems, split_of
+from mathllm.tasks.splits import SPLITS, Dealer, Parts, SplitRatios, hash_problems
 from mathllm.tokenizer import TOKENS, join_pieces, spaced
 
 __all__ = ["FILES", "METADATA", "generate_dataset", "import_dataset", "read_metadata", "read_problems"]
@@ -44,7 +44,6 @@ FILES = tuple(f"{split}.jsonl" for split in SPLITS)
 METADATA = "metadata.json"
 
 Progress = Callable[[int, int], None]  # rows written, rows wanted
-Parts = Iterator[tuple[int, Problems]]  # rows of one split at a time
 
 _CHUNK_ROWS, _CHUNK_DIGITS = 1 << 15, 1 << 19
 # when to give up looking for more different problems: after so many draws for each example, and so many more
@@ -85,7 +84,7 @@ def generate_dataset(
     notation = get_format(data.format, data.zero_pad)
     wanted = _wanted(num_examples, shares)
     limit = _DRAWS_PER_EXAMPLE * num_examples + _MORE_DRAWS
-    parts = _drawn(codes, how, seed, limit, _Dealer(shares, wanted))
+    parts = _drawn(codes, how, seed, limit, Dealer(shares, wanted))
     with _replacing(output_dir, overwrite) as folder:
         written = _write_rows(folder, notation, parts, num_examples, progress)
         notes = [
@@ -127,7 +126,7 @@ def import_dataset(
         signed=bool(answer(problems).negative.any()),
     )
     with _replacing(output_dir, overwrite) as folder:
-        dealer = _Dealer(shares, [len(problems)] * len(SPLITS))
+        dealer = Dealer(shares, [len(problems)] * len(SPLITS))
         written = _write_rows(folder, notation, _taken(problems, dealer), len(problems), progress)
         notes = [f"{name} is empty" for name, rows in zip(FILES, written.rows, strict=True) if not rows]
         if dropped := len(problems) - sum(written.rows):
@@ -176,7 +175,7 @@ def _wanted(num_examples: int, shares: SplitRatios) -> list[int]:
     return [train, val, rest - val]
 
 
-def _drawn(codes: Sequence[int], how: Sampling, seed: int, limit: int, dealer: _Dealer) -> Parts:
+def _drawn(codes: Sequence[int], how: Sampling, seed: int, limit: int, dealer: Dealer) -> Parts:
     """As many problems as each split wants, or what there is of them among about `limit` draws."""
     rows = _chunk_rows(how.max_digits, how.max_operands)
     for index in count():
@@ -187,7 +186,7 @@ def _drawn(codes: Sequence[int], how: Sampling, seed: int, limit: int, dealer: _
         yield from dealer.deal(sample(rng, rows, codes, how))
 
 
-def _taken(problems: Problems, dealer: _Dealer) -> Parts:
+def _taken(problems: Problems, dealer: Dealer) -> Parts:
     """All the problems by split, in their order."""
     rows = _chunk_rows(problems.operands.shape[2], problems.operands.shape[1])
     for start in range(0, len(problems), rows):
@@ -198,31 +197,6 @@ def _chunk_rows(digits: int, operands: int) -> int:
     """Problems to work on at a time, fewer where they are long."""
     # the format has no say: the same options give the same problems in any of them
     return max(1, min(_CHUNK_ROWS, _CHUNK_DIGITS // (digits * operands)))
-
-
-class _Dealer:
-    """Deals problems out until every split has what it wants; val and test take a problem only once."""
-
-    def __init__(self, shares: SplitRatios, wanted: Sequence[int]) -> None:
-        self.shares, self.missing = shares, list(wanted)
-        self.seen: NDArray[np.uint64] = np.zeros(0, np.uint64)  # hashes of val and test, ascending
-
-    def deal(self, problems: Problems) -> Parts:
-        splits = split_of(problems, self.shares)
-        for split, missing in enumerate(self.missing):
-            if missing:
-                part = problems[np.flatnonzero(splits == split)]
-                part = (part if split == TRAIN else self._unseen(part))[:missing]
-                self.missing[split] -= len(part)
-                if len(part):
-                    yield split, part
-
-    def _unseen(self, problems: Problems) -> Problems:
-        hashes, first = np.unique(hash_problems(problems), return_index=True)
-        place = np.searchsorted(self.seen, hashes)
-        fresh = np.append(self.seen, np.uint64(0))[place] != hashes
-        self.seen = np.insert(self.seen, place[fresh], hashes[fresh])
-        return problems[np.sort(first[fresh])]
 
 
 @dataclass

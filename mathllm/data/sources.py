@@ -15,7 +15,7 @@ from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
 from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
-from mathllm.tasks.splits import SPLITS, TRAIN, SplitRatios, hash_problems, split_of
+from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
 # what describes a stream; a data directory's metadata says it of the problems there
 STREAM_SETTINGS = ("task", "max_digits", "max_operands", "sampling", "signed", "train_ratio", "val_ratio")
@@ -23,7 +23,7 @@ STREAM_SETTINGS = ("task", "max_digits", "max_operands", "sampling", "signed", "
 # kinds of random numbers, so that no two uses of one seed share a stream
 _TRAINING, _HELD_OUT, _EPOCH = range(3)
 
-# draws for a step before we give up: some kinds have a handful of problems, and none of them to train on
+# draws before we give up: some kinds have a handful of problems, and none of them to train on
 _DRAWS, _MOST_ROWS = 40, 1 << 18
 
 
@@ -87,20 +87,16 @@ def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:
 
     Fewer where the split has no more of them. Raises UsageError where it has none.
     """
-    codes, how, shares = get_tasks(data.task), sampling(data), ratios(data)
+    codes, how = get_tasks(data.task), sampling(data)
+    dealer = Dealer(ratios(data), [n if which == split else 0 for which in range(len(SPLITS))])
     found: list[Problems] = []
-    seen: NDArray[np.uint64] = np.zeros(0, np.uint64)
-    for chunk in range(50):
+    for chunk in range(_DRAWS):
         rng = np.random.default_rng([seed, _HELD_OUT, split, chunk])
-        drawn = sample(rng, 4 * n + 1000, codes, how)
-        drawn = drawn[split_of(drawn, shares) == split]
-        keys, first = np.unique(hash_problems(drawn), return_index=True)
-        fresh = np.sort(first[~np.isin(keys, seen)])[: n - len(seen)]
-        seen = np.concatenate([seen, hash_problems(drawn[fresh])])
-        found.append(drawn[fresh])
-        if len(seen) >= n or len(fresh) == 0:
+        fresh = [part for _, part in dealer.deal(sample(rng, 4 * n + 1000, codes, how))]
+        found += fresh
+        if not fresh or not dealer.missing[split]:
             break
-    if len(seen) == 0:
+    if not found:
         raise _no_problem(split)
     return concatenate(found)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mathllm.model.cache import KeyValueCache
+from mathllm.model.norms import rms_norm
 from mathllm.model.positions import PositionScheme
 
 
@@ -40,7 +41,7 @@ class Attention(nn.Module):
         heads = self.qkv(x).view(batch, length, -1, self.head_width)
         qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.qk_norm:
-            qk = F.rms_norm(qk, (self.head_width,))
+            qk = rms_norm(qk)
         q, k = scheme.rotate(qk, positions).split([self.heads, self.kv_heads], dim=2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if cache is not None:

@@ -48,25 +48,26 @@ class Sinusoidal(nn.Module):
 
 
 class Rope(nn.Module):
-    """Rotary embedding of queries and keys (RoFormer, arXiv 2104.09864); halves are paired, as in LLaMA."""
+    """Rotary embedding of queries and keys (RoFormer, arXiv 2104.09864): neighbours are pairs, as in the paper.
 
-    cos: Tensor
-    sin: Tensor
+    A pair is a complex number and its rotation a product: one pass over memory where sines and cosines take five.
+    """
+
+    turns: Tensor
 
     def __init__(self, hidden: int, head_width: int, max_length: int) -> None:
         super().__init__()
-        angles = _angles(max_length, head_width).repeat(1, 2)  # (max_length, head_width)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        angles = _angles(max_length, head_width)
+        self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles), persistent=False)
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         return x
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        # x (B, T, H, D); positions (T)
-        cos, sin = (table[positions, None].to(x.dtype) for table in (self.cos, self.sin))  # (T, 1, D)
-        left, right = x.chunk(2, dim=-1)
-        return x * cos + torch.cat([-right, left], dim=-1) * sin
+        # x (B, T, H, D); positions (T); turns (T, 1, D / 2)
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * self.turns[positions, None])
+        return turned.flatten(-2).to(x.dtype)
 
 
 class Nope(nn.Module):

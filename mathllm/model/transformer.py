@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mathllm.model.attention import Attention, causal_mask
 from mathllm.model.cache import KeyValueCache
+from mathllm.model.norms import make_norm
 from mathllm.model.positions import PositionScheme, make_positions
 from mathllm.tokenizer import VOCAB_SIZE
 
@@ -70,10 +71,6 @@ class Block(nn.Module):
         x = x + self.attention(self.attention_norm(x), positions, scheme, layer, cache, mask)
         out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
         return out
-
-
-def make_norm(name: str, hidden: int) -> nn.Module:
-    return nn.RMSNorm(hidden) if name == "rmsnorm" else nn.LayerNorm(hidden)
 
 
 class Transformer(nn.Module):

@@ -6,6 +6,7 @@ an endless stream of training data can never show a problem of the test split, w
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from mathllm.tasks import TASKS, Problems
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 _KEY = 0x6D6174686C6C6D31  # fixed for ever: a new key would move test problems into training
+
+
+Parts = Iterator[tuple[int, Problems]]  # rows of one split at a time
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,31 @@ def split_of(problems: Problems, ratios: SplitRatios) -> NDArray[np.uint8]:
     # test comes first, so that a smaller test share is a part of a larger one
     split: NDArray[np.uint8] = np.where(point < test, TEST, np.where(point < test + ratios.val, VAL, TRAIN))
     return split.astype(np.uint8)
+
+
+class Dealer:
+    """Deals problems out until every split has as many as it wants; val and test take each problem only once."""
+
+    def __init__(self, ratios: SplitRatios, wanted: Sequence[int]) -> None:
+        self.ratios, self.missing = ratios, list(wanted)
+        self.seen: NDArray[np.uint64] = np.zeros(0, np.uint64)  # hashes of val and test, ascending
+
+    def deal(self, problems: Problems) -> Parts:
+        splits = split_of(problems, self.ratios)
+        for split, missing in enumerate(self.missing):
+            if missing:
+                part = problems[np.flatnonzero(splits == split)]
+                part = (part if split == TRAIN else self._unseen(part))[:missing]
+                self.missing[split] -= len(part)
+                if len(part):
+                    yield split, part
+
+    def _unseen(self, problems: Problems) -> Problems:
+        hashes, first = np.unique(hash_problems(problems), return_index=True)
+        place = np.searchsorted(self.seen, hashes)
+        fresh = np.append(self.seen, np.uint64(0))[place] != hashes
+        self.seen = np.insert(self.seen, place[fresh], hashes[fresh])
+        return problems[np.sort(first[fresh])]
 
 
 def hash_problems(problems: Problems) -> NDArray[np.uint64]:
