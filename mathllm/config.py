@@ -117,7 +117,8 @@ class TrainConfig:
     """How long, how often, where to. 0 for `max_steps` means as many as `num_epochs` give.
 
     `target_exact_match` (0: never) stops as soon as validation reaches it; `patience` (0: never) stops after that
-    many evaluations without a better one; `keep` step checkpoints stay besides the best.
+    many evaluations without a better one; `keep` step checkpoints stay besides the best. `threads` learn side by
+    side on a CPU (0: as many as there are cores), and a resumed run keeps their number.
     """
 
     output_dir: str = ""
@@ -134,6 +135,7 @@ class TrainConfig:
     precision: str = "auto"
     compile: bool = False
     device: str = "auto"
+    threads: int = 0
     seed: int = 0
     wandb: str = "auto"
     target_exact_match: float = 0.0
@@ -153,7 +155,7 @@ class TrainConfig:
             _at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("logging_steps", "eval_examples", "num_epochs"):
             _at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("max_steps", "patience", "seed"):
+        for name in ("max_steps", "patience", "seed", "threads"):
             _at_least(f"train.{name}", getattr(self, name), 0)
         if not 0 <= self.target_exact_match <= 1:
             raise UsageError(f"target_exact_match is a share from 0 to 1, not {self.target_exact_match:g}")

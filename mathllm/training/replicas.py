@@ -3,6 +3,7 @@
 The products of a tiny model are too small to share: threads that split one wait for each other at every operation.
 So each thread runs whole micro-batches on a copy of the model that shares its weights and has its own gradients,
 which are added up in a fixed order: with the same number of threads the result is the same, bit for bit.
+The number is part of a run's settings, so that a resumed run has it too, on any machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from torch import nn
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module)
-MOST = 8  # adding up the gradients of more copies would cost what they save
+MOST, ROWS = 8, 16  # adding up the gradients of more copies, or of fewer rows, would cost what they save
+
+
+def sensible_threads(rows: int) -> int:
+    """How many threads to give a step of so many rows on this machine."""
+    return max(1, min(torch.get_num_threads(), MOST, rows // ROWS))
 
 
 class Replicas:

@@ -33,6 +33,7 @@ from mathllm.tasks import Problems, get_tasks
 from mathllm.tasks.splits import TEST, VAL
 from mathllm.training.card import model_card
 from mathllm.training.distributed import join, leave
+from mathllm.training.replicas import sensible_threads
 from mathllm.training.state import CARD, RESULTS, SETTINGS, clear_run, newest, read_progress, run_files
 from mathllm.training.trainer import Outcome, Trainer
 
@@ -92,7 +93,7 @@ def train(
 
 
 def complete(config: Config) -> Config:
-    """Fills in what the settings leave open: what the data are, the longest text, the output directory.
+    """Fills in what the settings leave open: what the data are, the longest text, the output directory, threads.
 
     Raises UsageError for what does not fit together.
     """
@@ -111,6 +112,10 @@ def complete(config: Config) -> Config:
     if not config.train.output_dir:
         name = f"{config.data.task.replace(',', '-')}-{config.model.size}"
         config = replace(config, train=replace(config.train, output_dir=str(Path("checkpoints") / name)))
+    if config.train.threads == 0:
+        # part of the settings: with another number, a resumed run would round its sums differently
+        threads = sensible_threads(config.train.batch_size * config.train.grad_accumulation)
+        config = replace(config, train=replace(config.train, threads=threads))
     for code in get_tasks(config.data.task):
         get_format(config.data.format, config.data.zero_pad).check_task(code)
     return config

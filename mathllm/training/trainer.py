@@ -39,7 +39,7 @@ from mathllm.training.distributed import Processes, wrap
 from mathllm.training.loggers import RunLog, check_wandb, start_wandb
 from mathllm.training.objectives import teacher_forcing
 from mathllm.training.optim import make_optimizers, make_schedule
-from mathllm.training.replicas import MOST, Replicas
+from mathllm.training.replicas import Replicas
 from mathllm.training.state import Progress, load_step, mark_best, mend, newest, prune, save_step
 
 # on a CPU a micro-batch of this size keeps its activations in the cache; a GPU wants everything at once
@@ -97,7 +97,8 @@ class Trainer:
         self.shared = wrap(self.model, self.processes, device)
         # evaluation goes on with the plain model: a compiled one would be made anew for each width of a cache
         self.trained = cast(nn.Module, torch.compile(self.shared)) if config.train.compile else self.shared
-        self.replicas = Replicas(self.trained, self._threads())
+        alone = self.processes.world == 1 and device.type == "cpu" and not config.train.compile
+        self.replicas = Replicas(self.trained, max(1, config.train.threads) if alone else 1)
         self.stop_signal = 0
         self.saved_step = self.progress.step if resume is not None else -1
 
@@ -123,11 +124,6 @@ class Trainer:
             progress.seconds,
             self.stop_signal,
         )
-
-    def _threads(self) -> int:
-        """How many threads learn side by side: all of a CPU's, where nothing else shares the model out."""
-        alone = self.processes.world == 1 and self.device.type == "cpu" and not self.config.train.compile
-        return max(1, min(torch.get_num_threads(), MOST, self.rows_in_all // 16)) if alone else 1
 
     @property
     def rows_in_all(self) -> int:
