@@ -8,11 +8,11 @@ pipes: lines in, answers out.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -21,7 +21,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mathllm.errors import ExpressionError, MathLLMError, UsageError, unknown_choice
+from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain, unknown_choice
 from mathllm.inference.engine import CUT, ENDED, Step
 from mathllm.inference.solver import Solution, Solver, is_unfinished
 from mathllm.model.checkpoint import load_checkpoint
@@ -167,10 +167,7 @@ class Chat:
     def checkpoint(self, path: str) -> bool:
         if path:
             old = self.solver
-            try:
-                solver = Solver(load_checkpoint(Path(path).expanduser(), old.device), old.params)
-            except (OSError, ValueError, RuntimeError) as error:  # a path that the system itself rejects
-                raise UsageError(f"{path!r} cannot be opened: {error}") from error
+            solver = Solver(load_checkpoint(os.path.expanduser(path), old.device), old.params)
             solver.generator = old.generator
             self.solver, self.prompt, self.written = solver, None, []
         for line in description(self.solver):
@@ -377,12 +374,3 @@ def remarks(solution: Solution) -> list[str]:
     else:
         wrote = "wrote no number" if solution.answer is None else f"says {solution.answer}"
     return [f"{solution.expression} is {solution.expected}, but the model {wrote}"]
-
-
-def complain(error: MathLLMError, where: str = "") -> None:
-    """An error on stderr: what happened, at which place, and what mends it."""
-    print(f"error: {where}{error.message}", file=sys.stderr)
-    if isinstance(error, ExpressionError):
-        print(re.sub("(?m)^", INDENT, error.caret()), file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)

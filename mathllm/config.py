@@ -7,6 +7,7 @@ these objects' file or flag names: they take plain values.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,12 @@ class ModelConfig:
                 f"hidden {self.hidden} must be a multiple of heads {self.heads}, "
                 f"and heads a multiple of kv_heads {self.kv_heads or self.heads}"
             )
-        if self.position in ("rope", "sinusoidal") and self.hidden // self.heads % 2:
-            raise UsageError(f"position {self.position!r} needs an even width per head")
+        if self.max_length > MAX_LENGTH:
+            raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
+        width = {"rope": self.hidden // self.heads, "sinusoidal": self.hidden}.get(self.position, 0)
+        if width % 2:
+            part = "hidden width per head" if self.position == "rope" else "hidden width"
+            raise UsageError(f"position {self.position!r} needs an even {part}, not {width}")
 
 
 SIZES: dict[str, dict[str, int]] = {
@@ -157,6 +163,8 @@ class TrainConfig:
             _at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("max_steps", "patience", "seed", "threads"):
             _at_least(f"train.{name}", getattr(self, name), 0)
+        if self.seed >= 2**63:
+            raise UsageError(f"train.seed must be below 2**63, not {self.seed}")
         if not 0 <= self.target_exact_match <= 1:
             raise UsageError(f"target_exact_match is a share from 0 to 1, not {self.target_exact_match:g}")
 
@@ -276,3 +284,5 @@ def _choice(kind: str, value: str, choices: Sequence[str]) -> None:
 def _at_least(name: str, value: float, least: float) -> None:
     if not value >= least:
         raise UsageError(f"{name} must be at least {least:g}, not {value:g}")
+    if math.isinf(value):
+        raise UsageError(f"{name} must be finite")

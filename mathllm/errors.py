@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -58,6 +59,15 @@ class DeviceError(MathLLMError):
 
 class TrainingError(MathLLMError):
     """Training cannot go on, for example because the loss is not a number any more."""
+
+
+def complain(error: MathLLMError, where: str = "") -> None:
+    """An error on stderr: what happened, at which place, and what mends it."""
+    print(f"error: {where}{error.message}", file=sys.stderr)
+    if isinstance(error, ExpressionError):
+        print("  " + error.caret().replace("\n", "\n  "), file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
 
 
 def unknown_choice(kind: str, value: str, choices: Iterable[str]) -> UsageError:

@@ -429,7 +429,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_an_error_with_a_name(tmp_path: Path) -> None:
     run = tmp_path / "run"
     finished(tiny(run, "train.max_steps=10"))
-    assert "metrics.jsonl" in resume_on_a_small_disk(tmp_path, run, limit=4000, steps=90)
+    assert "training.log" in resume_on_a_small_disk(tmp_path, run, limit=4000, steps=90)
     load_checkpoint(run)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -224,12 +225,67 @@ def test_the_loss_mask_is_shown(run: Any) -> None:
     assert len(lines) == 6
     for text, marks in zip(lines[::2], lines[1::2], strict=True):
         prompt, _, completion = text.partition("=")
-        assert marks == " " * (len(prompt) + 1) + "^" * len(completion)
+        assert marks == " " * (len(prompt) + 1) + re.sub("[^ ]", "^", completion)
         assert text.endswith("<end>")
     assert not Path("checkpoints").exists()
     make_data("data")
     shown = run(*SMALL, "--show-loss-mask").out.splitlines()[0]
-    assert shown in Path("data/train.jsonl").read_text().replace(" ", ""), "a row of the data"
+    assert shown in Path("data/train.jsonl").read_text(), "a row of the data"
+
+
+def test_a_number_of_epochs_counts_more_than_the_steps_of_a_recipe(run: Any) -> None:
+    Path("mine.toml").write_text('[model]\nsize = "nano"\n[data]\nformat = "plain"\n[train]\nmax_steps = 3\n')
+    make_data("data")
+    data = ("--data-dir", "data", "--recipe", "mine.toml")
+    ended = run(*SMALL, *data, "--num-epochs", "2", "--batch-size", "90", "--output-dir", "out")
+    assert "finished after 8 steps" in ended.err
+    assert settings("out")["data.format"] == "plain", "a recipe says more about the format than the data do"
+    ended = run(*SMALL, *data, "--num-epochs", "2", "--max-steps", "1", "--output-dir", "both")
+    assert "finished after 1 steps" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (("--task", "subtraction"), "data.task 'addition', not 'subtraction'"),
+        (("--format", "plain"), "data.format 'column', not 'plain'"),
+        (("--seed", "9"), "train.seed 0, not 9"),
+        (("--batch-size", "9"), "train.batch_size 8, not 9"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(run: Any, other: tuple[str, ...], said: str) -> None:
+    assert run(*QUICK, "--max-steps", "2", "--output-dir", "out").code == 0
+    before = state_bytes(Path("out/checkpoint-2"))
+    ended = run(*QUICK, *other, "--max-steps", "4", "--output-dir", "out", "--resume")
+    assert (ended.code, said in ended.err) == (2, True), ended.err
+    assert state_bytes(Path("out/checkpoint-2")) == before
+    assert not Path("out/checkpoint-4").exists()
+
+
+def test_the_demo_replaces_its_own_run_only(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(*QUICK, "--max-steps", "2", "--output-dir", "out").code == 0
+    monkeypatch.setattr(sys, "argv", ["mathllm", "demo", "--output-dir", "out", "--steps", "1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert sorted(path.name for path in Path("out").glob("checkpoint-*")) == ["checkpoint-2"]
+    assert not Path("out/data").exists()
+
+
+def test_the_log_tells_the_whole_run(run: Any) -> None:
+    assert run(*QUICK, "--max-steps", "2", "--output-dir", "out").code == 0
+    log = Path("out/logs/training.log").read_text(encoding="utf-8")
+    for words in (
+        "2,608 parameters",
+        "W&B is off",
+        "step 2: exact match",
+        "finished after 2 steps",
+        "test exact",
+    ):
+        assert words in log
+    ended = run(*QUICK, "--set", "optim.learning_rate=1e38", "--max-steps", "20", "--output-dir", "bad")
+    assert ended.code == 1
+    assert "the loss is nan" in Path("bad/logs/training.log").read_text(encoding="utf-8")
 
 
 # --- directories that hold a run ---

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from runs import finished, records, state_bytes, tiny, weights
+from runs import finished, records, tiny, weights
 
 from mathllm.config import build_config
 from mathllm.data.batches import make_batch, micro_batches
@@ -107,31 +107,6 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path, optimizer: str) -> N
         torch.testing.assert_close(other[name], one[name], rtol=tolerance, atol=tolerance)
     large, parts = (records(tmp_path / name, "train/loss") for name in ("large", "parts"))
     assert parts == pytest.approx(large, rel=1e-4)
-
-
-def test_threads_side_by_side_change_nothing_but_the_last_bits(tmp_path) -> None:
-    settings = (
-        "train.batch_size=64",
-        "train.max_steps=8",
-        "optim.optimizer=adamw",
-        "optim.schedule=constant",
-    )
-    finished(tiny(tmp_path / "one", *settings))
-    torch.set_num_threads(2)
-    config = tiny(tmp_path / "two", *settings)
-    trainer = Trainer(config, ProblemStream(config.data, 0), load_splits(config).validation, 8, CPU)
-    assert len(trainer.replicas.models) == 2
-    finished(config)
-    one, two = (weights(tmp_path / name / "checkpoint-8") for name in ("one", "two"))
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5)
-    assert records(tmp_path / "two", "train/loss") == pytest.approx(
-        records(tmp_path / "one", "train/loss"), rel=1e-5
-    )
-    # and with the same number of them, every bit is the same: stopped and resumed, too
-    finished(tiny(tmp_path / "parts", *settings, "train.max_steps=5"))
-    finished(tiny(tmp_path / "parts", *settings), resume=True)
-    assert state_bytes(tmp_path / "parts" / "checkpoint-8") == state_bytes(tmp_path / "two" / "checkpoint-8")
 
 
 def test_schedules() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +15,18 @@ if TYPE_CHECKING:
     from mathllm.model.checkpoint import Checkpoint
 
 RECIPE = "demo"
+OUTPUT_DIR = Path("checkpoints/demo")  # the demo's own: no recipe writes there
 EXAMPLES = 200_000
 SAMPLE = "658+189"  # two carries
 
 
 def demo(
     output_dir: Annotated[
-        Path, typer.Option(help="Directory for the data and the run; what a demo left there is replaced.")
-    ] = Path("checkpoints/demo"),
+        Path, typer.Option(help="Directory for the data and the run; checkpoints/demo is replaced.")
+    ] = OUTPUT_DIR,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in another directory.")
+    ] = False,
     limit: Annotated[
         int, typer.Option(min=0, help="Check every pair of operands from 0 to this number.")
     ] = 999,
@@ -37,9 +42,11 @@ def demo(
     from mathllm.config import build_config
     from mathllm.data.files import generate_dataset
     from mathllm.model.checkpoint import load_checkpoint
-    from mathllm.training.run import train
+    from mathllm.training.run import check_directory, train
 
     console = Console(highlight=False)
+    overwrite = overwrite or output_dir == OUTPUT_DIR
+    check_directory(output_dir, resume=False, overwrite=overwrite)
     data_dir = output_dir / "data"
     run: dict[str, Any] = {"output_dir": str(output_dir), "seed": seed}
     if steps is not None:
@@ -47,11 +54,11 @@ def demo(
     config = build_config({"data": {"data_dir": str(data_dir)}, "train": run}, recipe=RECIPE)
 
     headline(console, f"1. Data: {EXAMPLES:,} sums of numbers of up to {config.data.max_digits} digits")
-    generate_dataset(config.data, EXAMPLES, seed, data_dir, overwrite=True)
+    generate_dataset(config.data, EXAMPLES, seed, data_dir, overwrite=overwrite)
     show_rows(console, data_dir / "train.jsonl")
 
     headline(console, "2. Training")
-    result = train(config, overwrite=True, console=Console(stderr=True))
+    result = train(config, overwrite=overwrite, console=Console(stderr=True))
     if result.outcome.reason == "signal":
         raise typer.Exit(128 + result.outcome.signal)
     console.print(f"{result.outcome.step:,} steps in {result.outcome.seconds:.0f} s")
@@ -67,11 +74,13 @@ def demo(
     show_reasoning(console, checkpoint)
 
     headline(console, "Next")
-    console.print("mathllm chat                      talk to it", markup=False)
-    console.print(f"mathllm eval --exhaustive {limit:<8}check every pair again", markup=False)
-    console.print(
-        "mathllm gen-data && mathllm train  a larger model, on data of your own making", markup=False
-    )
+    where = "" if output_dir.parent == OUTPUT_DIR.parent else f" --checkpoint {shlex.quote(str(output_dir))}"
+    for command, what in (
+        (f"mathllm chat{where}", "talk to it"),
+        (f"mathllm eval{where} --exhaustive {limit}", "check every pair again"),
+        ("mathllm gen-data && mathllm train", "a larger model, on data of your own making"),
+    ):
+        console.print(f"{command:<35}{what}", markup=False, soft_wrap=True)
 
 
 def headline(console: Console, text: str) -> None:

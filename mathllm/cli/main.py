@@ -19,7 +19,7 @@ from mathllm.cli.eval import evaluate
 from mathllm.cli.gen_data import gen_data
 from mathllm.cli.solve import solve
 from mathllm.cli.train import train
-from mathllm.errors import ExpressionError, MathLLMError
+from mathllm.errors import MathLLMError, complain
 
 EPILOG = "The main line: mathllm gen-data, mathllm train, mathllm eval, mathllm chat. To see all of it: mathllm demo."
 
@@ -62,15 +62,6 @@ def root(
         os.environ["MATHLLM_TRACEBACK"] = "1"
 
 
-def show_error(error: MathLLMError) -> None:
-    """What happened, where, and what mends it, on stderr."""
-    print(f"error: {error.message}", file=sys.stderr)
-    if isinstance(error, ExpressionError):
-        print("  " + error.caret().replace("\n", "\n  "), file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
-
-
 def main() -> None:
     """The console script."""
     try:
@@ -78,11 +69,10 @@ def main() -> None:
     except MathLLMError as error:
         if os.environ.get("MATHLLM_TRACEBACK"):
             raise
-        show_error(error)
+        complain(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # the reader of our output has gone (`mathllm ... | head`): that is no failure of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:  # a disk, a file or a network drive that failed where nobody expected it
+        if os.environ.get("MATHLLM_TRACEBACK"):
+            raise
+        complain(MathLLMError(f"the system refused: {error}", "mathllm --traceback COMMAND shows where"))
+        sys.exit(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.errors import ExpressionError, MathLLMError, UsageError
+from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain
 
 if TYPE_CHECKING:
     from mathllm.inference.solver import Solution, Solver
@@ -75,11 +75,12 @@ def solve(
 
 def work_out_one(solver: Solver, text: str, console: Any) -> bool:
     """The worked solution, as the chat shows it; False if there is none."""
-    from mathllm.chat import complain, work_out
+    from mathllm.chat import work_out
     from mathllm.tasks.expressions import parse_expression
 
     try:
         problem = parse_expression(text)
+        solver.check(problem)
         for unseen in solver.unseen(problem):
             print(f"note: in training this model never saw {unseen}", file=sys.stderr)
         work_out(solver, problem, console, [])
@@ -94,7 +95,7 @@ def answer_all(solver: Solver, texts: Iterable[str], as_json: bool, numbered: bo
 
     Returns whether all that is not blank could be read and asked.
     """
-    from mathllm.chat import answer_text, complain, remarks
+    from mathllm.chat import answer_text, remarks
 
     bad = wrong = answered = 0
     for number, text, outcome in outcomes(solver, texts, numbered):

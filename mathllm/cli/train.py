@@ -63,7 +63,8 @@ def train(
         int | None, option("Batches added up for a step.", OPTIMIZATION, TrainConfig.grad_accumulation)
     ] = None,
     learning_rate: Annotated[
-        float | None, option("Peak learning rate of AdamW.", OPTIMIZATION, OptimConfig.learning_rate)
+        float | None,
+        option("AdamW's peak (Muon's: --set).", OPTIMIZATION, OptimConfig.learning_rate),
     ] = None,
     weight_decay: Annotated[
         float | None, option("Weight decay of matrices.", OPTIMIZATION, OptimConfig.weight_decay)
@@ -224,6 +225,8 @@ def config_from_flags(flags: dict[str, Any]) -> Config:
         if flags["precision"] not in (None, "fp16"):
             raise UsageError(f"--fp16 and --precision {flags['precision']} exclude each other")
         tables["train"]["precision"] = "fp16"
+    if flags["num_epochs"] is not None and flags["max_steps"] is None:
+        tables["train"]["max_steps"] = 0  # those of a recipe, or of the run that goes on
     if flags["wandb"] is not None:
         tables["train"]["wandb"] = "on" if flags["wandb"] else "off"
     recipe, assigned = flags["recipe"], parse_assignments(flags["set_"] or [])
@@ -250,23 +253,43 @@ def data_settings(data_dir: str, asked: dict[str, Any], recipe: str | None) -> d
             f"{stream[0]} describes a stream of new problems, but {data_dir} has its own",
             "leave out the one or the other, or make other files: mathllm gen-data",
         )
+    own = load_recipe(recipe).get("data", {}) if recipe else {}
     if not data_dir:
-        if stream or (recipe and load_recipe(recipe).get("data")) or not Path("data/metadata.json").is_file():
+        if stream or own or not Path("data/metadata.json").is_file():
             return {}
         data_dir = "data"
-    return {"data": {**read_metadata(Path(data_dir))["data"], "data_dir": data_dir}}
+    # any format can be trained on any file of problems, and a recipe's counts more than the file's
+    said = {
+        name: value
+        for name, value in read_metadata(Path(data_dir))["data"].items()
+        if name in STREAM_SETTINGS or name not in own
+    }
+    return {"data": {**said, "data_dir": data_dir}}
 
 
 def print_loss_mask(config: Config) -> None:
     """Three training rows; the tokens that count in the loss are underlined."""
     from mathllm.formats import get_format
-    from mathllm.tokenizer import TOKENS
+    from mathllm.tokenizer import TOKENS, decode_rows
     from mathllm.training.run import complete, load_splits
 
     config = complete(config)
     notation = get_format(config.data.format, config.data.zero_pad)
     rendered = notation.render(load_splits(config).source.problems(0, 3))
-    for ids, mask, length in zip(rendered.ids, rendered.loss_mask, rendered.lengths, strict=True):
-        tokens = [(TOKENS[i], counted) for i, counted in zip(ids[:length], mask[:length], strict=True)]
-        typer.echo("".join(token for token, _ in tokens))
-        typer.echo("".join(("^" if counted else " ") * len(token) for token, counted in tokens))
+    texts = decode_rows(rendered.ids, rendered.lengths)
+    for text, ids, mask, length in zip(
+        texts, rendered.ids, rendered.loss_mask, rendered.lengths, strict=True
+    ):
+        typer.echo(text)
+        typer.echo(
+            carets(text, [(TOKENS[i], bool(on)) for i, on in zip(ids[:length], mask[:length], strict=True)])
+        )
+
+
+def carets(text: str, tokens: list[tuple[str, bool]]) -> str:
+    """A caret under each character of the tokens that count, none under the spaces between."""
+    marks = ""
+    for token, counted in tokens:
+        spaces = len(text[len(marks) :]) - len(text[len(marks) :].lstrip(" "))
+        marks += " " * spaces + ("^" if counted else " ") * len(token)
+    return marks

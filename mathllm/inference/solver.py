@@ -199,6 +199,11 @@ class Solver:
         reasons: NDArray[Any],
     ) -> list[Solution]:
         """The solutions that texts [N, T] of the given lengths [N] amount to."""
+        if np.isnan(log_probs).any():
+            raise CheckpointError(
+                f"the outputs of {self.checkpoint.path} are not numbers: its weights are damaged",
+                "use an earlier checkpoint of the run",
+            )
         parsed, truth = self.notation.parse(ids), answer(problems)
         correct = parsed.well_formed & (reasons == ENDED) & parsed.answer.same(truth)
         # a model that babbles may write a number that is too long for an int

@@ -20,16 +20,19 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from mathllm import __version__
-from mathllm.config import DataConfig, ModelConfig
+from mathllm.config import DataConfig, ModelConfig, build_config
 from mathllm.errors import CheckpointError, MathLLMError
 from mathllm.files import write_bytes, write_json
 from mathllm.formats import Format, get_format
 from mathllm.model.transformer import Transformer
+from mathllm.tasks import get_tasks
 from mathllm.tokenizer import TOKENS, tokenizer_json
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "addsub-3digit"
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def save_model(directory: Path, model: Transformer, model_config: ModelConfig, d
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(directory / WEIGHTS, save_tensors(weights, metadata={"format": "pt"}))
     shape = {"model": asdict(model_config), "data": asdict(data)}
-    write_json(directory / CONFIG, {"mathllm": __version__, "vocabulary": TOKENS, **shape})
+    about = {"mathllm": __version__, "checkpoint_format": FORMAT, "vocabulary": TOKENS}
+    write_json(directory / CONFIG, {**about, **shape})
     write_bytes(directory / "tokenizer.json", tokenizer_json().encode())
 
 
@@ -60,10 +64,12 @@ def load_checkpoint(path: str | Path | None = None, device: torch.device | None 
     directory = find_checkpoint(path)
     config = read_config(directory)
     try:
-        model_config, data = ModelConfig(**config["model"]), DataConfig(**config["data"])
+        settings = build_config({"model": config["model"], "data": config["data"]})
+        model_config, data = settings.model, settings.data
         model = Transformer.from_config(model_config)
         notation = get_format(data.format, data.zero_pad)
-    except (KeyError, TypeError, RuntimeError, MathLLMError) as error:
+        get_tasks(data.task)
+    except (KeyError, TypeError, AttributeError, RuntimeError, MathLLMError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
             f"{directory / CONFIG} does not describe a model of this version: {reason}",
@@ -91,7 +97,11 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
             return SHIPPED
         raise CheckpointError("there is no checkpoint under checkpoints/", "train one: mathllm train")
     path = Path(path)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or has a zero byte in it
+        raise CheckpointError(f"{str(path)[:60]!r} cannot be opened: {error}") from error
+    if not there:
         raise CheckpointError(f"there is no checkpoint {path}", "mathllm train writes one under checkpoints/")
     if path.is_file():
         if path.name not in (WEIGHTS, CONFIG):
@@ -151,5 +161,10 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{directory} was made with another vocabulary than the sixteen tokens of mathllm",
             "only checkpoints that mathllm train wrote can be loaded",
+        )
+    if config.get("checkpoint_format") != FORMAT:
+        raise CheckpointError(
+            f"{directory} has checkpoint format {config.get('checkpoint_format', 1)}, and this version reads {FORMAT}",
+            f"it was written by mathllm {config.get('mathllm', 'unknown')}: train it anew",
         )
     return config

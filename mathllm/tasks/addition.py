@@ -30,7 +30,7 @@ class Addition:
         if how.method == "balanced":
             chains = operands.copy()
             chains[:, :2] = draw_chains(rng, n, how.max_digits, overflow=True)
-            operands = select(rng.random(n) < 0.5, chains, operands)
+            operands = select(rng.random(n) < 1 / 3, chains, operands)
         return operands
 
     def answer(self, problems: Problems) -> Numbers:

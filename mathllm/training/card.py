@@ -29,14 +29,16 @@ def model_card(
         "",
         "| | |",
         "| --- | --- |",
-        f"| task | {data.task}, up to {data.max_operands} operands of up to {data.max_digits} digits |",
+        f"| task | {data.task}, up to {data.max_operands} operands of up to {data.max_digits} digits"
+        f"{', results below zero too' if data.signed else ''} |",
         f"| format | `{data.format}`{', zero-padded' if data.zero_pad else ''} |",
         f"| training data | {source}; sampling `{data.sampling}` |",
         f"| training | {progress.step:,} steps, {progress.rows:,} rows, {config.optim.optimizer}, "
         f"seed {config.train.seed}, {progress.seconds:.0f} s |",
     ]
     if progress.best_step:
-        best = f"exact match {progress.best_exact_match:.2%} at step {progress.best_step:,}"
+        right = f"{progress.best_correct:,} of {progress.validation_examples:,}"
+        best = f"exact match {progress.best_exact_match:.2%} ({right}) at step {progress.best_step:,}"
         lines.append(f"| validation | {best} |")
     if test is not None:
         low, high = test["exact_match_ci95"]
@@ -60,7 +62,8 @@ def command(config: Config) -> str:
     """The command that trains such a model: all settings that are not the defaults."""
     plain = build_config({"model": {"size": config.model.size}}).to_dict()
     plain["model"]["size"] = ""
-    here = {"train.output_dir", "train.device", "train.wandb"}  # of one machine, and without influence
+    # of one machine, and without influence (on more than the last bits)
+    here = {"train.output_dir", "train.device", "train.wandb", "train.threads"}
     if config.data.data_dir:
         here |= {f"data.{name}" for name in STREAM_SETTINGS}
     settings = [

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import netrc
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mathllm.errors import MathLLMError, UsageError
 from mathllm.files import explained, write_bytes
@@ -27,16 +28,13 @@ class RunLog:
         self.run, self.console, self.wandb_run = run, console, wandb_run
         with explained(f"write the logs of {run}"):
             _forget_after(run / METRICS, start_step)
-            (run / LOG).parent.mkdir(parents=True, exist_ok=True)
             # without a buffer, so that no line is left to fail at the end
             self.metrics = open(run / METRICS, "ab", buffering=0)  # noqa: SIM115 (closed in __exit__)
-            self.text = open(run / LOG, "ab", buffering=0)  # noqa: SIM115
         self.progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[shown]}"),
-            TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
@@ -52,37 +50,47 @@ class RunLog:
     ) -> None:
         self.progress.stop()
         self.metrics.close()
-        self.text.close()
+        if value is not None:
+            with suppress(MathLLMError):  # the disk may be what is wrong
+                note(self.run, f"{type(value).__name__}: {value}")
         if self.wandb_run is not None:
             self.wandb_run.finish(exit_code=0 if kind is None else 1)
 
     def say(self, text: str) -> None:
         """A line for people."""
-        self._note(text)
+        note(self.run, text)
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Numbers, named like `train/loss`."""
         with explained(f"write {self.run / METRICS}"):
             self.metrics.write(json.dumps({"step": step, **values}).encode() + b"\n")
-        self._note(f"step {step} " + " ".join(f"{name}={value:.6g}" for name, value in values.items()))
+        note(self.run, f"step {step} " + " ".join(f"{name}={value:.6g}" for name, value in values.items()))
         if self.wandb_run is not None:
             self.wandb_run.log(values, step=step)
         self.latest.update(values)
         self.progress.update(self.bar, completed=step, shown=self._shown())
 
-    def _note(self, text: str) -> None:
-        with explained(f"write {self.run / LOG}"):
-            self.text.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n".encode())
-
     def _shown(self) -> str:
+        # short, so that a terminal of 80 columns has room for it
         known = (
-            ("train/loss", "loss {:.4f}"),
-            ("val/exact_match", "exact match {:.2%}"),
-            ("train/learning_rate", "lr {:.1e}"),
-            ("perf/tokens_per_second", "{:,.0f} tokens/s"),
+            ("train/loss", "loss {:.4f}", 1),
+            ("val/exact_match", "match {:.2%}", 1),
+            ("train/learning_rate", "lr {:.0e}", 1),
+            ("perf/tokens_per_second", "{:,.0f}k tok/s", 1000),
         )
-        return "  ".join(text.format(self.latest[name]) for name, text in known if name in self.latest)
+        return " ".join(
+            text.format(self.latest[name] / unit) for name, text, unit in known if name in self.latest
+        )
+
+
+def note(run: Path, text: str) -> None:
+    """A line of the run's logs/training.log."""
+    path = run / LOG
+    with explained(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n".encode())
 
 
 def check_wandb(setting: str) -> str:

@@ -33,6 +33,7 @@ from mathllm.tasks import Problems, get_tasks
 from mathllm.tasks.splits import TEST, VAL
 from mathllm.training.card import model_card
 from mathllm.training.distributed import join, leave
+from mathllm.training.loggers import note
 from mathllm.training.replicas import sensible_threads
 from mathllm.training.state import CARD, RESULTS, SETTINGS, clear_run, newest, read_progress, run_files
 from mathllm.training.trainer import Outcome, Trainer
@@ -75,6 +76,8 @@ def train(
         splits = load_splits(config)
         total_steps = count_steps(config, splits.epoch, processes.world)
         checkpoint = check_directory(run, resume, overwrite)
+        if checkpoint:
+            check_same_data(run, config)
         trainer = Trainer(
             config, splits.source, splits.validation, total_steps, device, processes, console, checkpoint
         )
@@ -84,8 +87,10 @@ def train(
             describe_run(trainer, splits)
         outcome = trainer.run()
         test = None
-        if processes.main and outcome.reason != "signal":
-            test = test_best(run, config, splits.test, device)
+        if processes.main:
+            note(run, f"{outcome.reason} after {outcome.step:,} steps, {outcome.seconds:.0f} s")
+            if outcome.reason != "signal":
+                test = test_best(run, config, splits.test, device)
         processes.wait()
     finally:
         leave()
@@ -182,12 +187,28 @@ def check_directory(run: Path, resume: bool, overwrite: bool) -> Path | None:
     return newest(run) if resume else None
 
 
+def check_same_data(run: Path, config: Config) -> None:
+    """Raises UsageError where a run would go on with rows of another kind, or in another order, than it began."""
+    was, now = saved_settings(run), config.to_dict()
+    fixed = [("data", key) for key in now["data"]]
+    fixed += [("train", key) for key in ("seed", "batch_size", "grad_accumulation")]
+    for section, key in fixed:
+        before = was.get(section, {}).get(key, now[section][key])
+        if before != now[section][key]:
+            raise UsageError(
+                f"this run was started with {section}.{key} {before!r}, not {now[section][key]!r}: "
+                "it cannot go on with other data",
+                "leave that out, or start anew in another --output-dir",
+            )
+
+
 def prepare_directory(run: Path, config: Config, overwrite: bool) -> None:
     """Makes the run's directory, without an earlier run in it if that is to be overwritten."""
     with explained(f"write {run}"):
         if overwrite:
             clear_run(run)
         run.mkdir(parents=True, exist_ok=True)
+        (run / RESULTS).unlink(missing_ok=True)  # of a run that goes on: its best may be another one soon
     write_json(run / SETTINGS, config.to_dict())
 
 
@@ -217,6 +238,7 @@ def describe_run(trainer: Trainer, splits: Splits) -> None:
         f"data {data.task}, up to {data.max_digits} digits, format {data.format}: {source}",
         f"{trainer.total_steps:,} steps of {trainer.rows_in_all:,} rows{start} -> {config.train.output_dir}",
     ):
+        note(trainer.run_dir, line)
         trainer.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -230,6 +252,7 @@ def test_best(run: Path, config: Config, problems: Problems, device: torch.devic
     ).to_dict()
     results = {**report, "checkpoint": checkpoint.path.resolve().name}
     write_json(run / RESULTS, results)
+    note(run, f"test exact match {results['exact_match']:.2%} ({results['correct']:,} of {len(problems):,})")
     progress, _ = read_progress(checkpoint.path)
     card = model_card(config, checkpoint.model.num_parameters, progress, report)
     write_bytes(checkpoint.path / CARD, card.encode())

@@ -49,6 +49,8 @@ class Progress:
     step: int = 0
     rows: int = 0
     best_exact_match: float = -1.0
+    best_correct: int = 0
+    validation_examples: int = 0
     best_step: int = 0
     evaluations_since_best: int = 0
     seconds: float = 0.0

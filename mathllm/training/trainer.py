@@ -232,6 +232,8 @@ class Trainer:
             better = exact_match > progress.best_exact_match
             progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
             progress.best_exact_match, progress.best_step = exact_match, progress.step
+            progress.best_correct = int(verdicts.answer_correct.sum())
+            progress.validation_examples = len(verdicts)
             self._save(log)
             mark_best(self.run_dir, self.run_dir / f"checkpoint-{progress.step}")
             prune(self.run_dir, train.keep)

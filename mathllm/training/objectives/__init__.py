@@ -1,7 +1,5 @@
-"""What is learned from a batch: one file per objective, and the registry that names them."""
+"""What is learned from a batch: one file per objective."""
 
 from mathllm.training.objectives.teacher_forcing import teacher_forcing
 
-OBJECTIVES = {"teacher-forcing": teacher_forcing}
-
-__all__ = ["OBJECTIVES", "teacher_forcing"]
+__all__ = ["teacher_forcing"]
