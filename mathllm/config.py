@@ -196,12 +196,16 @@ def build_config(
     chosen = [load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers]
     sizes = [part["model"]["size"] for part in chosen if "size" in part.get("model", {})]
     size = _convert("model", "size", sizes[-1] if sizes else "small")
-    for part in [{"model": _size(size)}, *chosen]:
+    preset = _size(size)
+    for part in [{"model": preset}, *chosen]:
         for section, entries in part.items():
             if section not in SECTIONS:
                 raise unknown_choice("section", section, SECTIONS)
+            # the shape that a recipe gives belongs to the size that it names, not to another one
+            other = section == "model" and entries.get("size", size) != size
             for key, value in entries.items():
-                values[section][key] = _convert(section, key, value)
+                if not (other and key in preset):
+                    values[section][key] = _convert(section, key, value)
     return Config(**{section: SECTIONS[section](**entries) for section, entries in values.items()})
 
 

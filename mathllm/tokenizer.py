@@ -84,13 +84,15 @@ def unflatten(flat: Ids, lengths: NDArray[np.int64]) -> Ids:
 
 def decode(ids: Sequence[int] | NDArray[Any]) -> str:
     """The text of one row of ids, with a space between the steps of a thought."""
-    return decode_rows(np.asarray(ids, np.uint8)[None])[0]
+    return decode_rows(np.asarray(ids)[None])[0]
 
 
 def decode_rows(ids: NDArray[Any], lengths: NDArray[Any] | None = None) -> list[str]:
     """The texts of ids [N, T], each up to its length (default: all of it)."""
     if len(ids) == 0:
         return []
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < VOCAB_SIZE:
+        raise DataError(f"ids go from 0 to {VOCAB_SIZE - 1}, not from {ids.min()} to {ids.max()}")
     return join_pieces(spaced(ids, lengths), _PIECES).decode().split("\n")[:-1]
 
 

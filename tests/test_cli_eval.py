@@ -246,6 +246,10 @@ def test_what_is_not_there(half: Path) -> None:
     assert "test.jsonl" in refused("--checkpoint", half, "--data-dir", "nowhere").message
     assert "no directory" in refused("--checkpoint", half, "--output-file", "nowhere/out.json").message
     assert "no directory" in refused("--checkpoint", half, "--samples", "nowhere/out.json").message
+    for option in ("--output-file", "--samples"):
+        assert "is a directory" in refused("--checkpoint", half, option, ".").message
+    same = refused("--checkpoint", half, "--output-file", "out.json", "--samples", "./out.json")
+    assert "are the same file" in same.message
     assert isinstance(refused("--checkpoint", half, "--device", "tpu"), UsageError)
 
 

@@ -84,10 +84,17 @@ def test_each_source_overrides_the_ones_below(tmp_path: Path) -> None:
     assert build_config(assignments=["model.layers=1", "model.layers=2"]).model.layers == 2
 
 
-def test_another_size_changes_only_what_nobody_set(tmp_path: Path) -> None:
+def test_another_size_replaces_the_shape_that_came_with_a_recipe(tmp_path: Path) -> None:
     recipe = recipe_file(tmp_path, '[model]\nsize = "nano"\nlayers = 3\n')
-    assert shape(build_config(recipe=recipe, assignments=["model.size=medium"])) == (3, 512, 8, 1024)
-    assert shape(build_config({"model": {"size": "large"}}, recipe=recipe)) == (3, 512, 8, 2048)
+    assert shape(build_config(recipe=recipe, assignments=["model.size=medium"])) == (6, 512, 8, 1024)
+    assert shape(build_config({"model": {"size": "large"}}, recipe=recipe)) == (8, 512, 8, 2048)
+    assert shape(build_config({"model": {"size": "nano"}}, recipe=recipe)) == (3, 64, 4, 256)
+    assert shape(build_config({"model": {"size": "large"}}, assignments=["model.layers=1"])) == (
+        1,
+        512,
+        8,
+        2048,
+    )
 
 
 @pytest.mark.parametrize(

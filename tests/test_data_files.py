@@ -154,7 +154,8 @@ def test_ratios(n: int, train: float, val: float, rows: list[int], tmp_path: Pat
     metadata = generate_dataset(data, n, 0, tmp_path)
     assert [len(rows_of(tmp_path, split)) for split in ("train", "val", "test")] == rows
     assert [counts["rows"] for counts in metadata["counts"].values()] == rows
-    assert metadata["notes"] == []
+    empty = [split for split, count in zip(("train", "val", "test"), rows, strict=True) if not count]
+    assert metadata["notes"] == [f"{split}.jsonl is empty" for split in empty]
 
 
 def test_all_problems_of_a_small_space_end_up_in_the_files(tmp_path: Path) -> None:

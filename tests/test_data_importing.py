@@ -140,17 +140,21 @@ def test_a_bad_row_of_csv_is_named_by_its_line_in_the_file(tmp_path: Path) -> No
         read_problems(path)
 
 
-def test_of_many_bad_rows_the_first_are_shown_and_the_others_counted(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_every_bad_row_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mathllm.data.importing._BATCH_CHARACTERS", 200)
     path = text_file(tmp_path / "equations.txt", ["1+1=2", "2+2=5"] * 500)
     with pytest.raises(DataError) as refused:
         read_problems(path)
-    first, *shown, last = refused.value.message.splitlines()
+    first, *shown = refused.value.message.splitlines()
     assert first.startswith("500 of the 1,000 rows")
-    assert [line.split(":")[1] for line in shown] == [str(2 * n) for n in range(1, 21)]
-    assert last.strip() == "and 480 more"
+    assert [line.split(":")[1] for line in shown] == [str(2 * n) for n in range(1, 501)]
+
+
+def test_a_cell_of_several_lines_is_named_by_its_first(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "e.csv", ["equation", "1+1=2", '"2+2=5', '"', "3+3=6"])
+    with pytest.raises(DataError, match=r"e.csv:3: ") as refused:
+        read_problems(path)
+    assert refused.value.message.startswith("1 of the 3 rows")
 
 
 @pytest.mark.parametrize("name", KINDS)

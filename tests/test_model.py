@@ -11,6 +11,8 @@ from mathllm.config import POSITIONS, SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import load_checkpoint, save_model
+from mathllm.model.norms import EPSILON, rms_norm
+from mathllm.model.positions import Rope
 from mathllm.model.transformer import FeedForward
 
 TINY = ModelConfig("nano", layers=2, hidden=16, heads=4, feed_forward=24, max_length=20)
@@ -124,6 +126,46 @@ def test_order_matters_in_every_scheme_that_knows_it(position: str) -> None:
     assert same == (position == "nope")
 
 
+def test_rope_turns_pairs_of_neighbours_by_angles_that_grow_with_the_position() -> None:
+    rope = Rope(hidden=16, head_width=8, max_length=32)
+    x = torch.randn(2, 5, 3, 8, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([0, 1, 2, 7, 31])
+    turned = rope.rotate(x, positions)
+    for place, position in enumerate(positions.tolist()):
+        for pair in range(4):
+            angle = position * 10000 ** (-2 * pair / 8)
+            first, second = x[:, place, :, 2 * pair], x[:, place, :, 2 * pair + 1]
+            expected = torch.stack(
+                [
+                    first * math.cos(angle) - second * math.sin(angle),
+                    first * math.sin(angle) + second * math.cos(angle),
+                ],
+                dim=-1,
+            )
+            torch.testing.assert_close(turned[:, place, :, 2 * pair : 2 * pair + 2], expected)
+
+
+def test_scores_under_rope_depend_on_the_distance_only() -> None:
+    rope = Rope(hidden=16, head_width=16, max_length=64)
+    query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(1))
+    scores = {
+        start: (rope.rotate(query, torch.tensor([start + 3])) * rope.rotate(key, torch.tensor([start]))).sum()
+        for start in (0, 7, 60)
+    }
+    assert scores[0] == pytest.approx(scores[7], abs=1e-4) == pytest.approx(scores[60], abs=1e-4)
+    further = (rope.rotate(query, torch.tensor([4])) * rope.rotate(key, torch.tensor([0]))).sum()
+    assert further != pytest.approx(scores[0], abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 16), (2, 4)])
+def test_rms_norm_and_its_gradient_are_those_of_the_formula(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    plain = x / (x.square().mean(-1, keepdim=True) + EPSILON).sqrt()
+    torch.testing.assert_close(rms_norm(x), plain)
+    assert torch.autograd.gradcheck(rms_norm, x)
+
+
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_qk_norm_makes_the_size_of_queries_and_keys_irrelevant(qk_norm: bool) -> None:
     model = awake(dataclasses.replace(TINY, qk_norm=qk_norm))
@@ -202,7 +244,7 @@ def _ungrouped(weight: Tensor) -> Tensor:
     [
         ({"hidden": 18}, "multiple of heads"),
         ({"kv_heads": 3}, "multiple of kv_heads"),
-        ({"heads": 16, "position": "rope"}, "even width"),
+        ({"heads": 16, "position": "rope"}, "even hidden width"),
         ({"position": "rotary"}, "unknown position 'rotary'"),
         ({"norm": "batchnorm"}, "unknown norm"),
         ({"activation": "relu"}, "unknown activation"),

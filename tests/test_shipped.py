@@ -19,8 +19,7 @@ def test_it_is_small_and_says_what_it_can_do() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 1_000_000
     card = (SHIPPED / "README.md").read_text(encoding="utf-8")
     # the full counts, over all pairs of numbers 0 to 999
-    assert "1,000,000 of 1,000,000" in card
-    assert "999,991 of 1,000,000" in card
+    assert card.count("1,000,000 of 1,000,000") == 2
 
 
 @pytest.mark.parametrize("expression", ["99+1", "100-99", "999+999", "0+0", "0-999", "500-500"])
@@ -48,5 +47,4 @@ def test_all_small_numbers(shipped: MathModel) -> None:
 def test_a_sample_of_all_numbers_up_to_999(shipped: MathModel, method: str) -> None:
     rng = np.random.default_rng(2024)
     assert wrong_answers(shipped, sample(rng, 3000, (0,), Sampling(3, 2, method))) == 0
-    # nine of a million subtractions are known to be wrong
-    assert wrong_answers(shipped, sample(rng, 3000, (1,), Sampling(3, 2, method, signed=True))) <= 1
+    assert wrong_answers(shipped, sample(rng, 3000, (1,), Sampling(3, 2, method, signed=True))) == 0

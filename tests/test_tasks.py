@@ -6,7 +6,7 @@ from itertools import groupby
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import ALL_FORMATS, Question, arrays, ask, batches, integers_of, questions, questions_of
 
@@ -94,6 +94,7 @@ def test_chains_of_some_problems(text: str, chain: int) -> None:
 
 
 @given(batches(max_digits=8, max_operands=12), spare, spare)
+@example([ask("+".join("9" * 11)), ask("+".join("9" * 12)), ask("+".join(["99"] * 11))], 0, 0)
 def test_padded_answers_have_room_for_every_answer(
     asked: list[Question], more_operands: int, more_digits: int
 ) -> None:

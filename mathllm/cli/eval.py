@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from mathllm.cli.progress import progress_bar
-from mathllm.errors import UsageError
+from mathllm.errors import DataError, UsageError
 from mathllm.files import explained, write_json
 
 if TYPE_CHECKING:
@@ -72,11 +72,7 @@ def evaluate(
     mathllm eval --exhaustive 999 --fail-under 1
     mathllm eval --checkpoint checkpoints/mine --data-path sums.csv --samples samples.jsonl
     """
-    for path in (output_file, samples):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageError(
-                f"there is no directory {path.parent} to write {path.name} into", "make it first"
-            )
+    check_outputs(output_file, samples)
 
     from mathllm.device import pick_device
     from mathllm.evaluation.report import evaluate_problems
@@ -93,6 +89,23 @@ def evaluate(
     if fail_under is not None and report.exact_match < fail_under:
         print(f"exact match {report.exact_match:.6g} is below {fail_under:g}", file=sys.stderr)
         raise typer.Exit(BELOW_THRESHOLD)
+
+
+def check_outputs(output_file: Path | None, samples: Path | None) -> None:
+    """Raises UsageError for files that could not be written: better now than after all the work."""
+    for path in filter(None, (output_file, samples)):
+        if not path.absolute().parent.is_dir():
+            raise UsageError(
+                f"there is no directory {path.parent} to write {path.name} into", "make it first"
+            )
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory", "give the name of a file")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise UsageError(
+                f"nothing can be written into {path.absolute().parent}", "choose another directory"
+            )
+    if output_file is not None and samples is not None and output_file.absolute() == samples.absolute():
+        raise UsageError("--output-file and --samples are the same file", "give them two names")
 
 
 def choose_problems(
@@ -123,6 +136,8 @@ def choose_problems(
         if path is None:
             return _fresh_problems(checkpoint, max_examples or SAMPLED)
         found = read_problems(path)
+        if len(found) == 0:
+            raise DataError(f"there is no problem in {path}", "make more: mathllm gen-data")
         _remark(checkpoint, found)
         problems, source = found, str(path)
         if data_path is None and data_dir is None:
@@ -205,7 +220,7 @@ def _print(
     else:
         console = Console(highlight=False)
         for name, value in about.items():
-            console.print(f"{name:<12}{value}", markup=False)
+            console.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
         console.print()
         show_report(console, report, complete)
     if output_file is not None:

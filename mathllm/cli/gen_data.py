@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,5 +133,8 @@ def show(metadata: dict[str, Any], output_dir: Path) -> None:
         typer.echo(rows.readline(), nl=False)
     for note in metadata["notes"]:
         typer.echo(f"note: {note}", err=True)
-    where = "" if output_dir == Path("data") else f" --data-dir {output_dir}"
+    if not all(metadata["counts"][split]["rows"] for split in ("train", "val")):
+        typer.echo("this is too little to train on: give a larger --num-examples, or other ratios", err=True)
+        return
+    where = "" if output_dir == Path("data") else f" --data-dir {shlex.quote(str(output_dir))}"
     typer.echo(f"next: mathllm train{where}", err=True)

@@ -30,14 +30,22 @@ def micro_batches(
 
     Rows of like length come together, so that little is padding.
     """
-    rows = rows[np.argsort(rendered.lengths[rows], kind="stable")]
+    for part in batches_by_length(rendered.lengths[rows] - 1, max_rows, max_tokens):
+        yield make_batch(rendered, rows[part], device)
+
+
+def batches_by_length(
+    lengths: NDArray[np.int64], max_rows: int, max_tokens: int
+) -> Iterator[NDArray[np.int64]]:
+    """All rows [N] of the given lengths, the short ones first, in batches of bounded rows and padded tokens."""
+    order = np.argsort(lengths, kind="stable")
     start = 0
-    while start < len(rows):
+    while start < len(order):
         # lengths ascend, so the batch is as wide as its last row: take as many rows as fit
-        widths = rendered.lengths[rows[start:]] - 1
+        widths = lengths[order[start : start + max_rows]]
         fits = np.arange(1, len(widths) + 1) * widths <= max_tokens
-        stop = start + min(max_rows, max(1, int(fits.sum())))
-        yield make_batch(rendered, rows[start:stop], device)
+        stop = start + max(1, int(fits.sum()))
+        yield order[start:stop]
         start = stop
 
 

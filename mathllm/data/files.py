@@ -46,8 +46,8 @@ METADATA = "metadata.json"
 Progress = Callable[[int, int], None]  # rows written, rows wanted
 
 _CHUNK_ROWS, _CHUNK_DIGITS = 1 << 15, 1 << 19
-# when to give up looking for more different problems: after so many draws for each example, and so many more
-_DRAWS_PER_EXAMPLE, _MORE_DRAWS = 2, 1 << 19
+# when to give up looking for more different problems: when of so many that were drawn, fewer are new
+_LOOKED_AT, _WORTHWHILE = 1 << 17, 1 << 7
 
 _TOO_FEW = "there are too few different problems of this kind"
 
@@ -83,8 +83,7 @@ def generate_dataset(
     data = replace(data, task=",".join(TASK_NAMES[code] for code in codes))
     notation = get_format(data.format, data.zero_pad)
     wanted = _wanted(num_examples, shares)
-    limit = _DRAWS_PER_EXAMPLE * num_examples + _MORE_DRAWS
-    parts = _drawn(codes, how, seed, limit, Dealer(shares, wanted))
+    parts = _drawn(codes, how, seed, Dealer(shares, wanted))
     with _replacing(output_dir, overwrite) as folder:
         written = _write_rows(folder, notation, parts, num_examples, progress)
         notes = [
@@ -92,6 +91,7 @@ def generate_dataset(
             for name, rows, asked in zip(FILES, written.rows, wanted, strict=True)
             if rows < asked
         ]
+        notes += [f"{name} is empty" for name, asked in zip(FILES, wanted, strict=True) if not asked]
         options = {"num_examples": num_examples, "seed": seed, **_options(data)}
         return _write_metadata(folder, data, written, options, {"seed": seed, "notes": notes})
 
@@ -175,15 +175,21 @@ def _wanted(num_examples: int, shares: SplitRatios) -> list[int]:
     return [train, val, rest - val]
 
 
-def _drawn(codes: Sequence[int], how: Sampling, seed: int, limit: int, dealer: Dealer) -> Parts:
-    """As many problems as each split wants, or what there is of them among about `limit` draws."""
+def _drawn(codes: Sequence[int], how: Sampling, seed: int, dealer: Dealer) -> Parts:
+    """As many problems as each split wants, or as long as next to none of them is new."""
     rows = _chunk_rows(how.max_digits, how.max_operands)
+    looked_at, missing = 0, sum(dealer.missing)
     for index in count():
-        if not any(dealer.missing) or index * rows >= limit:
-            return
         # every chunk has random numbers of its own, so the first ones do not depend on how many follow
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
         yield from dealer.deal(sample(rng, rows, codes, how))
+        looked_at += rows
+        if not any(dealer.missing):
+            return
+        if looked_at >= _LOOKED_AT:
+            if missing - sum(dealer.missing) < _WORTHWHILE:
+                return
+            looked_at, missing = 0, sum(dealer.missing)
 
 
 def _taken(problems: Problems, dealer: Dealer) -> Parts:

@@ -24,7 +24,6 @@ from mathllm.tasks.numbers import Bools
 from mathllm.tasks.slots import compact
 from mathllm.tokenizer import END, EQUALS, decode_rows, encode_rows
 
-SHOWN = 20  # of the rows of one file that cannot be used; the others are counted
 COLUMN = "equation"
 
 _BATCH_CHARACTERS = 1 << 22
@@ -42,11 +41,10 @@ def read_problems(path: Path) -> Problems:
     A row of JSONL needs `expression` and `answer`; what else it has is ignored.
 
     Raises DataError for a file that cannot be read, and one that names file and line of each row that is no
-    true equation (of the first ones, if they are many).
+    true equation.
     """
     parts = [make_problems(np.zeros((0, 2, 1), np.uint8), task=0)]
     refused: list[str] = []
-    count = 0
     try:
         # foreign bytes become characters that no equation has, so that they too are reported with their line
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
@@ -54,17 +52,15 @@ def read_problems(path: Path) -> Problems:
                 problems, good = true_equations(equations)
                 parts.append(problems)
                 bad = np.flatnonzero(~good)
-                for row in bad[: SHOWN - len(refused)]:
+                for row in bad.tolist():
                     refused.append(f"{path}:{lines[row]}: {faults.get(row) or _reason(equations[row])}")
-                count += len(bad)
     except OSError as error:
         hint = "name a file in it, such as test.jsonl" if path.is_dir() else None
         raise DataError(f"cannot read {path}: {error.strerror or error}", hint) from error
-    if count:
-        more = [f"and {count - SHOWN:,} more"] if count > SHOWN else []
+    if refused:
         total = sum(map(len, parts))
-        message = f"{count:,} of the {total:,} rows of {path} cannot be used"
-        raise DataError("\n  ".join([message, *refused, *more]), "mend these lines or take them out")
+        message = f"{len(refused):,} of the {total:,} rows of {path} cannot be used"
+        raise DataError("\n  ".join([message, *refused]), "mend these lines or take them out")
     return concatenate(parts)
 
 
@@ -122,7 +118,7 @@ def _equation_or_fault(line: str) -> tuple[str, str]:
 
 def _of_csv(path: Path, handle: TextIO) -> Iterator[Rows]:
     reader = csv.reader(handle)
-    filled = ((reader.line_num, row) for row in reader if "".join(row).strip())
+    filled = ((line, row) for line, row in _numbered(reader) if "".join(row).strip())
     try:
         header = [cell.strip().lower() for cell in next(filled, (0, []))[1]]
         if COLUMN not in header:
@@ -133,7 +129,16 @@ def _of_csv(path: Path, handle: TextIO) -> Iterator[Rows]:
             equations = [row[column] if len(row) > column else "" for _, row in rows]
             yield [n for n, _ in rows], equations, dict.fromkeys(short, f"no cell in column {COLUMN!r}")
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+        hint = "a quote may have been opened there or above, and never closed"
+        raise DataError(f"{path}:{reader.line_num}: {error}", hint) from error
+
+
+def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of the line in which each begins: a quoted cell may go on over several."""
+    line = 1
+    for row in reader:
+        yield line, row
+        line = reader.line_num + 1
 
 
 def _cells(line: str) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mathllm.data.batches import batches_by_length
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
 from mathllm.inference.engine import ENDED, generate
@@ -150,7 +151,7 @@ def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]
 def _score_all(model: Transformer, gold: Rendered, batch_size: int) -> Iterator[tuple[Ints, Ints, Bools]]:
     """Batches of rows with what `score_gold` says of them."""
     device = model.embedding.weight.device.type
-    batches = _batches(gold.lengths, batch_size, SCORED_TOKENS[device])
+    batches = list(batches_by_length(gold.lengths, batch_size, SCORED_TOKENS[device]))
     score = partial(score_gold, model, gold)
     threads = torch.get_num_threads() if device == "cpu" else 1
     if threads == 1:
@@ -189,18 +190,6 @@ def gold_lead(logits: Tensor, gold: Tensor) -> Tensor:
     own = logits.gather(-1, gold[..., None])
     others = logits.scatter(-1, gold[..., None], -torch.inf)
     return own[..., 0] - others.amax(-1)
-
-
-def _batches(lengths: Ints, most_rows: int, most_tokens: int) -> list[Ints]:
-    """All rows, those of like length together so that little is padding, in batches of a bounded size."""
-    order = np.argsort(lengths, kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        # lengths ascend and neighbours hardly differ: the first row says how wide the batch is
-        size = max(1, min(most_rows, most_tokens // int(lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
-    return batches
 
 
 def _complete(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mathllm.errors import UsageError
+from mathllm.formats import Format
 from mathllm.tasks import TASKS, Problems, concatenate, make_problems
 from mathllm.tasks.numbers import Digits, Ints
 
@@ -21,7 +22,7 @@ class AllPairs:
     """
 
     def __init__(self, codes: Sequence[int], limit: int, signed: bool = False) -> None:
-        self.codes, self.limit = tuple(codes), limit
+        self.codes, self.limit, self.signed = tuple(codes), limit, signed
         self.ordered = tuple(TASKS[code].name == "subtraction" and not signed for code in codes)
         base = limit + 1
         sizes = [base * (base + 1) // 2 if ordered else base**2 for ordered in self.ordered]
@@ -33,6 +34,10 @@ class AllPairs:
 
     def __len__(self) -> int:
         return self.ends[-1]
+
+    def longest_text(self, notation: Format) -> int:
+        """Tokens that hold any of these problems with its answer."""
+        return notation.longest(self.codes, len(str(self.limit)), 2, self.signed)
 
     def __getitem__(self, rows: slice) -> Problems:
         start, stop, step = rows.indices(len(self))

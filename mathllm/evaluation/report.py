@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import KINDS, WRONG_VALUE, Count, Findings, Groups, find, group, merge
 from mathllm.evaluation.exact_match import ProblemSet, Verdicts, check_lengths, judge
+from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.samples import Mistake, first_mistakes, write_samples
 from mathllm.formats import Format
 from mathllm.model import Transformer
@@ -167,7 +168,9 @@ def evaluate_problems(
     if n == 0:
         raise UsageError("there is no problem to evaluate")
     started = time.perf_counter()
-    check_lengths(model.max_length, problems, text_lengths(notation, problems))
+    # of all pairs the longest text is known, and a look at each of them would take long before anything is seen
+    if not (isinstance(problems, AllPairs) and problems.longest_text(notation) <= model.max_length):
+        check_lengths(model.max_length, problems, text_lengths(notation, problems))
     tally = Tally(mistakes)
     rows = max(1, CHUNK_TOKENS // model.max_length)
     for start in range(0, n, rows):

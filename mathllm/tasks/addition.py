@@ -10,7 +10,6 @@ from mathllm.tasks.numbers import (
     Ints,
     Numbers,
     add,
-    carry_digits,
     column_sums,
     longest_run,
     significant,
@@ -37,9 +36,11 @@ class Addition:
         return significant(add(problems.operands))
 
     def answer_widths(self, problems: Problems) -> Ints:
-        extra = np.array([carry_digits(k) for k in range(problems.operands.shape[1] + 1)])
-        widths: Ints = problems.widths + extra[problems.num_operands]
-        return widths
+        operands, widths = problems.num_operands, problems.widths
+        # a hundred operands at most: from two digits on, that many nines carry one less than they are
+        carries = np.where(widths == 1, operands * 9 // 10, operands - 1)
+        extra: Ints = np.where(carries > 9, 2, 1)
+        return widths + extra
 
     def chain_lengths(self, problems: Problems) -> Ints:
         return longest_run(column_sums(problems.operands)[1][:, 1:])

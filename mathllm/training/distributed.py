@@ -83,4 +83,4 @@ def wrap(model: nn.Module, processes: Processes, device: torch.device) -> nn.Mod
     if processes.world == 1:
         return model
     devices = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices)
