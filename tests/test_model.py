@@ -149,11 +149,13 @@ def test_scores_under_rope_depend_on_the_distance_only() -> None:
     rope = Rope(hidden=16, head_width=16, max_length=64)
     query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(1))
     scores = {
-        start: (rope.rotate(query, torch.tensor([start + 3])) * rope.rotate(key, torch.tensor([start]))).sum()
+        start: (rope.rotate(query, torch.tensor([start + 3])) * rope.rotate(key, torch.tensor([start])))
+        .sum()
+        .item()
         for start in (0, 7, 60)
     }
     assert scores[0] == pytest.approx(scores[7], abs=1e-4) == pytest.approx(scores[60], abs=1e-4)
-    further = (rope.rotate(query, torch.tensor([4])) * rope.rotate(key, torch.tensor([0]))).sum()
+    further = (rope.rotate(query, torch.tensor([4])) * rope.rotate(key, torch.tensor([0]))).sum().item()
     assert further != pytest.approx(scores[0], abs=1e-3)
 
 
