@@ -128,7 +128,7 @@ class TrainConfig:
     """
 
     output_dir: str = ""
-    batch_size: int = 256
+    batch_size: int = 128
     eval_batch_size: int = 1024
     num_epochs: int = 1
     max_steps: int = 0

@@ -42,6 +42,12 @@ def test_readme_shows_the_main_line() -> None:
         assert any(f"mathllm {name}" in command for command in commands), name
 
 
+def test_readme_python_prints_what_its_comments_say(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print.*  # (.*)$", block, re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_readme_commands_run(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

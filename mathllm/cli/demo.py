@@ -33,7 +33,7 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
 ) -> None:
-    """See the whole loop in about five minutes: make data, train, check every sum, watch it reason.
+    """See the whole loop in about four minutes: make data, train, check every sum, watch it reason.
 
     Afterwards mathllm chat talks to the model that it has trained.
     """

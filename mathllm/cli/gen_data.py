@@ -38,7 +38,7 @@ def gen_data(
         str,
         option(
             "digits: short numbers as often as long ones; uniform: every value as often as any other; "
-            "balanced: long chains of carries are not rare either (99+1, 100-99).",
+            "balanced: neither short numbers nor long chains of carries (99+1, 100-99) are rare.",
             PROBLEMS,
         ),
     ] = DEFAULTS.sampling,
