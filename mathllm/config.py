@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-POSITIONS = ("learned", "sinusoidal", "rope", "nope")
+POSITIONS = ("learned", "sinusoidal", "rope", "nope", "alibi", "coupled", "coupled-rope", "coupled-bias")
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
@@ -34,7 +34,8 @@ MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion
-    together, and 0 means as long as the training data needs."""
+    together, and 0 means as long as the training data needs. `random_start` is the highest number that places
+    begin with in training, for positions that learn a vector for each place."""
 
     size: str = "small"
     layers: int = 4
@@ -47,6 +48,8 @@ class ModelConfig:
     norm: str = "rmsnorm"
     activation: str = "gelu"
     qk_norm: bool = True
+    qk_scale: float = 1.0
+    random_start: int = 0
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -56,7 +59,8 @@ class ModelConfig:
         for name in ("layers", "hidden", "heads", "feed_forward"):
             _at_least(f"model.{name}", getattr(self, name), 1)
         _at_least("model.max_length", self.max_length, 0)
-        _at_least("model.kv_heads", self.kv_heads, 0)
+        for name in ("kv_heads", "random_start", "qk_scale"):
+            _at_least(f"model.{name}", getattr(self, name), 0)
         if self.hidden % self.heads or self.heads % (self.kv_heads or self.heads):
             raise UsageError(
                 f"hidden {self.hidden} must be a multiple of heads {self.heads}, "
@@ -64,9 +68,10 @@ class ModelConfig:
             )
         if self.max_length > MAX_LENGTH:
             raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
-        width = {"rope": self.hidden // self.heads, "sinusoidal": self.hidden}.get(self.position, 0)
+        per_head = self.hidden // self.heads
+        width = {"rope": per_head, "coupled-rope": per_head, "sinusoidal": self.hidden}.get(self.position, 0)
         if width % 2:
-            part = "hidden width per head" if self.position == "rope" else "hidden width"
+            part = "hidden width" if self.position == "sinusoidal" else "hidden width per head"
             raise UsageError(f"position {self.position!r} needs an even {part}, not {width}")
 
 

@@ -21,7 +21,7 @@ from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 STREAM_SETTINGS = ("task", "max_digits", "max_operands", "sampling", "signed", "train_ratio", "val_ratio")
 
 # kinds of random numbers, so that no two uses of one seed share a stream
-_TRAINING, _HELD_OUT, _EPOCH = range(3)
+_TRAINING, _HELD_OUT, _EPOCH, _START = range(4)
 
 # draws before we give up: some kinds have a handful of problems, and none of them to train on
 _DRAWS, _MOST_ROWS = 40, 1 << 18
@@ -80,6 +80,17 @@ class ProblemFile:
             rng = np.random.default_rng([self.seed, _EPOCH, epoch])
             self._orders[epoch] = rng.permutation(len(self.all))
         return self._orders[epoch]
+
+
+def random_starts(places: NDArray[np.int64], highest: int, seed: int, step: int) -> NDArray[np.int64]:
+    """Places [N, T, 2] of a step's rows, those of each row moved up by a random number from 0 to `highest`.
+
+    Tokens that are about no place stay so (Position Coupling, arXiv 2405.20671).
+    """
+    rng = np.random.default_rng([seed, _START, step])
+    start = rng.integers(0, highest + 1, (len(places), 1))
+    place, segment = places[..., 0], places[..., 1]
+    return np.stack([place + start * (place > 0), segment], axis=-1)
 
 
 def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:

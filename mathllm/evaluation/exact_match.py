@@ -21,7 +21,7 @@ from torch import Tensor
 from mathllm.data.batches import batches_by_length
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
-from mathllm.inference.engine import ENDED, generate
+from mathllm.inference.engine import ENDED, Places, generate, places_for
 from mathllm.model import Transformer
 from mathllm.tasks import Problems, answer
 from mathllm.tasks.expressions import expressions
@@ -101,10 +101,11 @@ def judge(
 
     hits, certain = np.zeros(n, np.int64), np.zeros(n, np.bool_)
     with _evaluating(model):
-        for rows, row_hits, surely_gold in _score_all(model, gold, batch_size):
+        places = places_for(model, notation)
+        for rows, row_hits, surely_gold in _score_all(model, gold, batch_size, places):
             hits[rows], certain[rows] = row_hits, surely_gold & draft
             advance(int(certain[rows].sum()))
-        written = _complete(model, gold, np.flatnonzero(~certain), batch_size, advance)
+        written = _complete(model, gold, np.flatnonzero(~certain), batch_size, places, advance)
     return read_verdicts(notation, problems, gold, written, hits, ~certain)
 
 
@@ -148,11 +149,13 @@ def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]
     )
 
 
-def _score_all(model: Transformer, gold: Rendered, batch_size: int) -> Iterator[tuple[Ints, Ints, Bools]]:
+def _score_all(
+    model: Transformer, gold: Rendered, batch_size: int, places: Places | None
+) -> Iterator[tuple[Ints, Ints, Bools]]:
     """Batches of rows with what `score_gold` says of them."""
     device = model.embedding.weight.device.type
     batches = list(batches_by_length(gold.lengths, batch_size, SCORED_TOKENS[device]))
-    score = partial(score_gold, model, gold)
+    score = partial(score_gold, model, gold, places=places)
     threads = torch.get_num_threads() if device == "cpu" else 1
     if threads == 1:
         yield from ((rows, *score(rows)) for rows in batches)
@@ -168,7 +171,9 @@ def _score_all(model: Transformer, gold: Rendered, batch_size: int) -> Iterator[
 
 
 @torch.inference_mode()
-def score_gold(model: Transformer, gold: Rendered, rows: Ints) -> tuple[Ints, Bools]:
+def score_gold(
+    model: Transformer, gold: Rendered, rows: Ints, places: Places | None = None
+) -> tuple[Ints, Bools]:
     """Of the given rows: how many gold tokens are the model's first choice, and whether all surely are."""
     width = int(gold.lengths[rows].max())
     # what stands before the last token of the shortest prompt predicts nothing that counts
@@ -178,7 +183,10 @@ def score_gold(model: Transformer, gold: Rendered, rows: Ints) -> tuple[Ints, Bo
     column = np.arange(first + 1, width)
     inside = (column >= gold.prompt_lengths[rows, None]) & (column < gold.lengths[rows, None])
     mask = torch.from_numpy(inside).to(device)
-    logits = model(ids[:, :-1])[:, first:]
+    located = None
+    if places is not None:
+        located = torch.from_numpy(places(gold.ids[rows, : width - 1])).to(device)
+    logits = model(ids[:, :-1], located)[:, first:]
     lead = gold_lead(logits, ids[:, first + 1 :])
     hits = ((lead > 0) & mask).sum(1)
     certain = ((lead > TIE) | ~mask).all(1)
@@ -193,7 +201,12 @@ def gold_lead(logits: Tensor, gold: Tensor) -> Tensor:
 
 
 def _complete(
-    model: Transformer, gold: Rendered, rows: Ints, batch_size: int, advance: Callable[[int], None]
+    model: Transformer,
+    gold: Rendered,
+    rows: Ints,
+    batch_size: int,
+    places: Places | None,
+    advance: Callable[[int], None],
 ) -> Written:
     """Greedy texts of all problems: the gold ones, except for the given rows, which are decoded."""
     ids, lengths = gold.ids.copy(), gold.lengths.copy()
@@ -202,7 +215,9 @@ def _complete(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         prompt_lengths = gold.prompt_lengths[part]
-        written = generate(model, gold.ids[part], prompt_lengths, model.max_length, batch_size=batch_size)
+        written = generate(
+            model, gold.ids[part], prompt_lengths, model.max_length, batch_size=batch_size, places=places
+        )
         lengths[part], reasons[part] = prompt_lengths + written.lengths, written.reasons
         ids = pad_ids(ids, int(lengths[part].max()))
         source = np.arange(ids.shape[1]) - prompt_lengths[:, None]

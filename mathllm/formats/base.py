@@ -177,17 +177,21 @@ class Format:
         """Can the places of an answer be told before it is written? Not if its length is anyone's guess."""
         return self.thoughts is not None or self.least_significant_first or self.zero_pad
 
+    def check_places(self) -> None:
+        """Raises UsageError where the places of tokens cannot be known."""
+        if not self.knows_places:
+            raise UsageError(
+                f"format {self.name!r} cannot tell the places of an answer whose length is unknown",
+                "use --format reversed, column or pairwise, or zero-padding (--zero-pad)",
+            )
+
     def places(self, ids: Ids) -> Ints:
         """The digit place [N, T] that each token of texts, or of prefixes, is about: units 1, tens 2, none 0.
 
         A token whose successor will be the answer's digit i has place i. From the first `=` on, places do not
         change when a token is appended. Raises UsageError where the format cannot know them.
         """
-        if not self.knows_places:
-            raise UsageError(
-                f"format {self.name!r} cannot tell the places of an answer whose length is unknown",
-                "use --format reversed, column or pairwise, or zero-padding (--zero-pad)",
-            )
+        self.check_places()
         prompt = np.cumsum(ids == EQUALS, 1) == 0
         places = number_places(ids, prompt, self.least_significant_first)
         inside, answering, announced = np.zeros_like(places), ~prompt, np.zeros(len(ids), np.int64)
@@ -197,6 +201,11 @@ class Format:
             problems, _ = problems_from_ids(np.where(prompt, ids, END), prompt.sum(1))
             announced = answer_widths(problems)
         return places + inside + answer_places(ids, answering, announced, self.least_significant_first)
+
+    def coordinates(self, ids: Ids) -> Ints:
+        """What a model that uses places is told of texts or prefixes: [N, T, 2], the place of each token, and its
+        segment, 0 in the prompt and 1 from the first `=` on."""
+        return np.stack([self.places(ids), np.cumsum(ids == EQUALS, 1) > 0], axis=-1)
 
 
 def signed_slots(number: Numbers, widths: Ints | None, least_significant_first: bool) -> Slots:

@@ -6,7 +6,7 @@ ended leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mathllm.errors import UsageError
+from mathllm.formats import Format
 from mathllm.inference.sampling import SamplingParams, pick
 from mathllm.model import Transformer
 from mathllm.tokenizer import END, Ids
+
+Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
+
+SCORES = 1 << 26  # pairs of tokens that a head and layer scores at once: a quarter of a GiB
 
 ENDED, CUT = 0, 1
 REASONS = ("end", "length")  # why a row ended: it wrote the stop token, or ran out of room
@@ -54,11 +59,13 @@ def decode(
     stop: int = END,
     allowed: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
+    places: Places | None = None,
 ) -> Iterator[Step]:
     """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop`.
 
-    `allowed` restricts the choice to some tokens. Prompt and completion together never take more than
-    `model.max_length` tokens; a prompt that leaves no room gives no Step.
+    `allowed` restricts the choice to some tokens; `places` tells those of texts to a model that uses them (see
+    `places_for`). Prompt and completion together never take more than `model.max_length` tokens; a prompt that
+    leaves no room gives no Step.
     """
     batch, length = prompts.shape
     params = params or SamplingParams()
@@ -74,8 +81,12 @@ def decode(
     rows = torch.arange(batch, device=prompts.device)  # the row of the batch that each row of the cache is
     running = torch.ones(batch, dtype=torch.bool, device=prompts.device)
     tokens = prompts
+    texts = prompts.cpu().numpy().astype(np.uint8)
     for step in range(room):
-        logits = model(tokens, cache=cache)[:, -1]  # (R, V)
+        located = None
+        if places is not None:
+            located = torch.from_numpy(places(texts)[:, -tokens.shape[1] :]).to(prompts.device)
+        logits = model(tokens, located, cache)[:, -1]  # (R, V)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
         ids, log_probs = pick(logits, params, generator)
@@ -90,7 +101,15 @@ def decode(
             kept = running.nonzero()[:, 0]
             cache.keep(kept)
             rows, ids, running = rows[kept], ids[kept], running[kept]
+            texts = texts[kept.cpu().numpy()]
         tokens = ids[:, None]
+        if places is not None:
+            texts = np.concatenate([texts, tokens.cpu().numpy().astype(np.uint8)], axis=1)
+
+
+def places_for(model: Transformer, notation: Format) -> Places | None:
+    """What tells the model the places of texts in its notation; None for a model that does not use them."""
+    return notation.coordinates if model.uses_places else None
 
 
 def generate(
@@ -102,8 +121,11 @@ def generate(
     stop: int = END,
     batch_size: int = 1024,
     generator: torch.Generator | None = None,
+    places: Places | None = None,
 ) -> Generation:
     """Completions of prompts [N, P] of the given lengths [N], in batches of one prompt length each.
+
+    At most `batch_size` rows are decoded at once, fewer where the scores of long prompts would fill the memory.
 
     Raises UsageError where a prompt leaves no room for a completion.
     """
@@ -122,12 +144,13 @@ def generate(
     device = model.embedding.weight.device
     for length in np.unique(lengths) if width else ():
         same = np.flatnonzero(lengths == length)
-        for start in range(0, len(same), batch_size):
-            part = same[start : start + batch_size]
+        most = max(1, min(batch_size, SCORES // int(length) ** 2))
+        for start in range(0, len(same), most):
+            part = same[start : start + most]
             prompt = torch.from_numpy(prompts[part, :length]).to(device).long()
             steps = [
                 (step.rows, step.ids, step.log_probs)
-                for step in decode(model, prompt, max_new_tokens, params, stop, None, generator)
+                for step in decode(model, prompt, max_new_tokens, params, stop, None, generator, places)
             ]
             # one transfer a batch: a GPU would otherwise wait for the host at every token
             row, token, log_prob = (torch.cat(parts).cpu().numpy() for parts in zip(*steps, strict=True))

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
-from mathllm.inference.engine import ENDED, REASONS, Generation, Step, decode, generate
+from mathllm.inference.engine import ENDED, REASONS, Generation, Step, decode, generate, places_for
 from mathllm.inference.sampling import SamplingParams
 from mathllm.model.checkpoint import Checkpoint
 from mathllm.tasks import TASKS, Problems, answer, concatenate, get_tasks
 from mathllm.tasks.expressions import MAX_DIGITS, expressions, parse_expression, parse_expressions
-from mathllm.tokenizer import END_THINK, EQUALS, MINUS, PLUS, THINK, TOKENS, Ids, decode_rows, unflatten
+from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, TOKENS, Ids, decode_rows, unflatten
 
 _OPEN, _CLOSE = TOKENS[THINK], TOKENS[END_THINK]
 
@@ -52,6 +52,7 @@ class Solver:
         self.model, self.notation = checkpoint.model, checkpoint.notation
         self.params = params or SamplingParams()
         self.device = self.model.embedding.weight.device
+        self.places = places_for(self.model, self.notation)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise CheckpointError(
@@ -126,7 +127,7 @@ class Solver:
             allowed = (*range(10), EQUALS) if written else range(10)
             ids = torch.tensor([[*prompt.tolist(), *written]], device=self.device)
             step = next(
-                decode(self.model, ids, 1, self.params, allowed=allowed, generator=self.generator), None
+                decode(self.model, ids, 1, self.params, END, allowed, self.generator, self.places), None
             )
             if step is None or int(step.ids[0]) == EQUALS:
                 break
@@ -172,7 +173,7 @@ class Solver:
         prompts, lengths = self.notation.prompts(problems)
         limit, params, generator = self.model.max_length, self.params, self.generator
         written = generate(
-            self.model, prompts, lengths, limit, params, batch_size=batch_size, generator=generator
+            self.model, prompts, lengths, limit, params, END, batch_size, generator, self.places
         )
         return self._read(
             problems, *_join(prompts, lengths, written), written.log_probs.sum(1), written.reasons
@@ -182,7 +183,8 @@ class Solver:
         """The completion of one problem, token by token. Raises UsageError if it does not fit the model."""
         self.check(problem)
         ids = torch.from_numpy(self.notation.prompts(problem)[0]).to(self.device).long()
-        return decode(self.model, ids, self.model.max_length, self.params, generator=self.generator)
+        limit, generator = self.model.max_length, self.generator
+        return decode(self.model, ids, limit, self.params, generator=generator, places=self.places)
 
     def read(self, problem: Problems, ids: Ids, log_prob: float, reason: int) -> Solution:
         """The solution that a text (T) of prompt and completion amounts to; `reason` indexes REASONS."""

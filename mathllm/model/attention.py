@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mathllm.model.cache import KeyValueCache
 from mathllm.model.norms import rms_norm
-from mathllm.model.positions import PositionScheme
+from mathllm.model.positions import Scheme, Where
 
 
 class Attention(nn.Module):
     """Multi-head attention; `kv_heads` < `heads` shares keys and values (GQA, arXiv 2305.13245).
 
     With `qk_norm` queries and keys are scaled to unit RMS per head (arXiv 2010.04245; here without a trained
-    scale).
+    scale), and the scores are multiplied by `qk_scale`: how sharp attention can be.
     """
 
-    def __init__(self, hidden: int, heads: int, kv_heads: int, qk_norm: bool) -> None:
+    def __init__(self, hidden: int, heads: int, kv_heads: int, qk_norm: bool, qk_scale: float) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.qk_norm = heads, kv_heads, qk_norm
         self.head_width = hidden // heads
+        self.scale = qk_scale / math.sqrt(self.head_width)
         # one product for queries, keys and values: three small ones would each read x again
         self.qkv = nn.Linear(hidden, (heads + 2 * kv_heads) * self.head_width, bias=False)
         self.out = nn.Linear(hidden, hidden, bias=False)
@@ -29,20 +32,20 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        positions: Tensor,
-        scheme: PositionScheme,
+        where: Where,
+        scheme: Scheme,
         layer: int,
         cache: KeyValueCache | None,
         mask: Tensor | None,
     ) -> Tensor:
-        """x (B, T, C), positions (T) -> (B, T, C). Only T > 1 tokens after others need a mask (T, S)."""
+        """x (B, T, C) -> (B, T, C); see `attention_mask` for the mask."""
         batch, length, _ = x.shape
         # (B, T, C) -> (B, T, H + Hkv + Hkv, D); norm and rotation run over memory as it lies, before the transpose
         heads = self.qkv(x).view(batch, length, -1, self.head_width)
         qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.qk_norm:
             qk = rms_norm(qk)
-        q, k = scheme.rotate(qk, positions).split([self.heads, self.kv_heads], dim=2)
+        q, k = scheme.rotate(qk, where).split([self.heads, self.kv_heads], dim=2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
@@ -52,12 +55,20 @@ class Attention(nn.Module):
             v,
             attn_mask=mask,
             is_causal=mask is None and length > 1,
+            scale=self.scale,
             enable_gqa=self.heads != self.kv_heads,
         )
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
 
 
-def causal_mask(length: int, past: int, device: torch.device) -> Tensor:
-    """True (length, past + length) where a query may look: at what came before it and at itself."""
-    return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
+def attention_mask(bias: Tensor | None, length: int, past: int, device: torch.device) -> Tensor | None:
+    """What is added to the scores of `length` queries after `past` tokens: (B or 1, H, T, S), or (T, S) of bools.
+
+    The bias where a query may look, which is at what came before it and at itself, and -inf elsewhere. None
+    where causal attention needs no mask: without a past, or for a single query.
+    """
+    if bias is None and (past == 0 or length == 1):
+        return None
+    visible = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
+    return visible if bias is None else bias.masked_fill(~visible, -torch.inf)

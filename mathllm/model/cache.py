@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mathllm.model.positions import Where
+
 
 class KeyValueCache:
     """Keys and values (B, H, max_length, D) per layer, of which the first `length` tokens are filled."""
@@ -22,7 +24,16 @@ class KeyValueCache:
         shape = (batch, heads, max_length, head_width)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
+        self.places = torch.zeros((batch, max_length), device=device, dtype=torch.int64)
         self.length = 0
+
+    def append(self, where: Where) -> Where:
+        """Notes where tokens stand that are about to come; returns where all up to their end do."""
+        end = self.length + len(where.index)
+        if where.place is None:
+            return Where(torch.arange(end, device=where.index.device))
+        self.places[:, self.length : end] = where.place
+        return Where(torch.arange(end, device=where.index.device), self.places[:, :end])
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Writes keys and values (B, H, T, D) behind the filled part and returns all up to their end.
@@ -39,3 +50,4 @@ class KeyValueCache:
         """Keeps only these rows of the batch, in this order."""
         self.keys = [key[rows] for key in self.keys]
         self.values = [value[rows] for value in self.values]
+        self.places = self.places[rows]

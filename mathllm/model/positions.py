@@ -1,53 +1,81 @@
 """How a token knows where it is: one small class per scheme, behind one registry.
 
-Every scheme has the same two moments: `embed` may add to the token embeddings, `rotate` may turn queries and
-keys. Both see positions only, never lengths, so cached decoding and training agree.
+Every scheme has the same three moments: `embed` may add to the token embeddings, `rotate` may turn queries and
+keys, `bias` may add to the attention scores. All see where tokens stand, never how long a text is, so cached
+decoding and training agree. Schemes with `uses_places` are told the digit place that each token is about.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mathllm.errors import unknown_choice
 
 
-class Learned(nn.Module):
+@dataclass(frozen=True)
+class Where:
+    """Where tokens stand: `index` (T) counts from the start of the text. For schemes that use places, `place`
+    (B, T) is the digit place that each token is about (units 1; 0: none), `segment` (B, T) is 1 from `=` on."""
+
+    index: Tensor
+    place: Tensor | None = None
+    segment: Tensor | None = None
+
+
+class Scheme(nn.Module):
+    """No position at all, if nothing is overridden: the causal mask alone tells order (arXiv 2305.19466)."""
+
+    uses_places = False
+
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__()
+
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        """x (B, T, C) with what tells the position added to it."""
+        return x
+
+    def rotate(self, x: Tensor, where: Where) -> Tensor:
+        """Queries or keys x (B, T, H, D), turned by their position."""
+        return x
+
+    def bias(self, layer: int, query: Where, key: Where) -> Tensor | None:
+        """What a layer adds to its scores: (B or 1, H, T, S), in nats."""
+        return None
+
+
+class Learned(Scheme):
     """A trained vector per position, as in GPT-2."""
 
-    def __init__(self, hidden: int, head_width: int, max_length: int) -> None:
-        super().__init__()
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__(hidden, heads, layers, max_length)
         self.table = nn.Embedding(max_length, hidden)
         nn.init.normal_(self.table.weight, std=0.02)
 
-    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        embedded: Tensor = x + self.table(positions)
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        embedded: Tensor = x + self.table(where.index)
         return embedded
 
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x
 
-
-class Sinusoidal(nn.Module):
+class Sinusoidal(Scheme):
     """Fixed sines and cosines of many wavelengths (Attention Is All You Need, arXiv 1706.03762)."""
 
     table: Tensor
 
-    def __init__(self, hidden: int, head_width: int, max_length: int) -> None:
-        super().__init__()
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__(hidden, heads, layers, max_length)
         angles = _angles(max_length, hidden)
         self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], dim=-1), persistent=False)
 
-    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x + self.table[positions].to(x.dtype)
-
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        return x + self.table[where.index].to(x.dtype)
 
 
-class Rope(nn.Module):
+class Rope(Scheme):
     """Rotary embedding of queries and keys (RoFormer, arXiv 2104.09864): neighbours are pairs, as in the paper.
 
     A pair is a complex number and its rotation a product: one pass over memory where sines and cosines take five.
@@ -55,48 +83,116 @@ class Rope(nn.Module):
 
     turns: Tensor
 
-    def __init__(self, hidden: int, head_width: int, max_length: int) -> None:
-        super().__init__()
-        angles = _angles(max_length, head_width)
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__(hidden, heads, layers, max_length)
+        angles = _angles(max_length, hidden // heads)
         self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles), persistent=False)
 
-    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x
-
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        # x (B, T, H, D); positions (T); turns (T, 1, D / 2)
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * self.turns[positions, None])
-        return turned.flatten(-2).to(x.dtype)
+    def rotate(self, x: Tensor, where: Where) -> Tensor:
+        return turn(x, self.turns[where.index])
 
 
-class Nope(nn.Module):
-    """No position at all: the causal mask alone tells order (arXiv 2305.19466)."""
+class CoupledRope(Rope):
+    """Rotary embedding over places instead of positions: digits that line up are turned alike."""
 
-    def __init__(self, hidden: int, head_width: int, max_length: int) -> None:
-        super().__init__()
+    uses_places = True
 
-    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x
-
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x
+    def rotate(self, x: Tensor, where: Where) -> Tensor:
+        assert where.place is not None
+        return turn(x, self.turns[where.place])
 
 
-PositionScheme = Learned | Sinusoidal | Rope | Nope
-SCHEMES: dict[str, type[PositionScheme]] = {
+class Coupled(Scheme):
+    """A trained vector per place, the same for all digits that line up (Position Coupling, arXiv 2405.20671).
+
+    Places start at a random number while training (`model.random_start`), so that high ones are trained too;
+    the batch has it added already. Tokens that are about no place share one vector.
+    """
+
+    uses_places = True
+
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__(hidden, heads, layers, max_length)
+        self.table = nn.Embedding(max_length, hidden)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        assert where.place is not None
+        embedded: Tensor = x + self.table(where.place)
+        return embedded
+
+
+class Alibi(Scheme):
+    """A penalty that grows with the distance, with a fixed slope per head (ALiBi, arXiv 2108.12409)."""
+
+    slopes: Tensor
+
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__(hidden, heads, layers, max_length)
+        slopes = 2 ** (-8 * torch.arange(1, heads + 1, dtype=torch.float32) / heads)
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    def bias(self, layer: int, query: Where, key: Where) -> Tensor:
+        distance = (query.index[:, None] - key.index).abs()  # (T, S)
+        return -self.slopes[:, None, None] * distance[None]
+
+
+class CoupledBias(Scheme):
+    """A bias over the difference of places: a table where they touch (as T5's, arXiv 1910.10683), beyond it a
+    decay that is linear as ALiBi's (arXiv 2108.12409) but learned, per layer and head.
+
+    A column of a sum needs its own place and the one below, at any length, and nothing else: so the table has
+    the differences -1, 0 and 1 only, and the decay is steep from the start, or some models learn short cuts over
+    several places that hold up to the length seen in training. A vector tells the answer from the prompt.
+    """
+
+    uses_places = True
+    START = 3.0  # of the decay, in nats a place
+    UNIT = 10.0  # parameters are stored divided by it, so that they learn that much faster
+
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__(hidden, heads, layers, max_length)
+        self.near = nn.Parameter(torch.zeros(layers, 3, heads))
+        self.decay = nn.Parameter(torch.full((layers, heads), self.START / self.UNIT))
+        self.segments = nn.Embedding(2, hidden)
+        nn.init.normal_(self.segments.weight, std=0.02)
+
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        embedded: Tensor = x + self.segments(where.segment)
+        return embedded
+
+    def bias(self, layer: int, query: Where, key: Where) -> Tensor:
+        assert query.place is not None
+        assert key.place is not None
+        difference = key.place[:, None, :] - query.place[:, :, None]  # (B, T, S)
+        near = F.embedding(difference.clamp(-1, 1) + 1, self.near[layer])  # (B, T, S, H)
+        far = (difference.abs() - 1).clamp(min=0)
+        return (near - self.decay[layer] * far[..., None]).movedim(-1, 1) * self.UNIT
+
+
+SCHEMES: dict[str, type[Scheme]] = {
     "learned": Learned,
     "sinusoidal": Sinusoidal,
     "rope": Rope,
-    "nope": Nope,
+    "nope": Scheme,
+    "alibi": Alibi,
+    "coupled": Coupled,
+    "coupled-rope": CoupledRope,
+    "coupled-bias": CoupledBias,
 }
 
 
-def make_positions(name: str, hidden: int, head_width: int, max_length: int) -> PositionScheme:
+def make_positions(name: str, hidden: int, heads: int, layers: int, max_length: int) -> Scheme:
     """The scheme of that name. Raises UsageError for an unknown one."""
     if name not in SCHEMES:
         raise unknown_choice("position", name, SCHEMES)
-    return SCHEMES[name](hidden, head_width, max_length)
+    return SCHEMES[name](hidden, heads, layers, max_length)
+
+
+def turn(x: Tensor, turns: Tensor) -> Tensor:
+    """x (B, T, H, D), each pair of neighbours rotated by unit complex numbers ([B,] T, D / 2)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns.unsqueeze(-2)).flatten(-2).to(x.dtype)
 
 
 def _angles(length: int, width: int) -> Tensor:

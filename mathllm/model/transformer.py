@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mathllm.model.attention import Attention, causal_mask
+from mathllm.model.attention import Attention, attention_mask
 from mathllm.model.cache import KeyValueCache
 from mathllm.model.norms import make_norm
-from mathllm.model.positions import PositionScheme, make_positions
+from mathllm.model.positions import Scheme, Where, make_positions
 from mathllm.tokenizer import VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -51,24 +51,32 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     def __init__(
-        self, hidden: int, heads: int, kv_heads: int, inner: int, norm: str, activation: str, qk_norm: bool
+        self,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        inner: int,
+        norm: str,
+        activation: str,
+        qk_norm: bool,
+        qk_scale: float,
     ) -> None:
         super().__init__()
         self.attention_norm = make_norm(norm, hidden)
-        self.attention = Attention(hidden, heads, kv_heads, qk_norm)
+        self.attention = Attention(hidden, heads, kv_heads, qk_norm, qk_scale)
         self.feed_forward_norm = make_norm(norm, hidden)
         self.feed_forward = FeedForward(hidden, inner, activation)
 
     def forward(
         self,
         x: Tensor,
-        positions: Tensor,
-        scheme: PositionScheme,
+        where: Where,
+        scheme: Scheme,
         layer: int,
         cache: KeyValueCache | None,
         mask: Tensor | None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), positions, scheme, layer, cache, mask)
+        x = x + self.attention(self.attention_norm(x), where, scheme, layer, cache, mask)
         out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
         return out
 
@@ -88,6 +96,7 @@ class Transformer(nn.Module):
         norm: str,
         activation: str,
         qk_norm: bool,
+        qk_scale: float,
         tie_embeddings: bool,
         vocab_size: int = VOCAB_SIZE,
     ) -> None:
@@ -95,9 +104,10 @@ class Transformer(nn.Module):
         self.max_length, self.vocab_size = max_length, vocab_size
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, hidden // heads
         self.embedding = nn.Embedding(vocab_size, hidden)
-        self.positions = make_positions(position, hidden, hidden // heads, max_length)
+        self.positions = make_positions(position, hidden, heads, layers, max_length)
         self.blocks = nn.ModuleList(
-            Block(hidden, heads, kv_heads, feed_forward, norm, activation, qk_norm) for _ in range(layers)
+            Block(hidden, heads, kv_heads, feed_forward, norm, activation, qk_norm, qk_scale)
+            for _ in range(layers)
         )
         self.final_norm = make_norm(norm, hidden)
         # a tied head is the embedding itself: it holds no weight of its own, so none is saved twice
@@ -120,6 +130,7 @@ class Transformer(nn.Module):
                 config.norm,
                 config.activation,
                 config.qk_norm,
+                config.qk_scale,
                 config.tie_embeddings,
             )
 
@@ -133,21 +144,25 @@ class Transformer(nn.Module):
                     nn.init.zeros_(module.weight)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, cache: KeyValueCache | None = None
+        self, tokens: Tensor, places: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """Logits (B, T, V) of ids (B, T) or embeddings (B, T, C).
+        """Logits (B, T, V) of ids (B, T) or embeddings (B, T, C). With a cache, the tokens are appended to it.
 
-        Positions (T) default to counting on from the cache. With a cache, the tokens are appended to it.
+        `places` (B, T, 2) are the digit place and the segment of each token: a model that `uses_places` needs
+        them, and others do not look at them.
         """
         past = cache.length if cache is not None else 0
         length = tokens.shape[1]
-        if positions is None:
-            positions = torch.arange(past, past + length, device=tokens.device)
+        where = Where(torch.arange(past, past + length, device=tokens.device))
+        if self.uses_places:
+            assert places is not None, "this model has to be told places"
+            where = Where(where.index, *places.unbind(-1))
+        seen = where if cache is None else cache.append(where)
         x = tokens if tokens.is_floating_point() else self.embedding(tokens)
-        x = self.positions.embed(x, positions)
-        mask = causal_mask(length, past, tokens.device) if past and length > 1 else None
+        x = self.positions.embed(x, where)
         for layer, block in enumerate(self.blocks):
-            x = block(x, positions, self.positions, layer, cache, mask)
+            mask = attention_mask(self.positions.bias(layer, where, seen), length, past, tokens.device)
+            x = block(x, where, self.positions, layer, cache, mask)
         if cache is not None:
             cache.length += length
         x = self.final_norm(x)
@@ -161,6 +176,11 @@ class Transformer(nn.Module):
         return KeyValueCache(
             layers, batch, self.kv_heads, max_length, self.head_width, weight.device, weight.dtype
         )
+
+    @property
+    def uses_places(self) -> bool:
+        """Does it have to be told the digit places of tokens?"""
+        return self.positions.uses_places
 
     @property
     def num_parameters(self) -> int:

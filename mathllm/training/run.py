@@ -29,6 +29,7 @@ from mathllm.evaluation.report import evaluate_problems
 from mathllm.files import explained, write_bytes, write_json
 from mathllm.formats import get_format
 from mathllm.model.checkpoint import load_checkpoint
+from mathllm.model.positions import SCHEMES
 from mathllm.tasks import Problems, get_tasks
 from mathllm.tasks.splits import TEST, VAL
 from mathllm.training.card import model_card
@@ -121,8 +122,11 @@ def complete(config: Config) -> Config:
         # part of the settings: with another number, a resumed run would round its sums differently
         threads = sensible_threads(config.train.batch_size * config.train.grad_accumulation)
         config = replace(config, train=replace(config.train, threads=threads))
+    notation = get_format(config.data.format, config.data.zero_pad)
     for code in get_tasks(config.data.task):
-        get_format(config.data.format, config.data.zero_pad).check_task(code)
+        notation.check_task(code)
+    if SCHEMES[config.model.position].uses_places:
+        notation.check_places()
     return config
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from mathllm.config import Config
 from mathllm.data.batches import micro_batches
-from mathllm.data.sources import Source
+from mathllm.data.sources import Source, random_starts
 from mathllm.device import autocast, pick_precision
 from mathllm.errors import TrainingError
 from mathllm.evaluation.exact_match import judge
@@ -137,13 +137,18 @@ class Trainer:
         process with all rows would compute.
         """
         rendered = self.notation.render(self.source.problems(step, self.rows_in_all))
+        places = None
+        if self.model.uses_places:
+            places = self.notation.coordinates(rendered.ids)
+            highest = self.config.model.random_start
+            places = random_starts(places, highest, self.config.train.seed, step) if highest else places
         counted = int((rendered.lengths - rendered.prompt_lengths).sum())
         rows = np.arange(self.processes.rank, self.rows_in_all, self.processes.world)
         most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
 
         def learn(model: nn.Module, number: int) -> Tensor:
             batches = list(
-                micro_batches(rendered, rows[number :: len(self.replicas.models)], *most, self.device)
+                micro_batches(rendered, rows[number :: len(self.replicas.models)], *most, self.device, places)
             )
             total = torch.zeros((), device=self.device)
             for index, batch in enumerate(batches):

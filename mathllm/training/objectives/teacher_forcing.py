@@ -10,10 +10,10 @@ from torch import Tensor
 from mathllm.data.batches import IGNORED, Batch
 
 
-def teacher_forcing(model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+def teacher_forcing(model: Callable[[Tensor, Tensor | None], Tensor], batch: Batch) -> Tensor:
     """The summed cross entropy (nats) of the completion's tokens; the caller divides by their number.
 
-    `model` gives logits (B, T, V) for ids (B, T).
+    `model` gives logits (B, T, V) for ids (B, T) and their places.
     """
-    logits = model(batch.inputs).flatten(0, 1)
+    logits = model(batch.inputs, batch.places).flatten(0, 1)
     return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
