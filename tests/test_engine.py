@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from mathllm.config import ModelConfig
 from mathllm.errors import MathLLMError, UsageError
+from mathllm.formats import get_format
 from mathllm.inference import engine
-from mathllm.inference.engine import CUT, ENDED, Generation, decode, generate
+from mathllm.inference.engine import CUT, ENDED, Generation, decode, generate, places_for
 from mathllm.inference.sampling import SamplingParams, pick, truncate
 from mathllm.model import Transformer
 from mathllm.model.cache import KeyValueCache
@@ -35,9 +36,17 @@ def make_model(max_length: int = 24, **settings: object) -> Transformer:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim >= 2:
                 parameter.normal_(0.0, 0.4, generator=generator)
     return model
+
+
+REVERSED = get_format("reversed")
+
+
+def located(model: Transformer, ids: torch.Tensor) -> torch.Tensor | None:
+    """The places of ids (B, T) for a model that uses them."""
+    return torch.from_numpy(REVERSED.coordinates(ids.numpy())) if model.uses_places else None
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +69,8 @@ def plain_greedy(
     """Greedy decoding of one prompt without a cache."""
     tokens, log_probs = [int(i) for i in prompt], []
     while len(tokens) < model.max_length and len(log_probs) < most:
-        scores = model(torch.tensor([tokens]))[0, -1].log_softmax(-1)
+        ids = torch.tensor([tokens])
+        scores = model(ids, located(model, ids))[0, -1].log_softmax(-1)
         tokens.append(int(scores.argmax()))
         log_probs.append(float(scores.max()))
         if tokens[-1] == stop:
@@ -78,11 +88,15 @@ def rows_of(written: Generation) -> list[list[int]]:
 def test_cached_logits_are_uncached_logits(position, variant):
     model = make_model(position=position, **VARIANTS[variant])
     ids = torch.from_numpy(random_prompts(3, 12, 12)[0]).long()
-    whole = model(ids)
+    places = located(model, ids)
+    whole = model(ids, places)
     assert whole.std() > 0.1, "a model without an opinion would pass with any cache"
     for cuts in ([*range(1, 13)], [5, 12], [5, 6, 12], [1, 12]):  # token by token, and chunks after a chunk
         cache = model.make_cache(3, 12)
-        parts = [model(ids[:, a:b], cache=cache) for a, b in zip([0, *cuts], cuts, strict=False)]
+        parts = [
+            model(ids[:, a:b], None if places is None else places[:, a:b], cache)
+            for a, b in zip([0, *cuts], cuts, strict=False)
+        ]
         torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-5, rtol=1e-4)
 
 
@@ -90,7 +104,7 @@ def test_cached_logits_are_uncached_logits(position, variant):
 def test_a_batch_agrees_with_one_at_a_time(position):
     model = make_model(position=position)
     prompts, lengths = random_prompts(40, 1, 9)
-    written = generate(model, prompts, lengths, 20)
+    written = generate(model, prompts, lengths, 20, places=places_for(model, REVERSED))
     for row, (prompt, n) in enumerate(zip(prompts, lengths, strict=True)):
         expected, log_probs = plain_greedy(model, prompt[:n], 20)
         assert written.ids[row, : written.lengths[row]].tolist() == expected

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from mathllm.config import POSITIONS, SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
+from mathllm.formats import get_format
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import load_checkpoint, save_model
 from mathllm.model.norms import EPSILON, rms_norm
-from mathllm.model.positions import Rope
+from mathllm.model.positions import SCHEMES, Rope, Where
 from mathllm.model.transformer import FeedForward
 
 TINY = ModelConfig("nano", layers=2, hidden=16, heads=4, feed_forward=24, max_length=20)
@@ -52,6 +53,16 @@ def awake(config: ModelConfig, seed: int = 0) -> Transformer:
     return model
 
 
+def places(model: Transformer, ids: Tensor) -> Tensor | None:
+    """The places of ids (B, T) for a model that uses them."""
+    return torch.from_numpy(get_format("reversed").coordinates(ids.numpy())) if model.uses_places else None
+
+
+def logits(model: Transformer, ids: Tensor) -> Tensor:
+    """What the model says of ids (B, T)."""
+    return model(ids, places(model, ids))
+
+
 def some_ids(length: int = 12, batch: int = 3) -> Tensor:
     return torch.randint(16, (batch, length), generator=torch.Generator().manual_seed(1))
 
@@ -65,7 +76,11 @@ def formula(config: ModelConfig) -> int:
     feed_forward = (3 if config.activation == "swiglu" else 2) * hidden * inner
     block = attention + feed_forward + 2 * norm
     tables = 16 * hidden * (1 if config.tie_embeddings else 2)
-    positions = config.max_length * hidden if config.position == "learned" else 0
+    positions = {
+        "learned": config.max_length * hidden,
+        "coupled": config.max_length * hidden,
+        "coupled-bias": config.layers * config.heads * 4 + 2 * hidden,
+    }.get(config.position, 0)
     return tables + positions + config.layers * block + norm
 
 
@@ -89,13 +104,13 @@ def test_every_variant_has_the_parameters_that_it_should_have(changes: dict[str,
 @pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
 def test_a_token_never_sees_a_later_one(changes: dict[str, object]) -> None:
     model, ids = awake(dataclasses.replace(TINY, **changes)), some_ids()
-    logits = model(ids)
-    assert logits.shape == (*ids.shape, 16)
-    assert logits.dtype == torch.float32
+    before, where = logits(model, ids), places(model, ids)
+    assert before.shape == (*ids.shape, 16)
+    assert before.dtype == torch.float32
     for place in (1, 5, 11):
         other = ids.clone()
         other[:, place] = (other[:, place] + 1) % 16
-        changed = (model(other) != logits).any(-1).any(0)  # (T)
+        changed = (model(other, where) != before).any(-1).any(0)  # (T)
         assert not changed[:place].any()
         assert changed[place]
         assert place == 11 or changed[place + 1 :].any(), "nothing after it has noticed"
@@ -104,33 +119,33 @@ def test_a_token_never_sees_a_later_one(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
 def test_embeddings_can_be_given_instead_of_ids(changes: dict[str, object]) -> None:
     model, ids = awake(dataclasses.replace(TINY, **changes)), some_ids()
-    assert torch.equal(model(model.embedding(ids)), model(ids))
+    assert torch.equal(model(model.embedding(ids), places(model, ids)), logits(model, ids))
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
 def test_every_parameter_learns(changes: dict[str, object]) -> None:
     model = awake(dataclasses.replace(TINY, **changes))
-    model(some_ids()).logsumexp(-1).sum().backward()
+    logits(model, some_ids()).logsumexp(-1).sum().backward()
     idle = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
     assert idle == []
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", [name for name, scheme in SCHEMES.items() if not scheme.uses_places])
 def test_order_matters_in_every_scheme_that_knows_it(position: str) -> None:
     model, ids = awake(dataclasses.replace(TINY, layers=1, position=position)), some_ids(batch=1)
     swapped = ids.clone()
     swapped[:, [2, 3]] = ids[:, [3, 2]]
     assert ids[0, 2] != ids[0, 3]
-    same = torch.allclose(model(ids)[:, -1], model(swapped)[:, -1], atol=1e-5)
+    same = torch.allclose(logits(model, ids)[:, -1], logits(model, swapped)[:, -1], atol=1e-5)
     # one layer without positions sees a bag of tokens
     assert same == (position == "nope")
 
 
 def test_rope_turns_pairs_of_neighbours_by_angles_that_grow_with_the_position() -> None:
-    rope = Rope(hidden=16, head_width=8, max_length=32)
+    rope = Rope(hidden=16, heads=2, layers=1, max_length=32)
     x = torch.randn(2, 5, 3, 8, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 1, 2, 7, 31])
-    turned = rope.rotate(x, positions)
+    turned = rope.rotate(x, Where(positions))
     for place, position in enumerate(positions.tolist()):
         for pair in range(4):
             angle = position * 10000 ** (-2 * pair / 8)
@@ -146,16 +161,23 @@ def test_rope_turns_pairs_of_neighbours_by_angles_that_grow_with_the_position() 
 
 
 def test_scores_under_rope_depend_on_the_distance_only() -> None:
-    rope = Rope(hidden=16, head_width=16, max_length=64)
+    rope = Rope(hidden=16, heads=1, layers=1, max_length=64)
     query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(1))
     scores = {
-        start: (rope.rotate(query, torch.tensor([start + 3])) * rope.rotate(key, torch.tensor([start])))
+        start: (
+            rope.rotate(query, Where(torch.tensor([start + 3])))
+            * rope.rotate(key, Where(torch.tensor([start])))
+        )
         .sum()
         .item()
         for start in (0, 7, 60)
     }
     assert scores[0] == pytest.approx(scores[7], abs=1e-4) == pytest.approx(scores[60], abs=1e-4)
-    further = (rope.rotate(query, torch.tensor([4])) * rope.rotate(key, torch.tensor([0]))).sum().item()
+    further = (
+        (rope.rotate(query, Where(torch.tensor([4]))) * rope.rotate(key, Where(torch.tensor([0]))))
+        .sum()
+        .item()
+    )
     assert further != pytest.approx(scores[0], abs=1e-3)
 
 
@@ -171,11 +193,11 @@ def test_rms_norm_and_its_gradient_are_those_of_the_formula(shape: tuple[int, ..
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_qk_norm_makes_the_size_of_queries_and_keys_irrelevant(qk_norm: bool) -> None:
     model = awake(dataclasses.replace(TINY, qk_norm=qk_norm))
-    before = model(some_ids())
+    before = logits(model, some_ids())
     with torch.no_grad():
         for block in model.blocks:
             block.attention.qkv.weight[:32] *= 30  # 16 rows of queries, 16 of keys, 16 of values
-    assert torch.allclose(model(some_ids()), before, atol=1e-3) == qk_norm
+    assert torch.allclose(logits(model, some_ids()), before, atol=1e-3) == qk_norm
 
 
 def test_activations() -> None:
@@ -218,7 +240,7 @@ def test_tied_embeddings_are_one_matrix_and_are_saved_once(tmp_path) -> None:
     names = list(loaded.state_dict())
     assert "embedding.weight" in names
     assert not any("head" in name for name in names)
-    assert torch.equal(loaded(some_ids()), model(some_ids()))
+    assert torch.equal(logits(loaded, some_ids()), logits(model, some_ids()))
 
 
 def test_grouped_heads_with_repeated_weights_equal_all_heads() -> None:

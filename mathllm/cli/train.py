@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from mathllm.config import POSITIONS, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from mathllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def train(
     model_size: Annotated[
         str | None, option("nano, small, medium or large.", MODEL, ModelConfig.size)
     ] = None,
-    position: Annotated[
-        str | None, option("learned, sinusoidal, rope or nope.", MODEL, ModelConfig.position)
-    ] = None,
+    position: Annotated[str | None, option(f"{', '.join(POSITIONS)}.", MODEL, ModelConfig.position)] = None,
     max_length: Annotated[
         int | None, option("Tokens of prompt and completion.", MODEL, "what the data need")
     ] = None,

@@ -134,7 +134,7 @@ class Alibi(Scheme):
 
     def bias(self, layer: int, query: Where, key: Where) -> Tensor:
         distance = (query.index[:, None] - key.index).abs()  # (T, S)
-        return -self.slopes[:, None, None] * distance[None]
+        return (-self.slopes[:, None, None] * distance)[None]
 
 
 class CoupledBias(Scheme):

@@ -1,0 +1,111 @@
+"""Schemes that are told digit places: through the whole program, and what each of them promises."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import finished, same_run, tiny
+
+from mathllm.data.sources import ProblemStream, random_starts
+from mathllm.errors import UsageError
+from mathllm.evaluation.exact_match import judge
+from mathllm.formats import get_format
+from mathllm.inference.solver import Solver
+from mathllm.model.checkpoint import load_checkpoint
+from mathllm.model.positions import SCHEMES, CoupledBias, CoupledRope, Where
+from mathllm.tasks.expressions import parse_expressions
+
+WITH_PLACES = [name for name, scheme in SCHEMES.items() if scheme.uses_places]
+NEW = [*WITH_PLACES, "alibi"]
+FORMATS = [("reversed", False), ("reversed", True), ("column", False), ("pairwise", False), ("plain", True)]
+
+
+@pytest.mark.parametrize("position", NEW)
+@pytest.mark.parametrize(("notation", "pad"), FORMATS)
+def test_it_trains_resumes_evaluates_and_answers(
+    tmp_path: Path, position: str, notation: str, pad: bool
+) -> None:
+    shared = (
+        f"model.position={position}",
+        f"data.format={notation}",
+        f"data.zero_pad={pad}",
+        "model.max_length=64",
+        "model.random_start=5",
+        "optim.schedule=constant",
+        "train.eval_steps=4",
+        "train.threads=2",
+        "train.batch_size=16",
+    )
+    finished(tiny(tmp_path / "whole", *shared, "train.max_steps=8"))
+    finished(tiny(tmp_path / "run", *shared, "train.max_steps=4"))
+    finished(tiny(tmp_path / "run", *shared, "train.max_steps=8"), resume=True)
+    same_run(tmp_path / "whole", tmp_path / "run", 8)
+    loaded = load_checkpoint(tmp_path / "run")
+    problems = parse_expressions(["1+2", "9+9", "12+345", "7+0"])
+    quick, greedy = (judge(loaded.model, loaded.notation, problems, draft=draft) for draft in (True, False))
+    assert (quick.written.lengths == greedy.written.lengths).all()
+    for one, other, n in zip(quick.written.ids, greedy.written.ids, greedy.written.lengths, strict=True):
+        assert (one[:n] == other[:n]).all()
+    solver = Solver(loaded)
+    together, alone = solver.solve_problems(problems), [solver.solve(text) for text in ("1+2", "12+345")]
+    assert [together[0].text, together[2].text] == [solution.text for solution in alone]
+    streamed = [int(step.ids[0]) for step in solver.stream(problems[:1])]
+    prompt = loaded.notation.prompts(problems[:1])[0][0].tolist()
+    assert (
+        solver.read(problems[:1], np.array([*prompt, *streamed], np.uint8), 0.0, 0).text == together[0].text
+    )
+
+
+@pytest.mark.parametrize("position", WITH_PLACES)
+def test_a_format_that_cannot_tell_places_is_refused(tmp_path: Path, position: str) -> None:
+    with pytest.raises(UsageError, match="cannot tell the places"):
+        finished(tiny(tmp_path / "run", f"model.position={position}", "data.format=plain"))
+    assert not (tmp_path / "run").exists()
+
+
+def where(*places: int) -> Where:
+    return Where(torch.arange(len(places)), torch.tensor([places]), torch.zeros(1, len(places)).long())
+
+
+def test_coupled_bias_depends_on_the_difference_of_places_only() -> None:
+    scheme = CoupledBias(hidden=8, heads=2, layers=2, max_length=32)
+    torch.nn.init.normal_(scheme.near, generator=torch.Generator().manual_seed(0))
+    low, high = (scheme.bias(1, where(start, start + 4), where(start, start + 3)) for start in (1, 900))
+    assert low.shape == (1, 2, 2, 2)
+    assert torch.equal(low, high)
+    assert not torch.equal(low, scheme.bias(0, where(1, 5), where(1, 4))), "a layer has its own"
+    # beyond the table it falls by 3 nats a place, on either side
+    far = scheme.bias(1, where(10), where(6, 7, 8, 12, 13, 14))[0, :, 0]
+    torch.testing.assert_close(far.diff(dim=-1)[:, [0, 1, 3, 4]].abs(), torch.full((2, 4), 3.0))
+
+
+def test_coupled_rope_turns_digits_that_line_up_alike() -> None:
+    scheme = CoupledRope(hidden=16, heads=2, layers=1, max_length=32)
+    x = torch.randn(1, 1, 2, 8, generator=torch.Generator().manual_seed(0)).expand(1, 3, 2, 8)
+    turned = scheme.rotate(x, where(4, 7, 4))
+    assert torch.equal(turned[:, 0], turned[:, 2])
+    assert not torch.allclose(turned[:, 0], turned[:, 1])
+
+
+def test_alibi_falls_with_the_distance_by_the_slopes_of_the_paper() -> None:
+    scheme = SCHEMES["alibi"](hidden=16, heads=8, layers=1, max_length=32)
+    bias = scheme.bias(0, Where(torch.tensor([5])), Where(torch.arange(6)))
+    expected = -torch.tensor([2.0**-h for h in range(1, 9)])[:, None] * torch.tensor([5.0, 4, 3, 2, 1, 0])
+    torch.testing.assert_close(bias[0, :, 0], expected)
+
+
+def test_random_starts_move_the_places_of_a_row_together_and_leave_what_has_none() -> None:
+    rendered = get_format("reversed").render(ProblemStream(tiny(Path("x")).data, 0).problems(0, 50))
+    places = get_format("reversed").coordinates(rendered.ids)
+    moved = random_starts(places, 20, seed=0, step=3)
+    assert (moved[..., 1] == places[..., 1]).all()
+    assert (moved[..., 0][places[..., 0] == 0] == 0).all()
+    steps = [set((m - p)[p > 0].tolist()) for m, p in zip(moved[..., 0], places[..., 0], strict=True)]
+    assert all(len(step) == 1 for step in steps)
+    seen = set.union(*steps)
+    assert len(seen) > 10
+    assert min(seen) >= 0
+    assert max(seen) <= 20
+    assert (random_starts(places, 20, seed=0, step=3) == moved).all()
+    assert not (random_starts(places, 20, seed=0, step=4) == moved).all()
