@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import re
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import Child
 from strategies import Question, ask
 
 from mathllm.config import DataConfig
@@ -283,6 +285,22 @@ def test_a_run_killed_while_it_replaces_files_leaves_no_mixture(
         generate_dataset(BOTH, 100, 7, tmp_path, overwrite=True)
     with pytest.raises(DataError, match="holds no dataset"):
         read_metadata(tmp_path)
+
+
+def generate_and_die(directory: Path) -> None:
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    generate_dataset(BOTH, 100, 7, directory)
+
+
+def test_what_a_killed_run_leaves_is_cleared_by_the_next(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    assert Child(generate_and_die, directory, files=tmp_path).wait() == -signal.SIGKILL
+    (left,) = directory.iterdir()
+    with pytest.raises(DataError, match="holds no dataset"):
+        read_metadata(directory)
+    generate_dataset(BOTH, 100, 7, directory)
+    assert not left.exists()
+    assert read_metadata(directory)["seed"] == 7
 
 
 def test_a_directory_that_is_a_link_to_another_place(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ _CHUNK_ROWS, _CHUNK_DIGITS = 1 << 15, 1 << 19
 # when to give up looking for more different problems: when of so many that were drawn, fewer are new
 _LOOKED_AT, _WORTHWHILE = 1 << 17, 1 << 7
 
+_UNFINISHED = ".unfinished-"  # what the directory is called in which files become whole
+
 _TOO_FEW = "there are too few different problems of this kind"
 
 # the punctuation of a row, as more tokens: 16 and 17 are the tokenizer's space and line break
@@ -296,8 +298,10 @@ def _replacing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     existed, folder = output_dir.exists(), None
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        for leftover in output_dir.glob(_UNFINISHED + "*"):  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         # inside, not beside: `output_dir` may be a link or a mount, and nothing can be moved between disks
-        folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=output_dir))
+        folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=output_dir))
         yield folder
         _sync(*(folder / name for name in (*FILES, METADATA)))
         (output_dir / METADATA).unlink(missing_ok=True)
