@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mathllm.tasks.base import MAX_OPERANDS, Problems, Sampling, draw_chains, draw_operands, select
@@ -29,7 +31,10 @@ class Addition:
         if how.method == "balanced":
             chains = operands.copy()
             chains[:, :2] = draw_chains(rng, n, how.max_digits, overflow=True)
-            operands = select(rng.random(n) < 1 / 3, chains, operands)
+            # and a third by digits: sums of a long and a short number are the last to be learned
+            by_digits = draw_operands(rng, n, how.max_operands, replace(how, method="digits"))
+            kind = rng.integers(0, 3, n)
+            operands = select(kind == 0, chains, select(kind == 1, by_digits, operands))
         return operands
 
     def answer(self, problems: Problems) -> Numbers:
