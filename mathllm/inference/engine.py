@@ -22,7 +22,8 @@ from mathllm.tokenizer import END, Ids
 
 Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
 
-SCORES = 1 << 26  # pairs of tokens that a head and layer scores at once: a quarter of a GiB
+# what a batch may take: pairs of tokens that a head and layer scores at once (a quarter of a GiB), and the cache
+SCORES, CACHE_BYTES = 1 << 26, 1 << 30
 
 ENDED, CUT = 0, 1
 REASONS = ("end", "length")  # why a row ended: it wrote the stop token, or ran out of room
@@ -81,11 +82,12 @@ def decode(
     rows = torch.arange(batch, device=prompts.device)  # the row of the batch that each row of the cache is
     running = torch.ones(batch, dtype=torch.bool, device=prompts.device)
     tokens = prompts
-    texts = prompts.cpu().numpy().astype(np.uint8)
+    texts = prompts  # as far as they are written; only a model that uses places needs them
     for step in range(room):
         located = None
         if places is not None:
-            located = torch.from_numpy(places(texts)[:, -tokens.shape[1] :]).to(prompts.device)
+            known = places(texts.cpu().numpy().astype(np.uint8))
+            located = torch.from_numpy(known[:, -tokens.shape[1] :]).to(prompts.device)
         logits = model(tokens, located, cache)[:, -1]  # (R, V)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
@@ -101,10 +103,10 @@ def decode(
             kept = running.nonzero()[:, 0]
             cache.keep(kept)
             rows, ids, running = rows[kept], ids[kept], running[kept]
-            texts = texts[kept.cpu().numpy()]
+            texts = texts[kept]
         tokens = ids[:, None]
         if places is not None:
-            texts = np.concatenate([texts, tokens.cpu().numpy().astype(np.uint8)], axis=1)
+            texts = torch.cat([texts, tokens], dim=1)
 
 
 def places_for(model: Transformer, notation: Format) -> Places | None:
@@ -125,7 +127,7 @@ def generate(
 ) -> Generation:
     """Completions of prompts [N, P] of the given lengths [N], in batches of one prompt length each.
 
-    At most `batch_size` rows are decoded at once, fewer where the scores of long prompts would fill the memory.
+    At most `batch_size` rows are decoded at once, fewer where long texts would fill the memory.
 
     Raises UsageError where a prompt leaves no room for a completion.
     """
@@ -144,7 +146,9 @@ def generate(
     device = model.embedding.weight.device
     for length in np.unique(lengths) if width else ():
         same = np.flatnonzero(lengths == length)
-        most = max(1, min(batch_size, SCORES // int(length) ** 2))
+        room = int(length) + min(max_new_tokens, model.max_length - int(length))
+        fits = min(SCORES // int(length) ** 2, CACHE_BYTES // (room * model.cache_bytes))
+        most = max(1, min(batch_size, fits))
         for start in range(0, len(same), most):
             part = same[start : start + most]
             prompt = torch.from_numpy(prompts[part, :length]).to(device).long()

@@ -48,6 +48,12 @@ class KeyValueCache:
 
     def keep(self, rows: Tensor) -> None:
         """Keeps only these rows of the batch, in this order."""
-        self.keys = [key[rows] for key in self.keys]
-        self.values = [value[rows] for value in self.values]
+        self.keys = [self._kept(key, rows) for key in self.keys]
+        self.values = [self._kept(value, rows) for value in self.values]
         self.places = self.places[rows]
+
+    def _kept(self, filled: Tensor, rows: Tensor) -> Tensor:
+        # what is not filled yet need not be copied: of a long cache that is most
+        kept = filled.new_empty((len(rows), *filled.shape[1:]))
+        kept[:, :, : self.length] = filled[rows, :, : self.length]
+        return kept

@@ -178,6 +178,12 @@ class Transformer(nn.Module):
         )
 
     @property
+    def cache_bytes(self) -> int:
+        """What a token takes in a cache."""
+        weight = self.embedding.weight
+        return 2 * len(self.blocks) * self.kv_heads * self.head_width * weight.element_size()
+
+    @property
     def uses_places(self) -> bool:
         """Does it have to be told the digit places of tokens?"""
         return self.positions.uses_places
