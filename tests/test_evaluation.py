@@ -217,7 +217,7 @@ def test_everything_there_is_can_be_evaluated() -> None:
     got = evaluate_problems(half_trained(), get_format("column"), pairs)
     assert got.answers.num_examples == len(pairs) == 155
     assert 0.5 < got.exact_match < 1
-    assert "all there are" in headline(got, complete=True)
+    assert "all there are" in headline(got.answers, complete=True)
 
 
 # chunks

@@ -349,4 +349,4 @@ def test_the_headline_gives_the_count() -> None:
     got = report.Report(
         Count(4999, 5000), Count(0, 1), Count(0, 1), report_of(written(("1+1", ""))).errors, {}, (), 0, 0.0
     )
-    assert headline(got) == "exact match 99.98% (4,999 of 5,000; 95% interval 99.89% to 99.996%)"
+    assert headline(got.answers) == "exact match 99.98% (4,999 of 5,000; 95% interval 99.89% to 99.996%)"

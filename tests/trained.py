@@ -67,7 +67,7 @@ class Parrot(torch.nn.Module):
     """
 
     vocab_size = VOCAB_SIZE
-    num_parameters = 0
+    num_parameters, cache_bytes, uses_places = 0, 1, False
 
     def __init__(self, text: str, max_length: int = 100, interrupt: int = -1) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Parrot(torch.nn.Module):
     def make_cache(self, batch: int, max_length: int) -> "Parrot.Cursor":
         return Parrot.Cursor()
 
-    def forward(self, tokens: torch.Tensor, cache: "Parrot.Cursor") -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, places: None, cache: "Parrot.Cursor") -> torch.Tensor:
         if cache.written == self.interrupt:
             raise KeyboardInterrupt
         logits = torch.zeros(*tokens.shape, VOCAB_SIZE)

@@ -45,6 +45,12 @@ def evaluate(
     exhaustive: Annotated[
         int | None, option("All pairs of operands from 0 to N.", WHAT, metavar="N", min=0)
     ] = None,
+    grid: Annotated[
+        int | None,
+        option("Operands of every pair of lengths up to N digits.", WHAT, metavar="N", min=1),
+    ] = None,
+    grid_step: Annotated[int, option("Of the grid, every so many digits.", WHAT, metavar="N", min=1)] = 1,
+    per_cell: Annotated[int, option("Problems of each pair of lengths.", WHAT, metavar="N", min=1)] = 10,
     max_examples: Annotated[int | None, option("The first N problems.", WHAT, metavar="N", min=1)] = None,
     batch_size: Annotated[int, option("Problems at once, at most.", HOW, min=1)] = 1024,
     device: Annotated[str, option("auto, cpu, cuda or cuda:N.", HOW)] = "auto",
@@ -70,6 +76,7 @@ def evaluate(
     \b
     mathllm eval
     mathllm eval --exhaustive 999 --fail-under 1
+    mathllm eval --checkpoint checkpoints/length-100x --grid 100 --grid-step 10
     mathllm eval --checkpoint checkpoints/mine --data-path sums.csv --samples samples.jsonl
     """
     check_outputs(output_file, samples)
@@ -79,6 +86,12 @@ def evaluate(
     from mathllm.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, pick_device(device))
+    if grid is not None:
+        if any(given is not None for given in (data_path, data_dir, exhaustive, max_examples, samples)):
+            raise UsageError("--grid draws problems of its own", "leave out what names others, and --samples")
+        share = grid_report(loaded, grid, grid_step, per_cell, as_json, output_file)
+        check_threshold(share, fail_under)
+        return
     problems, source = choose_problems(loaded, data_path, data_dir, exhaustive, max_examples)
     complete = exhaustive is not None and max_examples is None
     with _samples_file(samples) as file, progress_bar("evaluating") as progress:
@@ -86,9 +99,49 @@ def evaluate(
         report = evaluate_problems(model, notation, problems, batch_size, mistakes, file, progress)
     about = {"checkpoint": str(loaded.path), "data": source, "format": loaded.notation.name}
     _print(report, about, complete, as_json, output_file)
-    if fail_under is not None and report.exact_match < fail_under:
-        print(f"exact match {report.exact_match:.6g} is below {fail_under:g}", file=sys.stderr)
+    check_threshold(report.exact_match, fail_under)
+
+
+def check_threshold(exact_match: float, fail_under: float | None) -> None:
+    if fail_under is not None and exact_match < fail_under:
+        print(f"exact match {exact_match:.6g} is below {fail_under:g}", file=sys.stderr)
         raise typer.Exit(BELOW_THRESHOLD)
+
+
+def grid_report(
+    loaded: Checkpoint, limit: int, step: int, per_cell: int, as_json: bool, output_file: Path | None
+) -> float:
+    """Evaluates and shows a grid for each task of the checkpoint. Returns the share that is right in all."""
+    from rich.console import Console
+
+    from mathllm.evaluation.grid import evaluate_grid
+    from mathllm.evaluation.show import show_grid
+    from mathllm.tasks import TASK_NAMES, get_tasks
+
+    data, console = loaded.data, Console(highlight=False)
+    document: dict[str, Any] = {
+        "checkpoint": str(loaded.path),
+        "trained_up_to_digits": data.max_digits,
+        "tasks": {},
+    }
+    correct = num_examples = 0
+    for code in get_tasks(data.task):
+        with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
+            grid = evaluate_grid(
+                loaded.model, loaded.notation, code, limit, step, per_cell, data.signed, progress
+            )
+        document["tasks"][TASK_NAMES[code]] = grid.to_dict()
+        correct, num_examples = correct + grid.answers.correct, num_examples + grid.answers.num_examples
+        if not as_json:
+            console.print(
+                f"{TASK_NAMES[code]}: {loaded.path}, {grid.seconds:.1f} s", markup=False, soft_wrap=True
+            )
+            show_grid(console, grid, data.max_digits)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    if output_file is not None:
+        write_json(output_file, document)
+    return correct / num_examples
 
 
 def check_outputs(output_file: Path | None, samples: Path | None) -> None:

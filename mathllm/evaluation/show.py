@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.grid import Grid
 from mathllm.evaluation.report import Report
 from mathllm.evaluation.samples import Mistake
 
@@ -34,12 +35,12 @@ def percent(share: float) -> str:
     return text
 
 
-def headline(report: Report, complete: bool = False) -> str:
+def headline(answers: Count, complete: bool = False) -> str:
     """`exact match 99.98% (4,999 of 5,000; 95% interval 99.89% to 99.996%)`, or without it if `complete`."""
-    counts = f"{report.answers.correct:,} of {report.answers.num_examples:,}"
-    low, high = report.answers.interval
+    counts = f"{answers.correct:,} of {answers.num_examples:,}"
+    low, high = answers.interval
     sure = "all there are" if complete else f"95% interval {percent(low)} to {percent(high)}"
-    return f"exact match {percent(report.exact_match)} ({counts}; {sure})"
+    return f"exact match {percent(answers.exact_match)} ({counts}; {sure})"
 
 
 def show_report(console: Console, report: Report, complete: bool = False) -> None:
@@ -48,7 +49,7 @@ def show_report(console: Console, report: Report, complete: bool = False) -> Non
     `complete` says that all problems there are were judged, so that there is nothing to infer.
     """
     colour = "green" if report.answers.correct == report.answers.num_examples else "yellow"
-    console.print(Text(headline(report, complete), style=f"bold {colour}"))
+    console.print(Text(headline(report.answers, complete), style=f"bold {colour}"))
     console.print(
         f"whole text {percent(report.completions.exact_match)}, tokens {percent(report.tokens.exact_match)}; "
         f"{report.decoded:,} decoded token by token; {report.seconds:.1f} s",
@@ -143,3 +144,52 @@ def marked_lines(mistake: Mistake, width: int) -> list[Text]:
         gold = mistake.gold[start : start + room]
         lines.append(Text(label["gold"], style="dim").append(gold, style="not dim green"))
     return lines
+
+
+# how much of a cell is right, at least; what it looks like where there is room for one character; its colour
+SHADES = (
+    (1.0, "█", "green"),
+    (0.9, "▓", "yellow"),
+    (0.5, "▒", "orange3"),
+    (1e-9, "░", "red"),
+    (0.0, "·", "red"),
+)
+WIDE_CELLS = 15  # so many columns, and no more, have room for percentages
+
+
+def show_grid(console: Console, grid: Grid, trained: int) -> None:
+    """A heat map: a row for each length of the first operand, a column for each of the second.
+
+    Lines mark the longest operands of the training data, `trained` digits. A percentage is rounded down, so
+    that 100 means all.
+    """
+    lengths, wide = grid.lengths.tolist(), len(grid.lengths) <= WIDE_CELLS
+    width, margin = (4 if wide else 1), len(str(lengths[-1]))
+    inside = sum(length <= trained for length in lengths)
+    console.print(Text(headline(grid.answers), style="bold"))
+    console.print("digits of the first operand downwards, of the second to the right\n")
+    if wide:
+        console.print(_ruled(" " * margin, [Text(f"{length:>4}") for length in lengths], inside))
+    for row, length in enumerate(lengths):
+        if row == inside > 0:
+            console.print(_ruled(" " * margin, [Text("─" * width)] * len(lengths), inside, "┼"))
+        counts = zip(grid.correct[row].tolist(), grid.num_examples[row].tolist(), strict=True)
+        cells = [_cell(Count(right, of), wide) for right, of in counts]
+        console.print(_ruled(f"{length:>{margin}}", cells, inside))
+    if not wide:
+        console.print(f"\n{lengths[0]} to {lengths[-1]} digits; █ all right, ▓ 90%, ▒ 50%, ░ some, · none")
+
+
+def _ruled(head: str, cells: list[Text], inside: int, bar: str = "│") -> Text:
+    """A line of the heat map: its head and cells, with a bar behind the first `inside` of them."""
+    line = Text(head + " ")
+    for column, cell in enumerate(cells):
+        line.append(bar if column == inside > 0 else "").append_text(cell)
+    return line
+
+
+def _cell(count: Count, wide: bool) -> Text:
+    if not count.num_examples:
+        return Text("    " if wide else " ")
+    _, shade, colour = next(entry for entry in SHADES if count.exact_match >= entry[0])
+    return Text(f"{int(100 * count.exact_match):>4}" if wide else shade, style=colour)

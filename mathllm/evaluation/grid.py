@@ -1,0 +1,111 @@
+"""Exact match by the lengths of both operands: how far beyond its training a model is right, and where it breaks.
+
+grid = evaluate_grid(checkpoint.model, checkpoint.notation, code, limit=100, step=10, per_cell=20)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mathllm.errors import UsageError
+from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.exact_match import judge
+from mathllm.formats import Format
+from mathllm.model import Transformer
+from mathllm.tasks import TASKS, Problems, make_problems
+from mathllm.tasks.base import select
+from mathllm.tasks.numbers import Ints, compare, random_digits
+
+CHUNK_TOKENS = 1 << 22  # of problems judged at once
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Right answers and problems [L, L] by the number of digits of the first and of the second operand.
+
+    `lengths` [L] are those numbers of digits. Cells without problems are differences that would be negative.
+    """
+
+    lengths: Ints
+    correct: Ints
+    num_examples: Ints
+    seconds: float
+
+    @property
+    def answers(self) -> Count:
+        return Count(int(self.correct.sum()), int(self.num_examples.sum()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for a JSON document: rows are lengths of the first operand."""
+        answers = self.answers
+        return {
+            "exact_match": answers.exact_match,
+            "exact_match_ci95": list(answers.interval),
+            "correct": answers.correct,
+            "num_examples": answers.num_examples,
+            "grid_lengths": self.lengths.tolist(),
+            "grid_correct": self.correct.tolist(),
+            "grid_num_examples": self.num_examples.tolist(),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def grid_lengths(limit: int, step: int) -> Ints:
+    """1 and the multiples of `step` up to `limit`. Raises UsageError where there are none."""
+    if limit < 1 or not 1 <= step <= limit:
+        raise UsageError(f"a grid up to {limit} in steps of {step} has no cells", "for example --grid 100")
+    return np.unique([1, *range(step, limit + 1, step)])
+
+
+def draw_cells(lengths: Ints, per_cell: int, code: int, signed: bool, seed: int = 0) -> tuple[Problems, Ints]:
+    """Random problems for every pair of lengths, and the cell [N, 2] of each, as indexes into `lengths`."""
+    cells = np.stack(np.meshgrid(np.arange(len(lengths)), np.arange(len(lengths)), indexing="ij"), -1)
+    ordered = TASKS[code].name == "subtraction" and not signed
+    cells = cells.reshape(-1, 2)
+    cells = np.repeat(cells[cells[:, 0] >= cells[:, 1]] if ordered else cells, per_cell, axis=0)
+    rng = np.random.default_rng([seed, code])
+    digits = random_digits(rng, lengths[cells], int(lengths.max()))
+    if ordered:  # two of one length may stand in the wrong order
+        digits = select(compare(digits[:, 0], digits[:, 1]) < 0, digits[:, ::-1], digits)
+    return make_problems(digits, code), cells
+
+
+def evaluate_grid(
+    model: Transformer,
+    notation: Format,
+    code: int,
+    limit: int,
+    step: int = 1,
+    per_cell: int = 10,
+    signed: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Grid:
+    """Exact match of a task on random operands of every pair of lengths; `progress` gets problems done and in all.
+
+    Raises UsageError where the longest text is longer than the model can write.
+    """
+    started = time.perf_counter()
+    lengths = grid_lengths(limit, step)
+    problems, cells = draw_cells(lengths, per_cell, code, signed)
+    longest = notation.longest((code,), limit, 2, signed)
+    if longest > model.max_length:
+        raise UsageError(
+            f"numbers of {limit} digits take up to {longest:,} tokens, and this model writes at most "
+            f"{model.max_length:,}",
+            "give a smaller --grid, or train with a larger --max-length",
+        )
+    correct, num_examples = np.zeros((2, len(lengths), len(lengths)), np.int64)
+    rows = max(1, CHUNK_TOKENS // longest)
+    for start in range(0, len(problems), rows):
+        part = slice(start, start + rows)
+        right = judge(model, notation, problems[part]).answer_correct
+        np.add.at(correct, tuple(cells[part].T), right)
+        np.add.at(num_examples, tuple(cells[part].T), 1)
+        if progress is not None:
+            progress(min(start + rows, len(problems)), len(problems))
+    return Grid(lengths, correct, num_examples, time.perf_counter() - started)

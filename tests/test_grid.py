@@ -1,0 +1,123 @@
+"""Exact match by the lengths of both operands: what is drawn, what is counted, and what is shown."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from judged import CONFIG, half_trained
+from rich.console import Console
+from trained import trained_checkpoint
+from typer.testing import CliRunner
+
+from mathllm.cli.main import app
+from mathllm.config import DataConfig
+from mathllm.errors import UsageError
+from mathllm.evaluation.exact_match import judge
+from mathllm.evaluation.grid import Grid, draw_cells, evaluate_grid, grid_lengths
+from mathllm.evaluation.show import show_grid
+from mathllm.formats import get_format
+from mathllm.model.checkpoint import save_model
+from mathllm.tasks import answer
+
+ADDITION, SUBTRACTION = 0, 1
+
+
+def test_the_lengths_of_a_grid() -> None:
+    assert grid_lengths(5, 1).tolist() == [1, 2, 3, 4, 5]
+    assert grid_lengths(30, 10).tolist() == [1, 10, 20, 30]
+    assert grid_lengths(35, 10).tolist() == [1, 10, 20, 30]
+    with pytest.raises(UsageError, match="has no cells"):
+        grid_lengths(5, 6)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("code", [ADDITION, SUBTRACTION])
+def test_every_cell_has_problems_of_its_lengths(code: int, signed: bool) -> None:
+    lengths = np.array([1, 3, 12])
+    problems, cells = draw_cells(lengths, 7, code, signed)
+    assert (problems.lengths == lengths[cells]).all()
+    found = {(int(a), int(b)): int((cells == (a, b)).all(1).sum()) for a, b in cells}
+    ordered = code == SUBTRACTION and not signed
+    assert found == {(a, b): 7 for a in range(3) for b in range(3) if a >= b or not ordered}
+    assert answer(problems).negative.any() == (code == SUBTRACTION and signed)
+    again, _ = draw_cells(lengths, 7, code, signed)
+    assert (again.operands == problems.operands).all()
+
+
+def test_a_grid_counts_what_judging_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, notation = half_trained(), get_format("column")
+    problems, cells = draw_cells(np.array([1, 2]), 30, ADDITION, signed=False)
+    right = judge(model, notation, problems).answer_correct
+    monkeypatch.setattr("mathllm.evaluation.grid.CHUNK_TOKENS", 500)  # many chunks
+    seen: list[tuple[int, int]] = []
+    grid = evaluate_grid(model, notation, ADDITION, 2, 1, 30, progress=lambda *done: seen.append(done))
+    for a in range(2):
+        for b in range(2):
+            cell = (cells == (a, b)).all(1)
+            assert (grid.correct[a, b], grid.num_examples[a, b]) == (right[cell].sum(), 30)
+    assert 0 < grid.answers.correct < grid.answers.num_examples == 120
+    assert seen[-1] == (120, 120)
+    assert len(seen) > 3
+
+
+def test_too_long_for_the_model() -> None:
+    with pytest.raises(UsageError, match="this model writes at most"):
+        evaluate_grid(half_trained(), get_format("column"), ADDITION, 50)
+
+
+def shown(grid: Grid, trained: int) -> list[str]:
+    out = io.StringIO()
+    show_grid(Console(file=out, width=100, highlight=False), grid, trained)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_a_small_grid_shows_percentages_rounded_down_and_where_training_ends() -> None:
+    correct = np.array([[10, 10, 0], [10, 9, 0], [0, 0, 0]])
+    examples = np.array([[10, 10, 10], [10, 10, 10], [10, 10, 0]])
+    assert shown(Grid(np.array([1, 5, 10]), correct, examples, 1.0), trained=5)[3:] == [
+        "      1   5│  10",
+        " 1  100 100│   0",
+        " 5  100  90│   0",
+        "   ────────┼────",
+        "10    0   0│",
+    ]
+    almost = Grid(np.array([1]), np.array([[999]]), np.array([[1000]]), 1.0)
+    assert shown(almost, trained=1)[-1] == "1   99"
+
+
+def test_a_large_grid_shows_shades() -> None:
+    lengths = np.arange(1, 21)
+    examples = np.full((20, 20), 10)
+    correct = np.where(lengths[:, None] + lengths > 20, 0, 10)
+    correct[0, :4] = 9, 5, 1, 0
+    lines = shown(Grid(lengths, correct, examples, 1.0), trained=2)
+    assert any(line.startswith(" 1 ▓▒│░·████") for line in lines)
+    assert any(line.startswith("20 ··│····") for line in lines)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    checkpoint, out = str(trained_checkpoint()), tmp_path / "grid.json"
+    options = ["eval", "--checkpoint", checkpoint, "--grid", "2", "--per-cell", "20"]
+    result = CliRunner().invoke(app, [*options, "--output-file", str(out)])
+    assert result.exit_code == 0, result.output
+    document = json.loads(out.read_text(encoding="utf-8"))
+    addition = document["tasks"]["addition"]
+    assert addition["grid_correct"][0][0] == 20, "it knows all problems of one digit"
+    assert addition["grid_correct"][1][1] < 20, "and no others"
+    assert addition["num_examples"] == 80
+    assert document["trained_up_to_digits"] == 1
+    assert f"({addition['correct']} of 80;" in result.stdout
+    assert json.loads(CliRunner().invoke(app, [*options, "--json"]).stdout)["tasks"].keys() == {"addition"}
+    assert CliRunner().invoke(app, [*options, "--fail-under", "1"]).exit_code == 3
+    both = CliRunner().invoke(app, [*options, "--exhaustive", "9"])
+    assert isinstance(both.exception, UsageError)
+
+
+def test_a_grid_for_each_task(tmp_path: Path) -> None:
+    save_model(tmp_path, half_trained(), CONFIG, DataConfig(task="addition,subtraction", max_digits=2))
+    result = CliRunner().invoke(app, ["eval", "--checkpoint", str(tmp_path), "--grid", "2", "--json"])
+    tasks = json.loads(result.stdout)["tasks"]
+    assert tasks["addition"]["num_examples"] == 40
+    assert tasks["subtraction"]["grid_num_examples"] == [[10, 0], [10, 10]]
