@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from mathllm.tasks.base import MAX_OPERANDS, Problems, Sampling, draw_chains, draw_operands, select
@@ -31,10 +29,7 @@ class Addition:
         if how.method == "balanced":
             chains = operands.copy()
             chains[:, :2] = draw_chains(rng, n, how.max_digits, overflow=True)
-            # and a third by digits: sums of a long and a short number are the last to be learned
-            by_digits = draw_operands(rng, n, how.max_operands, replace(how, method="digits"))
-            kind = rng.integers(0, 3, n)
-            operands = select(kind == 0, chains, select(kind == 1, by_digits, operands))
+            operands = select(rng.random(n) < 1 / 3, chains, operands)
         return operands
 
     def answer(self, problems: Problems) -> Numbers:

@@ -74,8 +74,8 @@ class Sampling:
 
     `digits`: every operand's number of digits is uniform from 1 to max_digits (the default);
     `uniform`: operands are uniform from 0 to 10**max_digits - 1;
-    `balanced`: some as `uniform`, some built so that the longest chain of carries (or borrows) and the numbers
-    of digits are spread evenly: neither large numbers, nor small ones, nor 99+1 and 100-99 are rare.
+    `balanced`: a third each as `digits`, as `uniform`, and built so that the longest chain of carries (or
+    borrows) is spread evenly: neither large numbers, nor small ones, nor 99+1 and 100-99 are rare.
     """
 
     max_digits: int = 3
@@ -118,11 +118,17 @@ class Task(Protocol):
 
 
 def draw_operands(rng: np.random.Generator, n: int, operands: int, how: Sampling) -> Digits:
-    """Operands [n, operands, max_digits], uniform in number of digits for `digits`, else in value."""
+    """Operands [n, operands, max_digits], uniform in number of digits, or in value, or half of them in each.
+
+    The last is for `balanced`, of which the caller makes the other third: see draw_chains.
+    """
     shape = (n, operands, how.max_digits)
-    if how.method != "digits":
+    if how.method == "uniform":
         return rng.integers(0, 10, shape, dtype=np.uint8)
-    return random_digits(rng, rng.integers(1, how.max_digits + 1, shape[:2]), how.max_digits)
+    by_digits = random_digits(rng, rng.integers(1, how.max_digits + 1, shape[:2]), how.max_digits)
+    if how.method == "digits":
+        return by_digits
+    return select(rng.random(n) < 0.5, rng.integers(0, 10, shape, dtype=np.uint8), by_digits)
 
 
 # what a digit may be in one column: 0 beyond the number, 1..9 on top of a long one, else anything

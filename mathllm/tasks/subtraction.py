@@ -33,7 +33,7 @@ class Subtraction:
             parts = draw_chains(rng, n, how.max_digits, overflow=False)
             total = add(parts)[:, : how.max_digits]
             chains = np.stack([total, parts[:, 0]], axis=1)
-            operands = select(rng.random(n) < 0.5, chains, operands)
+            operands = select(rng.random(n) < 1 / 3, chains, operands)
         if how.signed:
             flip = rng.random(n) < 0.5
         else:
