@@ -462,7 +462,7 @@ def test_help_answers_without_torch_and_shows_every_default() -> None:
     for words in (
         "[default: small]",
         "[default: rope]",
-        "[default: 256]",
+        "[default: 128]",
         "[default: muon]",
         "[default: 0.003]",
     ):

@@ -251,7 +251,7 @@ def test_completing(script, settings, completed):
     # a parrot counts what it wrote by its cache, and here each token is asked for with a new one
     script_ids = solver.model.script
     prompt = len(solver.notation.prompts(parse_expression("7+0"))[0][0]) - 2
-    solver.model.forward = lambda tokens, cache: (
+    solver.model.forward = lambda tokens, places, cache: (
         torch.nn.functional.one_hot(
             torch.full(tokens.shape, script_ids[min(tokens.shape[1] - prompt, len(script_ids) - 1)]), 16
         )
