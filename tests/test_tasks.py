@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import ALL_FORMATS, Question, arrays, ask, batches, integers_of, questions, questions_of
+from strategies import (
+    ALL_FORMATS,
+    SYMBOLS,
+    Question,
+    arrays,
+    ask,
+    batches,
+    integers_of,
+    questions,
+    questions_of,
+)
 
 from mathllm.errors import UsageError
 from mathllm.tasks import (
@@ -150,7 +160,7 @@ def assert_even(values: np.ndarray, possible: range) -> None:
     counts = Counter(values.ravel().tolist())
     assert set(counts) == set(possible)
     for count in counts.values():
-        assert abs(count - values.size * share) < slack
+        assert abs(count - values.size * share) <= slack
 
 
 @pytest.mark.parametrize("names", TASK_NAMES)
@@ -181,20 +191,37 @@ def test_signed_subtraction_is_negative_half_the_time() -> None:
     assert abs(negative.mean() - 0.5) < 0.02
 
 
-@pytest.mark.parametrize("names", TASK_NAMES)
-def test_balanced_sampling_makes_long_chains_frequent(names: str) -> None:
-    balanced = Counter(chain_lengths(draw("balanced", names, max_digits=8)).tolist())
-    digits = Counter(chain_lengths(draw("digits", names, max_digits=8)).tolist())
-    for chain in range(4, 8):
-        assert balanced[chain] > 1.5 * digits[chain]
-    long = [sum(n for chain, n in counts.items() if chain >= 5) for counts in (balanced, digits)]
-    assert long[0] > 2000 > 4 * long[1]
+@pytest.mark.parametrize("max_digits", [1, 3, 8])
+@pytest.mark.parametrize("max_operands", [2, 5])
+def test_balanced_sums_are_even_in_digits_of_the_answer_and_in_chains(
+    max_digits: int, max_operands: int
+) -> None:
+    problems = draw("balanced", max_digits=max_digits, max_operands=max_operands)
+    lengths, chains = answer(problems).lengths, chain_lengths(problems)
+    assert_even(lengths, range(1, max_digits + 2))
+    for length in range(
+        1, max_digits + 1
+    ):  # such a sum has a carry into any of its digits but the first, or none
+        assert_even(chains[lengths == length], range(length))
+    assert_even(chains[lengths > max_digits], range(1, max_digits + 1))
+
+
+@pytest.mark.parametrize("max_digits", [1, 3, 8])
+@pytest.mark.parametrize("signed", [False, True])
+def test_balanced_differences_are_even_in_digits_of_the_answer_and_in_chains(
+    max_digits: int, signed: bool
+) -> None:
+    problems = draw("balanced", "subtraction", max_digits=max_digits, signed=signed)
+    lengths, chains = answer(problems).lengths, chain_lengths(problems)
+    assert_even(lengths, range(1, max_digits + 1))
+    for length in range(1, max_digits + 1):
+        assert_even(chains[lengths == length], range(max_digits))
 
 
 @pytest.mark.parametrize("names", TASK_NAMES)
 @pytest.mark.parametrize("max_digits", [1, 2, 3])
 def test_balanced_sampling_leaves_out_no_problem(names: str, max_digits: int) -> None:
-    """Every pair of one digit, and chains and lengths of every combination, come up."""
+    """Every pair of one digit, and lengths of every combination, come up."""
     problems = draw("balanced", names, max_digits=max_digits)
     combinations = set(map(tuple, np.sort(problems.lengths, 1).tolist()))
     assert combinations == {(a, b) for b in range(1, max_digits + 1) for a in range(1, b + 1)}
@@ -203,15 +230,29 @@ def test_balanced_sampling_leaves_out_no_problem(names: str, max_digits: int) ->
         assert pairs == {(a, b) for a in range(10) for b in range(10) if names == "addition" or a >= b}
 
 
-def test_the_famous_hard_problems_are_not_rare() -> None:
-    for text, names in (("99+1", "addition"), ("1+99", "addition"), ("100-99", "subtraction")):
-        wanted = arrays([ask(text)], spare_digits=3 - ask(text).width).operands
-        found = {
-            method: int((draw(method, names, n=100_000).operands == wanted).all((1, 2)).sum())
-            for method in SAMPLINGS
-        }
-        assert found["balanced"] > 20, found  # once in two thousand problems
-        assert found["balanced"] > 1.5 * max(found["digits"], found["uniform"]), found
+def test_several_samplings_give_equal_shares_of_each() -> None:
+    """Among pairs of one digit, sums above 9 are half of the balanced and 45 of 100 of the uniform ones."""
+    carries = [
+        chain_lengths(draw(method, max_digits=1, n=200_000)).mean()
+        for method in ("balanced", "uniform", "balanced,uniform")
+    ]
+    assert carries == pytest.approx([0.5, 0.45, 0.475], abs=0.005)
+
+
+@pytest.mark.parametrize("text", ["99+1", "100-99", "9999+1", "10000-9999"])
+def test_the_famous_hard_problems_are_not_rare(text: str) -> None:
+    question = ask(text)
+    wanted = hash_problems(arrays([question]))  # 99+1 and 1+99 are one
+    digits, uniform, balanced = (
+        int((hash_problems(drawn) == wanted).sum())
+        for drawn in (
+            draw(method, SYMBOLS[question.symbol], n=200_000, max_digits=question.width)
+            for method in ("digits", "uniform", "balanced")
+        )
+    )
+    assert balanced > max(20, 3 * uniform)  # once in ten thousand problems, or more often
+    if question.width > 3:  # long chains never come up by themselves
+        assert balanced > 10 * digits
 
 
 def test_the_same_generator_gives_the_same_problems() -> None:

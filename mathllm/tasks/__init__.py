@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.tasks.addition import Addition
-from mathllm.tasks.base import SAMPLINGS, Problems, Sampling, Task, concatenate, make_problems
+from mathllm.tasks.base import Problems, Task, concatenate, make_problems
 from mathllm.tasks.numbers import Ints, Numbers, widen
+from mathllm.tasks.sampling import SAMPLINGS, Sampling
 from mathllm.tasks.subtraction import Subtraction
 
 TASKS: tuple[Task, ...] = (Addition(), Subtraction())
@@ -53,14 +54,15 @@ def get_tasks(names: str | Sequence[str]) -> tuple[int, ...]:
 
 
 def sample(rng: np.random.Generator, n: int, codes: Sequence[int], how: Sampling) -> Problems:
-    """n problems, each task with equal probability and each number of operands from 2 up too."""
-    code = np.array(codes, np.uint8)[rng.integers(0, len(codes), n)]
+    """n problems; tasks, methods of sampling and numbers of operands (2 and up) each with equal probability."""
+    code, method = rng.integers(0, len(codes), n), rng.integers(0, len(how.methods), n)
     parts, order = [], []
-    for one in codes:
-        rows = np.flatnonzero(code == one)
-        operands = TASKS[one].sample(rng, len(rows), how)
-        counts = rng.integers(2, operands.shape[1] + 1, len(rows))
-        parts.append(make_problems(operands, one, counts))
+    for i, j in np.ndindex(len(codes), len(how.methods)):
+        rows = np.flatnonzero((code == i) & (method == j))
+        task = TASKS[codes[i]]
+        counts = rng.integers(2, min(how.max_operands, task.max_operands) + 1, len(rows))
+        operands = task.sample(rng, counts, how.methods[j], how)
+        parts.append(make_problems(operands, codes[i], counts))
         order.append(rows)
     return concatenate(parts)[np.argsort(np.concatenate(order))]
 

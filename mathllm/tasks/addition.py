@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.tasks.base import MAX_OPERANDS, Problems, Sampling, draw_chains, draw_operands, select
+from mathllm.tasks.base import Problems
 from mathllm.tasks.numbers import (
     Digits,
     Ints,
@@ -14,6 +14,7 @@ from mathllm.tasks.numbers import (
     longest_run,
     significant,
 )
+from mathllm.tasks.sampling import MAX_OPERANDS, Sampling, draw_operands, draw_sums
 from mathllm.tokenizer import PLUS
 
 
@@ -24,13 +25,10 @@ class Addition:
     commutative = True
     max_operands = MAX_OPERANDS
 
-    def sample(self, rng: np.random.Generator, n: int, how: Sampling) -> Digits:
-        operands = draw_operands(rng, n, how.max_operands, how)
-        if how.method == "balanced":
-            chains = operands.copy()
-            chains[:, :2] = draw_chains(rng, n, how.max_digits, overflow=True)
-            operands = select(rng.random(n) < 1 / 3, chains, operands)
-        return operands
+    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
+        if method == "balanced":
+            return draw_sums(rng, counts, how.max_digits)
+        return draw_operands(rng, counts, method, how.max_digits)
 
     def answer(self, problems: Problems) -> Numbers:
         return significant(add(problems.operands))

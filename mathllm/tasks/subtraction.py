@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.tasks.base import Problems, Sampling, draw_chains, draw_operands, select
+from mathllm.tasks.base import Problems, select
 from mathllm.tasks.numbers import (
     Bools,
     Digits,
@@ -16,6 +16,7 @@ from mathllm.tasks.numbers import (
     longest_run,
     significant,
 )
+from mathllm.tasks.sampling import Sampling, draw_differences, draw_operands
 from mathllm.tokenizer import MINUS
 
 
@@ -26,16 +27,14 @@ class Subtraction:
     commutative = False
     max_operands = 2
 
-    def sample(self, rng: np.random.Generator, n: int, how: Sampling) -> Digits:
-        operands = draw_operands(rng, n, 2, how)
-        if how.method == "balanced":
-            # a - b = c borrows exactly where b + c = a carries
-            parts = draw_chains(rng, n, how.max_digits, overflow=False)
-            total = add(parts)[:, : how.max_digits]
-            chains = np.stack([total, parts[:, 0]], axis=1)
-            operands = select(rng.random(n) < 1 / 3, chains, operands)
+    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
+        if method == "balanced":
+            parts = draw_differences(rng, len(counts), how.max_digits)
+            operands = np.stack([add(parts)[:, : how.max_digits], parts[:, 1]], axis=1)
+        else:
+            operands = draw_operands(rng, counts, method, how.max_digits)
         if how.signed:
-            flip = rng.random(n) < 0.5
+            flip = rng.random(len(counts)) < 0.5
         else:
             flip = compare(operands[:, 0], operands[:, 1]) < 0
         return select(flip, operands[:, ::-1], operands)

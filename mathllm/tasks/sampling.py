@@ -1,0 +1,123 @@
+"""How operands are drawn: by number of digits, by value, or so that answers and carries are spread evenly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mathllm.errors import UsageError, unknown_choice
+from mathllm.tasks.numbers import Digits, Ints, random_digits
+
+SAMPLINGS = ("digits", "uniform", "balanced")
+MAX_OPERANDS = 100  # a carry has at most two digits then; nothing else depends on it
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How operands are drawn.
+
+    `digits`: every operand's number of digits is uniform from 1 to max_digits (the default);
+    `uniform`: operands are uniform from 0 to 10**max_digits - 1;
+    `balanced`: the answer's number of digits is uniform, and so is the longest chain of carries (or borrows) that
+    such an answer can have: 99+1 and 100-99 are not rare;
+    several, like `digits,balanced`: equal shares of each.
+    """
+
+    max_digits: int = 3
+    max_operands: int = 2
+    method: str = "digits"
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method not in SAMPLINGS:
+                raise unknown_choice("sampling", method, SAMPLINGS)
+        if len(set(self.methods)) < len(self.methods):
+            raise UsageError(f"name each sampling once, not {self.method!r}")
+        if self.max_digits < 1:
+            raise UsageError(f"max_digits must be at least 1, not {self.max_digits}")
+        if not 2 <= self.max_operands <= MAX_OPERANDS:
+            raise UsageError(f"max_operands must be from 2 to {MAX_OPERANDS}, not {self.max_operands}")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The single methods that `method` names."""
+        return tuple(name.strip() for name in self.method.split(","))
+
+
+def draw_operands(rng: np.random.Generator, counts: Ints, method: str, max_digits: int) -> Digits:
+    """Operands [n, max(counts), max_digits] by `digits` or `uniform`, where row i has counts[i] of them."""
+    shape = (len(counts), int(counts.max(initial=2)))
+    if method == "uniform":
+        return rng.integers(0, 10, (*shape, max_digits), dtype=np.uint8)
+    return random_digits(rng, rng.integers(1, max_digits + 1, shape), max_digits)
+
+
+def draw_sums(rng: np.random.Generator, counts: Ints, max_digits: int) -> Digits:
+    """Operands [n, max(counts), max_digits] of sums, even in digits of the answer and in the longest chain.
+
+    Exact for up to five operands a row; more of them have larger leading digits than a column without a carry can
+    hold.
+    """
+    n = len(counts)
+    answer = rng.integers(1, max_digits + 2, n)  # digits of the sum
+    overflow = answer > max_digits  # longer than any operand: the chain has to leave the top column
+    chain = rng.integers(overflow, answer)
+    span = answer - 1 - chain
+    start = np.where(overflow, span, rng.integers(0, span + 1))
+    # a chain that reaches the sum's top digit leaves the operands one digit shorter, or not
+    shorter = overflow | ((chain > 0) & (start == span) & (rng.random(n) < 0.5))
+    longest = answer - shorter
+    lengths = rng.integers(1, longest[:, None] + 1, (n, int(counts.max(initial=2))))
+    lengths[:, 0] = longest
+    # a chain begins where two digits meet
+    lengths[:, 1] = rng.integers(np.where(chain > 0, start, 0), longest) + 1
+    present = np.arange(lengths.shape[1]) < counts[:, None]
+    operands = _fill_columns(rng, lengths * present, start, chain, max_digits)
+    order = np.argsort(np.where(present, rng.random(present.shape), 2), axis=1)
+    shuffled: Digits = np.take_along_axis(operands, order[..., None], 1)
+    return shuffled
+
+
+def draw_differences(rng: np.random.Generator, n: int, max_digits: int) -> Digits:
+    """Differences and subtrahends [n, 2, max_digits], even in digits of the difference and in the longest chain.
+
+    a - b = c borrows exactly where c + b = a carries, so a chain of borrows is drawn as one of carries. The sum has
+    at most max_digits digits.
+    """
+    difference = rng.integers(1, max_digits + 1, n)  # its digits
+    chain = rng.integers(0, max_digits, n)
+    start = rng.integers(0, np.minimum(difference, max_digits - chain))
+    end = np.where(chain > 0, start + chain, 0)
+    # a chain begins where two digits meet, and runs through the digits of one of them
+    least = np.where(difference >= end, np.where(chain > 0, start, 0), end - 1)
+    subtrahend = rng.integers(least, max_digits) + 1
+    return _fill_columns(rng, np.stack([difference, subtrahend], 1), start, chain, max_digits)
+
+
+def _fill_columns(rng: np.random.Generator, lengths: Ints, start: Ints, chain: Ints, width: int) -> Digits:
+    """Operands [n, K, width] of these lengths [n, K] that carry in `chain` columns from `start` and nowhere else.
+
+    A column's total is uniform among those that carry, or do not, as planned (where digits allow it).
+    """
+    operands = np.zeros((*lengths.shape, width), np.uint8)
+    carry = np.zeros(len(lengths), np.int64)
+    for place in range(width):
+        least = ((place == lengths - 1) & (lengths > 1)).astype(np.int64)  # no leading zero
+        most = 9 * (place < lengths)
+        bottom, top = least.sum(1), most.sum(1)
+        carries = (start <= place) & (place < start + chain)
+        low = np.where(carries, np.maximum(bottom, 10 - carry), bottom)
+        high = np.where(carries, top, np.minimum(top, 9 - carry))
+        possible = low <= high
+        total = rng.integers(np.where(possible, low, bottom), np.where(possible, high, top) + 1)
+        carry = (total + carry) // 10
+        for k in range(lengths.shape[1]):
+            bottom, top = bottom - least[:, k], top - most[:, k]  # of the operands that are left
+            digit = rng.integers(
+                np.maximum(least[:, k], total - top), np.minimum(most[:, k], total - bottom) + 1
+            )
+            operands[:, k, place] = digit
+            total = total - digit
+    return operands
