@@ -150,6 +150,18 @@ def test_every_bad_row_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert [line.split(":")[1] for line in shown] == [str(2 * n) for n in range(1, 501)]
 
 
+def test_one_long_row_among_many_is_refused_before_it_fills_the_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mathllm.data.importing._MOST_BYTES", 500_000)
+    long = "9" * 1000
+    path = text_file(tmp_path / "equations.txt", ["1+1=2"] * 500 + [f"{long}+0={long}"])
+    with pytest.raises(DataError, match=r"2 operands of 1,000 digits") as refused:
+        read_problems(path)
+    assert refused.value.hint == "put the longest rows into a file of their own"
+    assert len(read_problems(text_file(tmp_path / "long.txt", [f"{long}+0={long}"]))) == 1
+
+
 def test_a_cell_of_several_lines_is_named_by_its_first(tmp_path: Path) -> None:
     path = text_file(tmp_path / "e.csv", ["equation", "1+1=2", '"2+2=5', '"', "3+3=6"])
     with pytest.raises(DataError, match=r"e.csv:3: ") as refused:

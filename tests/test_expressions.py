@@ -105,6 +105,13 @@ def test_what_is_no_problem_is_refused_where_it_goes_wrong(text: str, position: 
     assert of_rows.value.hint == caught.value.hint
 
 
+@pytest.mark.parametrize(("text", "position"), [("1 2+3", 2), ("12+3\t 4=", 6)])
+def test_white_space_inside_a_number_is_refused(text: str, position: int) -> None:
+    with pytest.raises(ExpressionError, match="white space inside a number") as caught:
+        parse_expression(text)
+    assert caught.value.position == position
+
+
 @given(st.text(max_size=20) | typed)
 @example("12+34=")
 def test_any_text_is_a_problem_or_an_error_with_its_place(text: str) -> None:

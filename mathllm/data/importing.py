@@ -29,6 +29,7 @@ COLUMN = "equation"
 _BATCH_CHARACTERS = 1 << 22
 _BATCH_ROWS = 1 << 15
 _BATCH_TOKENS = 1 << 23  # of rows padded to the longest: one very long row must not blow up the others
+_MOST_BYTES = 1 << 32  # of all problems of a file
 _FOREIGN = re.compile(r"[^0-9+\-= \t\r\v\f\n]")
 
 # line numbers, equations, and by row why it has none
@@ -61,7 +62,20 @@ def read_problems(path: Path) -> Problems:
         total = sum(map(len, parts))
         message = f"{len(refused):,} of the {total:,} rows of {path} cannot be used"
         raise DataError("\n  ".join([message, *refused]), "mend these lines or take them out")
+    _refuse_widening(path, parts)
     return concatenate(parts)
+
+
+def _refuse_widening(path: Path, parts: Sequence[Problems]) -> None:
+    """Raises DataError where a few long rows would make the arrays of all the others that long, too."""
+    operands, digits = (max(part.operands.shape[axis] for part in parts) for axis in (1, 2))
+    size = sum(map(len, parts)) * operands * digits
+    if size > _MOST_BYTES:
+        raise DataError(
+            f"the problems of {path} would take {size / 2**30:,.1f} GiB of memory: every row is held as wide as the "
+            f"widest, {operands} operands of {digits:,} digits",
+            "put the longest rows into a file of their own",
+        )
 
 
 def _batches(path: Path, handle: TextIO) -> Iterator[Rows]:

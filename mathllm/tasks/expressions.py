@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,8 +20,11 @@ MAX_DIGITS = 4000
 def parse_expression(text: str) -> Problems:
     """One problem from `12+34` or `12+34=`.
 
-    Raises ExpressionError with the position of the first character that does not belong there.
+    Raises ExpressionError with the position of the first character that does not belong there: white space
+    inside a number is one, since whoever typed `1 2+3` may have meant `1+2+3` as well as `12+3`.
     """
+    if gap := re.search(r"(?<=[0-9])\s+[0-9]", text):
+        raise ExpressionError("white space inside a number", text, gap.end() - 1, "write a problem like 12+34")
     ids = encode(text)[None]
     problems, good = problems_from_ids(*_without_equals(ids, np.array([ids.shape[1]])))
     if not good[0]:
