@@ -22,7 +22,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-POSITIONS = ("learned", "sinusoidal", "rope", "nope", "alibi", "coupled", "coupled-rope", "coupled-bias")
+POSITIONS = (
+    "learned",
+    "sinusoidal",
+    "rope",
+    "nope",
+    "alibi",
+    "fire",
+    "abacus",
+    "coupled",
+    "coupled-rope",
+    "coupled-bias",
+)
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
@@ -35,7 +46,8 @@ MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
 class ModelConfig:
     """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion
     together, and 0 means as long as the training data needs. `random_start` is the highest number that places
-    begin with in training, for positions that learn a vector for each place."""
+    begin with in training, for positions that learn a vector for each place. `loops` repeats the blocks, with the
+    same weights."""
 
     size: str = "small"
     layers: int = 4
@@ -50,13 +62,14 @@ class ModelConfig:
     qk_norm: bool = True
     qk_scale: float = 1.0
     random_start: int = 0
+    loops: int = 1
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
         _choice("position", self.position, POSITIONS)
         _choice("norm", self.norm, NORMS)
         _choice("activation", self.activation, ACTIVATIONS)
-        for name in ("layers", "hidden", "heads", "feed_forward"):
+        for name in ("layers", "hidden", "heads", "feed_forward", "loops"):
             _at_least(f"model.{name}", getattr(self, name), 1)
         _at_least("model.max_length", self.max_length, 0)
         for name in ("kv_heads", "random_start", "qk_scale"):

@@ -26,6 +26,7 @@ VARIANTS = {
     "swiglu": {"activation": "swiglu"},
     "no_qk_norm": {"qk_norm": False},
     "tied": {"tie_embeddings": True},
+    "loops": {"loops": 2},
 }
 
 
@@ -46,7 +47,8 @@ REVERSED = get_format("reversed")
 
 def located(model: Transformer, ids: torch.Tensor) -> torch.Tensor | None:
     """The places of ids (B, T) for a model that uses them."""
-    return torch.from_numpy(REVERSED.coordinates(ids.numpy())) if model.uses_places else None
+    tell = places_for(model, REVERSED)
+    return torch.from_numpy(tell(ids.numpy())) if tell else None
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,24 @@ def test_rows_that_end_leave_the_batch_and_change_nothing(model, monkeypatch):
         assert rows_of(written)[row] == expected
         np.testing.assert_allclose(written.log_probs[row, : len(log_probs)], log_probs, atol=2e-4)
     assert {END} >= set(written.ids[np.arange(written.ids.shape[1]) >= written.lengths[:, None]].tolist())
+
+
+@pytest.mark.parametrize("position", ["rope", "coupled-bias"])
+def test_long_prompts_are_read_in_pieces_without_a_difference(position, monkeypatch):
+    model, (prompts, lengths) = make_model(position=position), random_prompts(5, 12, 15)
+    told = places_for(model, REVERSED)
+    whole = generate(model, prompts, lengths, 8, places=told)
+    widths, forward = [], Transformer.forward
+
+    def watched(self, tokens, *rest):
+        widths.append(tokens.shape[1])
+        return forward(self, tokens, *rest)
+
+    monkeypatch.setattr(Transformer, "forward", watched)
+    monkeypatch.setattr(engine, "SCORES", 60)
+    pieces = generate(model, prompts, lengths, 8, places=told)
+    assert 1 < max(widths) < 6
+    assert rows_of(pieces) == rows_of(whole)
 
 
 def test_batch_size_is_only_a_matter_of_speed(model):

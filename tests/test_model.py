@@ -10,6 +10,7 @@ from torch import Tensor
 from mathllm.config import POSITIONS, SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
+from mathllm.inference.engine import places_for
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import load_checkpoint, save_model
 from mathllm.model.norms import EPSILON, rms_norm
@@ -27,6 +28,8 @@ VARIANTS = [
     {"activation": "swiglu"},
     {"qk_norm": False},
     {"tie_embeddings": True},
+    {"loops": 3},
+    {"loops": 2, "position": "fire"},
     {
         "kv_heads": 2,
         "norm": "layernorm",
@@ -55,7 +58,8 @@ def awake(config: ModelConfig, seed: int = 0) -> Transformer:
 
 def places(model: Transformer, ids: Tensor) -> Tensor | None:
     """The places of ids (B, T) for a model that uses them."""
-    return torch.from_numpy(get_format("reversed").coordinates(ids.numpy())) if model.uses_places else None
+    tell = places_for(model, get_format("reversed"))
+    return torch.from_numpy(tell(ids.numpy())) if tell else None
 
 
 def logits(model: Transformer, ids: Tensor) -> Tensor:
@@ -79,6 +83,8 @@ def formula(config: ModelConfig) -> int:
     positions = {
         "learned": config.max_length * hidden,
         "coupled": config.max_length * hidden,
+        "abacus": config.max_length * hidden,
+        "fire": config.layers * (2 * 32 + 33 * config.heads + 2),
         "coupled-bias": config.layers * config.heads * 4 + 2 * hidden,
     }.get(config.position, 0)
     return tables + positions + config.layers * block + norm
@@ -130,7 +136,7 @@ def test_every_parameter_learns(changes: dict[str, object]) -> None:
     assert idle == []
 
 
-@pytest.mark.parametrize("position", [name for name, scheme in SCHEMES.items() if not scheme.uses_places])
+@pytest.mark.parametrize("position", [name for name, scheme in SCHEMES.items() if not scheme.uses])
 def test_order_matters_in_every_scheme_that_knows_it(position: str) -> None:
     model, ids = awake(dataclasses.replace(TINY, layers=1, position=position)), some_ids(batch=1)
     swapped = ids.clone()

@@ -21,6 +21,7 @@ from mathllm.formats import get_format
 from mathllm.inference.solver import Solver
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import Checkpoint, save_model
+from mathllm.model.positions import Scheme
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import VOCAB_SIZE, encode
 
@@ -67,7 +68,8 @@ class Parrot(torch.nn.Module):
     """
 
     vocab_size = VOCAB_SIZE
-    num_parameters, cache_bytes, uses_places = 0, 1, False
+    num_parameters, cache_bytes = 0, 1
+    positions = Scheme  # that uses no places
 
     def __init__(self, text: str, max_length: int = 100, interrupt: int = -1) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class Parrot(torch.nn.Module):
         return logits
 
     class Cursor:
-        written = 0
+        written = length = 0
 
         def keep(self, rows: torch.Tensor) -> None:
             pass

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.errors import UsageError
-from mathllm.formats.places import answer_places, number_places
+from mathllm.formats.places import Coordinates, answer_places, number_places, run_positions
 from mathllm.tasks import TASKS, Problems, answer, answer_widths, concatenate
 from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids
 from mathllm.tasks.numbers import Bools, Ints, Numbers
@@ -202,10 +202,21 @@ class Format:
             announced = answer_widths(problems)
         return places + inside + answer_places(ids, answering, announced, self.least_significant_first)
 
-    def coordinates(self, ids: Ids) -> Ints:
-        """What a model that uses places is told of texts or prefixes: [N, T, 2], the place of each token, and its
-        segment, 0 in the prompt and 1 from the first `=` on."""
-        return np.stack([self.places(ids), np.cumsum(ids == EQUALS, 1) > 0], axis=-1)
+    def coordinates(self, ids: Ids, kind: Coordinates = "places") -> Ints:
+        """What a model is told of the tokens of texts or prefixes [N, T, 2]: first their `places`, or for `runs` the
+        position of each digit in its own number, from the left; then the segment, 1 from the first `=` on."""
+        first = self.places(ids) if kind == "places" else run_positions(ids < 10)
+        return np.stack([first, np.cumsum(ids == EQUALS, 1) > 0], axis=-1)
+
+    def check_coordinates(self, kind: Coordinates) -> None:
+        """Raises UsageError where this notation cannot tell a model what it is to be told."""
+        if kind == "places":
+            self.check_places()
+        elif not self.least_significant_first:
+            raise UsageError(
+                f"in format {self.name!r} the position of a digit in its number is not its place",
+                "use --format reversed: all numbers least significant digit first",
+            )
 
 
 def signed_slots(number: Numbers, widths: Ints | None, least_significant_first: bool) -> Slots:

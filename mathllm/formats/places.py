@@ -7,10 +7,15 @@ appended.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END, Ids
+
+# what a model can be told of a token beside its id: see Format.coordinates
+Coordinates = Literal["places", "runs"]
 
 
 def number_places(ids: Ids, where: Bools, least_significant_first: bool) -> Ints:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from mathllm.errors import UsageError
 from mathllm.formats import Format
 from mathllm.inference.sampling import SamplingParams, pick
 from mathllm.model import Transformer
+from mathllm.model.cache import KeyValueCache
 from mathllm.tokenizer import END, Ids
 
 Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
@@ -88,7 +90,7 @@ def decode(
         if places is not None:
             known = places(texts.cpu().numpy().astype(np.uint8))
             located = torch.from_numpy(known[:, -tokens.shape[1] :]).to(prompts.device)
-        logits = model(tokens, located, cache)[:, -1]  # (R, V)
+        logits = _append(model, tokens, located, cache)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
         ids, log_probs = pick(logits, params, generator)
@@ -109,9 +111,20 @@ def decode(
             texts = torch.cat([texts, tokens], dim=1)
 
 
+def _append(model: Transformer, tokens: Tensor, places: Tensor | None, cache: KeyValueCache) -> Tensor:
+    """Logits (R, V) for what follows the tokens (R, T), which go into the cache; long prompts piece by piece, so that
+    memory holds their scores."""
+    piece = max(1, SCORES // (len(tokens) * (cache.length + tokens.shape[1])))
+    for start in range(0, tokens.shape[1], piece):
+        part = slice(start, start + piece)
+        logits: Tensor = model(tokens[:, part], None if places is None else places[:, part], cache)
+    return logits[:, -1]
+
+
 def places_for(model: Transformer, notation: Format) -> Places | None:
     """What tells the model the places of texts in its notation; None for a model that does not use them."""
-    return notation.coordinates if model.uses_places else None
+    uses = model.positions.uses
+    return partial(notation.coordinates, kind=uses) if uses else None
 
 
 def generate(

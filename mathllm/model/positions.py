@@ -2,25 +2,28 @@
 
 Every scheme has the same three moments: `embed` may add to the token embeddings, `rotate` may turn queries and
 keys, `bias` may add to the attention scores. All see where tokens stand, never how long a text is, so cached
-decoding and training agree. Schemes with `uses_places` are told the digit place that each token is about.
+decoding and training agree. Some have to be told more than the order of tokens: what a scheme `uses`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mathllm.errors import unknown_choice
+from mathllm.formats.places import Coordinates
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where tokens stand: `index` (T) counts from the start of the text. For schemes that use places, `place`
-    (B, T) is the digit place that each token is about (units 1; 0: none), `segment` (B, T) is 1 from `=` on."""
+    """Where tokens stand: `index` (T) counts from the start of the text. For schemes that use more, `place` (B, T)
+    is the digit place that each token is about (units 1; 0: none), or the position of a digit in its own number,
+    and `segment` (B, T) is 1 from `=` on."""
 
     index: Tensor
     place: Tensor | None = None
@@ -30,7 +33,7 @@ class Where:
 class Scheme(nn.Module):
     """No position at all, if nothing is overridden: the causal mask alone tells order (arXiv 2305.19466)."""
 
-    uses_places = False
+    uses: ClassVar[Coordinates | None] = None
 
     def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class Rope(Scheme):
 class CoupledRope(Rope):
     """Rotary embedding over places instead of positions: digits that line up are turned alike."""
 
-    uses_places = True
+    uses: ClassVar[Coordinates | None] = "places"
 
     def rotate(self, x: Tensor, where: Where) -> Tensor:
         assert where.place is not None
@@ -109,7 +112,7 @@ class Coupled(Scheme):
     the batch has it added already. Tokens that are about no place share one vector.
     """
 
-    uses_places = True
+    uses: ClassVar[Coordinates | None] = "places"
 
     def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
         super().__init__(hidden, heads, layers, max_length)
@@ -120,6 +123,16 @@ class Coupled(Scheme):
         assert where.place is not None
         embedded: Tensor = x + self.table(where.place)
         return embedded
+
+
+class Abacus(Coupled):
+    """A trained vector per position of a digit in its own number (Abacus embeddings, arXiv 2405.17399).
+
+    Numbers have to be written least significant digit first for it to be the digit's place. The start is random
+    while training, as for `coupled`. The paper adds it to another scheme; here nothing else tells the order.
+    """
+
+    uses: ClassVar[Coordinates | None] = "runs"
 
 
 class Alibi(Scheme):
@@ -137,6 +150,33 @@ class Alibi(Scheme):
         return (-self.slopes[:, None, None] * distance)[None]
 
 
+class Fire(Scheme):
+    """A bias from the distance, relative to the query's position, by a small network (FIRE, arXiv 2310.04418).
+
+    b(i, j) = f(log(c (i - j) + 1) / log(c max(i, L) + 1)), with f of one hidden layer of 32, and c and L learned,
+    for each layer.
+    """
+
+    INNER, FREQUENCY, THRESHOLD = 32, 0.1, 512.0
+
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__(hidden, heads, layers, max_length)
+        self.networks = nn.ModuleList(
+            nn.Sequential(nn.Linear(1, self.INNER), nn.ReLU(), nn.Linear(self.INNER, heads))
+            for _ in range(layers)
+        )
+        self.frequency = nn.Parameter(torch.full((layers,), self.FREQUENCY))
+        self.threshold = nn.Parameter(torch.ones(layers))  # in units of THRESHOLD
+
+    def bias(self, layer: int, query: Where, key: Where) -> Tensor:
+        distance = (query.index[:, None] - key.index).clamp(min=0).float()  # (T, S): 0 where nothing is seen
+        frequency, threshold = self.frequency[layer].abs(), (self.threshold[layer] * self.THRESHOLD).abs()
+        most = torch.log(frequency * torch.maximum(query.index.float(), threshold) + 1)
+        relative = torch.log(frequency * distance + 1) / (most[:, None] + 1e-6)
+        by_head: Tensor = self.networks[layer](relative[..., None])  # (T, S, H)
+        return by_head.movedim(-1, 0)[None]
+
+
 class CoupledBias(Scheme):
     """A bias over the difference of places: a table where they touch (as T5's, arXiv 1910.10683), beyond it a
     decay that is linear as ALiBi's (arXiv 2108.12409) but learned, per layer and head.
@@ -146,7 +186,7 @@ class CoupledBias(Scheme):
     several places that hold up to the length seen in training. A vector tells the answer from the prompt.
     """
 
-    uses_places = True
+    uses: ClassVar[Coordinates | None] = "places"
     START = 3.0  # of the decay, in nats a place
     UNIT = 10.0  # parameters are stored divided by it, so that they learn that much faster
 
@@ -176,6 +216,8 @@ SCHEMES: dict[str, type[Scheme]] = {
     "rope": Rope,
     "nope": Scheme,
     "alibi": Alibi,
+    "fire": Fire,
+    "abacus": Abacus,
     "coupled": Coupled,
     "coupled-rope": CoupledRope,
     "coupled-bias": CoupledBias,

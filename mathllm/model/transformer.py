@@ -98,10 +98,11 @@ class Transformer(nn.Module):
         qk_norm: bool,
         qk_scale: float,
         tie_embeddings: bool,
+        loops: int = 1,
         vocab_size: int = VOCAB_SIZE,
     ) -> None:
         super().__init__()
-        self.max_length, self.vocab_size = max_length, vocab_size
+        self.max_length, self.vocab_size, self.loops = max_length, vocab_size, loops
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, hidden // heads
         self.embedding = nn.Embedding(vocab_size, hidden)
         self.positions = make_positions(position, hidden, heads, layers, max_length)
@@ -132,6 +133,7 @@ class Transformer(nn.Module):
                 config.qk_norm,
                 config.qk_scale,
                 config.tie_embeddings,
+                config.loops,
             )
 
     def _initialise(self, hidden: int) -> None:
@@ -148,21 +150,25 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T) or embeddings (B, T, C). With a cache, the tokens are appended to it.
 
-        `places` (B, T, 2) are the digit place and the segment of each token: a model that `uses_places` needs
-        them, and others do not look at them.
+        `places` (B, T, 2) are the digit place (or what else the positions' `uses` names) and the segment of each
+        token: a model of such positions needs them, and others do not look at them.
         """
         past = cache.length if cache is not None else 0
         length = tokens.shape[1]
         where = Where(torch.arange(past, past + length, device=tokens.device))
-        if self.uses_places:
+        if self.positions.uses:
             assert places is not None, "this model has to be told places"
             where = Where(where.index, *places.unbind(-1))
         seen = where if cache is None else cache.append(where)
         x = tokens if tokens.is_floating_point() else self.embedding(tokens)
         x = self.positions.embed(x, where)
-        for layer, block in enumerate(self.blocks):
-            mask = attention_mask(self.positions.bias(layer, where, seen), length, past, tokens.device)
-            x = block(x, where, self.positions, layer, cache, mask)
+        embedded = x
+        # blocks repeated share weights, and each repetition sees the input again (arXiv 2405.17399)
+        for loop in range(self.loops):
+            x = x + embedded if loop else x
+            for layer, block in enumerate(self.blocks):
+                mask = attention_mask(self.positions.bias(layer, where, seen), length, past, tokens.device)
+                x = block(x, where, self.positions, loop * len(self.blocks) + layer, cache, mask)
         if cache is not None:
             cache.length += length
         x = self.final_norm(x)
@@ -172,21 +178,20 @@ class Transformer(nn.Module):
     def make_cache(self, batch: int, max_length: int) -> KeyValueCache:
         """An empty cache for sequences of up to max_length tokens."""
         weight = self.embedding.weight
-        layers = len(self.blocks)
         return KeyValueCache(
-            layers, batch, self.kv_heads, max_length, self.head_width, weight.device, weight.dtype
+            self.depth, batch, self.kv_heads, max_length, self.head_width, weight.device, weight.dtype
         )
 
     @property
     def cache_bytes(self) -> int:
         """What a token takes in a cache."""
         weight = self.embedding.weight
-        return 2 * len(self.blocks) * self.kv_heads * self.head_width * weight.element_size()
+        return 2 * self.depth * self.kv_heads * self.head_width * weight.element_size()
 
     @property
-    def uses_places(self) -> bool:
-        """Does it have to be told the digit places of tokens?"""
-        return self.positions.uses_places
+    def depth(self) -> int:
+        """Blocks that a token goes through."""
+        return len(self.blocks) * self.loops
 
     @property
     def num_parameters(self) -> int:

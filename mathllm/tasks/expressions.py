@@ -24,7 +24,9 @@ def parse_expression(text: str) -> Problems:
     inside a number is one, since whoever typed `1 2+3` may have meant `1+2+3` as well as `12+3`.
     """
     if gap := re.search(r"(?<=[0-9])\s+[0-9]", text):
-        raise ExpressionError("white space inside a number", text, gap.end() - 1, "write a problem like 12+34")
+        raise ExpressionError(
+            "white space inside a number", text, gap.end() - 1, "write a problem like 12+34"
+        )
     ids = encode(text)[None]
     problems, good = problems_from_ids(*_without_equals(ids, np.array([ids.shape[1]])))
     if not good[0]:

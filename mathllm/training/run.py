@@ -125,8 +125,8 @@ def complete(config: Config) -> Config:
     notation = get_format(config.data.format, config.data.zero_pad)
     for code in get_tasks(config.data.task):
         notation.check_task(code)
-    if SCHEMES[config.model.position].uses_places:
-        notation.check_places()
+    if uses := SCHEMES[config.model.position].uses:
+        notation.check_coordinates(uses)
     return config
 
 

@@ -138,8 +138,8 @@ class Trainer:
         """
         rendered = self.notation.render(self.source.problems(step, self.rows_in_all))
         places = None
-        if self.model.uses_places:
-            places = self.notation.coordinates(rendered.ids)
+        if uses := self.model.positions.uses:
+            places = self.notation.coordinates(rendered.ids, uses)
             highest = self.config.model.random_start
             places = random_starts(places, highest, self.config.train.seed, step) if highest else places
         counted = int((rendered.lengths - rendered.prompt_lengths).sum())
