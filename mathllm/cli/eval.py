@@ -15,15 +15,18 @@ import typer
 from mathllm.cli.progress import progress_bar
 from mathllm.errors import DataError, UsageError
 from mathllm.files import explained, write_json
+from mathllm.tasks.sampling import MAX_OPERANDS
 
 if TYPE_CHECKING:
     from mathllm.evaluation.exact_match import ProblemSet
+    from mathllm.evaluation.lengths import LengthResult
     from mathllm.evaluation.report import Report
     from mathllm.model.checkpoint import Checkpoint
     from mathllm.tasks import Problems
 
 BELOW_THRESHOLD = 3
 SAMPLED = 5000  # problems, for a model without a data file
+PER_LENGTH = 100  # problems of each length and kind
 WHAT, HOW, OUTPUT = "What to evaluate", "How", "Output"
 
 
@@ -51,8 +54,27 @@ def evaluate(
     ] = None,
     grid_step: Annotated[int, option("Of the grid, every so many digits.", WHAT, metavar="N", min=1)] = 1,
     per_cell: Annotated[int, option("Problems of each pair of lengths.", WHAT, metavar="N", min=1)] = 10,
+    digits: Annotated[
+        str | None,
+        option(
+            "Operands of exactly so many digits, random ones and ones whose carries run far: 10,100 does both "
+            "lengths, with 100 problems of each kind (or --max-examples).",
+            WHAT,
+            metavar="N,N...",
+        ),
+    ] = None,
+    operands: Annotated[int, option("Of sums drawn by --digits.", WHAT, min=2, max=MAX_OPERANDS)] = 2,
     max_examples: Annotated[int | None, option("The first N problems.", WHAT, metavar="N", min=1)] = None,
     batch_size: Annotated[int, option("Problems at once, at most.", HOW, min=1)] = 1024,
+    draft: Annotated[
+        bool,
+        option(
+            "Check the true answer in one pass and decode only where it is not sure, or decode everything token by "
+            "token: slower, with the same verdicts.",
+            HOW,
+            "--draft/--no-draft",
+        ),
+    ] = True,
     device: Annotated[str, option("auto, cpu, cuda or cuda:N.", HOW)] = "auto",
     fail_under: Annotated[
         float | None,
@@ -77,6 +99,7 @@ def evaluate(
     mathllm eval
     mathllm eval --exhaustive 999 --fail-under 1
     mathllm eval --checkpoint checkpoints/length-100x --grid 100 --grid-step 10
+    mathllm eval --checkpoint checkpoints/length-100x --digits 10,100,1000 --no-draft
     mathllm eval --checkpoint checkpoints/mine --data-path sums.csv --samples samples.jsonl
     """
     check_outputs(output_file, samples)
@@ -85,18 +108,28 @@ def evaluate(
     from mathllm.evaluation.report import evaluate_problems
     from mathllm.model.checkpoint import load_checkpoint
 
+    lengths = parse_lengths(digits) if digits is not None else None
     loaded = load_checkpoint(checkpoint, pick_device(device))
-    if grid is not None:
-        if any(given is not None for given in (data_path, data_dir, exhaustive, max_examples, samples)):
-            raise UsageError("--grid draws problems of its own", "leave out what names others, and --samples")
-        share = grid_report(loaded, grid, grid_step, per_cell, as_json, output_file)
+    if grid is not None or lengths is not None:
+        others = (data_path, data_dir, exhaustive, samples, max_examples if lengths is None else None)
+        if any(given is not None for given in others) or (grid is not None and lengths is not None):
+            option_name = "--grid" if grid is not None else "--digits"
+            raise UsageError(
+                f"{option_name} draws problems of its own", "leave out what names others, and --samples"
+            )
+        if grid is not None:
+            share = grid_report(loaded, grid, grid_step, per_cell, as_json, output_file)
+        else:
+            assert lengths is not None
+            results = length_results(loaded, lengths, max_examples or PER_LENGTH, operands, draft, batch_size)
+            share = length_report(loaded, results, as_json, output_file)
         check_threshold(share, fail_under)
         return
     problems, source = choose_problems(loaded, data_path, data_dir, exhaustive, max_examples)
     complete = exhaustive is not None and max_examples is None
     with _samples_file(samples) as file, progress_bar("evaluating") as progress:
         model, notation = loaded.model, loaded.notation
-        report = evaluate_problems(model, notation, problems, batch_size, mistakes, file, progress)
+        report = evaluate_problems(model, notation, problems, batch_size, mistakes, file, progress, draft)
     about = {"checkpoint": str(loaded.path), "data": source, "format": loaded.notation.name}
     _print(report, about, complete, as_json, output_file)
     check_threshold(report.exact_match, fail_under)
@@ -142,6 +175,54 @@ def grid_report(
     if output_file is not None:
         write_json(output_file, document)
     return correct / num_examples
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Numbers of digits from `10,100`. Raises UsageError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part[:9]) > 0 for part in parts):
+        raise UsageError(f"--digits takes numbers of digits, not {text!r}", "for example --digits 10,100")
+    return sorted({int(part[:9]) for part in parts})
+
+
+def length_results(
+    loaded: Checkpoint, lengths: list[int], n: int, operands: int, draft: bool, batch_size: int
+) -> dict[str, list[LengthResult]]:
+    """By task of the checkpoint, what it does with operands of these numbers of digits."""
+    from mathllm.evaluation.lengths import evaluate_lengths
+    from mathllm.tasks import TASK_NAMES, get_tasks
+
+    results = {}
+    for code in get_tasks(loaded.data.task):
+        with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
+            results[TASK_NAMES[code]] = evaluate_lengths(
+                loaded.model, loaded.notation, code, lengths, n, operands, 0, draft, batch_size, progress
+            )
+    return results
+
+
+def length_report(
+    loaded: Checkpoint, results: dict[str, list[LengthResult]], as_json: bool, output_file: Path | None
+) -> float:
+    """Shows them. Returns the share that is right in all."""
+    from rich.console import Console
+
+    from mathllm.evaluation.show import show_lengths
+
+    trained, console = loaded.data.max_digits, Console(highlight=False)
+    document: dict[str, Any] = {"checkpoint": str(loaded.path), "trained_up_to_digits": trained}
+    document["tasks"] = {name: [result.to_dict() for result in rows] for name, rows in results.items()}
+    for name, rows in results.items():
+        if not as_json:
+            seconds = sum(result.report.seconds for result in rows)
+            console.print(f"{name}: {loaded.path}, {seconds:.1f} s", markup=False, soft_wrap=True)
+            show_lengths(console, rows, trained)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    if output_file is not None:
+        write_json(output_file, document)
+    counts = [result.report.answers for rows in results.values() for result in rows]
+    return sum(count.correct for count in counts) / sum(count.num_examples for count in counts)
 
 
 def check_outputs(output_file: Path | None, samples: Path | None) -> None:

@@ -32,17 +32,23 @@ KINDS = ("no_end", "malformed", "out_of_range", "wrong_value")
 CORRECT = len(KINDS)  # stands where a kind would
 NO_END, MALFORMED, OUT_OF_RANGE, WRONG_VALUE = range(len(KINDS))
 
+# how a written number has another length than the true one: the truth without one digit, the truth with one
+# digit written twice, or anything else
+LENGTH_ERRORS = ("none", "dropped_digit", "doubled_digit", "shorter", "longer")
+
 
 @dataclass(frozen=True)
 class Findings:
     """More about N verdicts: the true answers; `kind` [N], an index into KINDS or CORRECT; `first_wrong` [N]
-    and `carry_error` [N], which mean something for wrong values only; `thought_correct` [N] (every token of
+    and `carry_error` [N], which mean something for wrong values only; `length_error` [N], an index into
+    LENGTH_ERRORS; `thought_correct` [N] (every token of
     the thought is the gold one), None where the format writes no thought."""
 
     truth: Numbers
     kind: Digits
     first_wrong: Ints
     carry_error: Bools
+    length_error: Digits
     thought_correct: Bools | None
 
 
@@ -52,6 +58,7 @@ def find(verdicts: Verdicts) -> Findings:
     truth = answer(verdicts.problems)
     kind = np.full(n, CORRECT, np.uint8)
     first_wrong, carry_error = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    length_error = np.zeros(n, np.uint8)
     rows = np.flatnonzero(~verdicts.answer_correct)
     if len(rows):
         problems, said, true = verdicts.problems[rows], verdicts.parsed.answer[rows], truth[rows]
@@ -59,7 +66,8 @@ def find(verdicts: Verdicts) -> Findings:
         faults = (unended, ~verdicts.parsed.well_formed[rows], out_of_range(problems, said))
         kind[rows] = np.select(faults, (NO_END, MALFORMED, OUT_OF_RANGE), WRONG_VALUE)
         first_wrong[rows], carry_error[rows] = wrong_digits(problems, said, true)
-    return Findings(truth, kind, first_wrong, carry_error, _thought_correct(verdicts))
+        length_error[rows] = np.where(kind[rows] >= OUT_OF_RANGE, wrong_lengths(said, true), 0)
+    return Findings(truth, kind, first_wrong, carry_error, length_error, _thought_correct(verdicts))
 
 
 def out_of_range(problems: Problems, said: Numbers) -> Bools:
@@ -107,6 +115,41 @@ def wrong_digits(problems: Problems, said: Numbers, true: Numbers) -> tuple[Ints
     explained[:, 0] = False  # nothing is carried into the units
     is_carry = (said.negative == true.negative) & (explained | ~wrong).all(1)
     return first, is_carry
+
+
+def wrong_lengths(said: Numbers, true: Numbers) -> Digits:
+    """How the lengths of numbers differ: an index [N] into LENGTH_ERRORS."""
+    width = max(said.digits.shape[1], true.digits.shape[1])
+    # a place that no number has differs from every digit
+    ours, theirs = (
+        np.where(np.arange(width) < number.lengths[:, None], widen(number.digits, width), np.uint8(filler))
+        for number, filler in ((said, 10), (true, 11))
+    )
+    below = _common(ours == theirs)
+    above = _common(_from_the_top(ours, said.lengths) == _from_the_top(theirs, true.lengths))
+    longer = said.lengths - true.lengths
+    shared = below + above  # digits that agree, counted from both ends
+    dropped = (longer == -1) & (shared >= said.lengths)
+    # a digit put in equals its neighbour
+    place = np.minimum(below, said.lengths - 1)[:, None]
+    twice = np.take_along_axis(ours, place, 1) == np.take_along_axis(ours, np.maximum(place - 1, 0), 1)
+    doubled = (longer == 1) & (shared >= true.lengths) & (below > 0) & twice[:, 0]
+    choices = [dropped, doubled, longer < 0, longer > 0]
+    found: Digits = np.select(choices, range(1, len(LENGTH_ERRORS)), 0).astype(np.uint8)
+    return found
+
+
+def _common(same: Bools) -> Ints:
+    """How many values of each row [N, D] are true before the first that is not."""
+    count: Ints = np.where(same.all(1), same.shape[1], (~same).argmax(1))
+    return count
+
+
+def _from_the_top(digits: Digits, lengths: Ints) -> Digits:
+    """Digits [N, D] with the most significant first, what is no digit behind."""
+    source = lengths[:, None] - 1 - np.arange(digits.shape[1])
+    top: Digits = np.take_along_axis(digits, source % digits.shape[1], 1)
+    return top
 
 
 def _addition_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:

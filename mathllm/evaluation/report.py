@@ -15,7 +15,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 from mathllm.errors import UsageError
-from mathllm.evaluation.breakdown import KINDS, WRONG_VALUE, Count, Findings, Groups, find, group, merge
+from mathllm.evaluation.breakdown import (
+    KINDS,
+    LENGTH_ERRORS,
+    WRONG_VALUE,
+    Count,
+    Findings,
+    Groups,
+    find,
+    group,
+    merge,
+)
 from mathllm.evaluation.exact_match import ProblemSet, Verdicts, check_lengths, judge
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.samples import Mistake, first_mistakes, write_samples
@@ -33,12 +43,14 @@ class Errors:
     """How often what went wrong. `kinds` has all of breakdown.KINDS, which add up to the wrong answers.
 
     Of the wrong values: `first_wrong_digit` counts by the lowest wrong place (`1` units; `sign` if only that
-    is wrong), `carry` those that a wrong carry explains. The last two are None for formats without a thought.
+    is wrong), `carry` those that a wrong carry explains. `lengths` counts numbers with too few or too many digits
+    (breakdown.LENGTH_ERRORS). The last two are None for formats without a thought.
     """
 
     kinds: dict[str, int]
     first_wrong_digit: dict[str, int]
     carry: int
+    lengths: dict[str, int]
     thought_right_answer_wrong: int | None
     thought_wrong_answer_right: int | None
 
@@ -47,6 +59,7 @@ class Errors:
             **self.kinds,
             "wrong_value_first_digit": self.first_wrong_digit,
             "wrong_value_carry": self.carry,
+            "wrong_length": self.lengths,
             "thought_right_answer_wrong": self.thought_right_answer_wrong,
             "thought_wrong_answer_right": self.thought_wrong_answer_right,
         }
@@ -110,6 +123,7 @@ class Tally:
     kinds: Counter[int] = field(default_factory=Counter)
     first_wrong: Counter[int] = field(default_factory=Counter)
     carry: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
     thinks: bool = False
     thought_right_answer_wrong: int = 0
     thought_wrong_answer_right: int = 0
@@ -127,6 +141,7 @@ class Tally:
         wrong_value = findings.kind == WRONG_VALUE
         self.first_wrong.update(findings.first_wrong[wrong_value].tolist())
         self.carry += int(findings.carry_error[wrong_value].sum())
+        self.lengths.update(findings.length_error.tolist())
         if findings.thought_correct is not None:
             self.thinks = True
             self.thought_right_answer_wrong += int((findings.thought_correct & ~right).sum())
@@ -143,6 +158,7 @@ class Tally:
             kinds={name: self.kinds[kind] for kind, name in enumerate(KINDS)},
             first_wrong_digit=digits,
             carry=self.carry,
+            lengths={name: self.lengths[i] for i, name in enumerate(LENGTH_ERRORS) if i},
             thought_right_answer_wrong=self.thought_right_answer_wrong if self.thinks else None,
             thought_wrong_answer_right=self.thought_wrong_answer_right if self.thinks else None,
         )
@@ -158,11 +174,13 @@ def evaluate_problems(
     mistakes: int = 5,
     samples: TextIO | None = None,
     progress: Callable[[int, int], None] | None = None,
+    draft: bool = True,
 ) -> Report:
     """Judges problems and counts. One line of JSON for each goes to `samples`; the first `mistakes` are kept.
 
-    `progress` is called with the number of problems done and in all. Raises UsageError where there are none,
-    and before anything is judged where some are too long for the model or the format cannot write them.
+    `progress` is called with the number of problems done and in all; `draft` is that of `judge`. Raises UsageError
+    where there are none, and before anything is judged where some are too long for the model or the format cannot
+    write them.
     """
     n = len(problems)
     if n == 0:
@@ -179,7 +197,7 @@ def evaluate_problems(
             if progress is not None:
                 progress(before + done, n)
 
-        verdicts = judge(model, notation, problems[start : start + rows], batch_size, progress=advance)
+        verdicts = judge(model, notation, problems[start : start + rows], batch_size, draft, advance)
         findings = find(verdicts)
         tally.add(verdicts, findings)
         if samples is not None:

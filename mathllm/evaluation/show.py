@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.grid import Grid
+from mathllm.evaluation.lengths import LengthResult
 from mathllm.evaluation.report import Report
 from mathllm.evaluation.samples import Mistake
 
@@ -22,6 +25,12 @@ KIND_TITLES = {
     "malformed": "malformed, no number (hallucination)",
     "out_of_range": "out of range for such operands",
     "wrong_value": "wrong value",
+}
+LENGTH_TITLES = {
+    "dropped_digit": "the true number without one of its digits",
+    "doubled_digit": "the true number with a digit written twice",
+    "shorter": "too few digits, in another way",
+    "longer": "too many digits, in another way",
 }
 MOST_LINES = 10  # of one table: more groups than that are shown as ranges
 
@@ -101,6 +110,9 @@ def _error_table(report: Report) -> Table:
         table.add_row(f"  {where}", f"{count:,}", style="dim")
     if errors.kinds["wrong_value"]:
         table.add_row("  explained by a wrong carry or borrow", f"{errors.carry:,}", style="dim")
+    for name, count in errors.lengths.items():
+        if count:
+            table.add_row(LENGTH_TITLES[name], f"{count:,}", style="dim")
     if errors.thought_right_answer_wrong is not None:
         table.add_row("thought right, answer wrong", f"{errors.thought_right_answer_wrong:,}")
         table.add_row("thought wrong, answer right (no mistake)", f"{errors.thought_wrong_answer_right:,}")
@@ -155,6 +167,40 @@ SHADES = (
     (0.0, "·", "red"),
 )
 WIDE_CELLS = 15  # so many columns, and no more, have room for percentages
+
+
+def show_lengths(console: Console, results: Sequence[LengthResult], trained: int) -> None:
+    """A line for each length and kind of problem: exact match, and how the wrong ones are wrong."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
+    for title in ("digits", "right", "of"):
+        table.add_column(title, justify="right")
+    for title in ("", "mistakes"):
+        table.add_column(title)
+    for result in results:
+        answers = result.report.answers
+        all_right = answers.correct == answers.num_examples
+        table.add_row(
+            f"{result.digits:,}",
+            f"{answers.correct:,}",
+            f"{answers.num_examples:,}",
+            result.kind,
+            _breakage(result.report),
+            style="green" if all_right else None,
+        )
+    console.print(table)
+    console.print(f"trained on up to {trained:,} digits", style="dim")
+
+
+def _breakage(report: Report) -> str:
+    """How answers are wrong in a few words: `12 no end, 3 wrong value; first wrong digit 11 to 14`."""
+    errors = report.errors
+    parts = [f"{count:,} {name.replace('_', ' ')}" for name, count in errors.kinds.items() if count]
+    lengths = [f"{count:,} {name.replace('_', ' ')}" for name, count in errors.lengths.items() if count]
+    text = ", ".join(parts) + (f" ({', '.join(lengths)})" if lengths else "")
+    places = sorted(int(place) for place in errors.first_wrong_digit if place != "sign")
+    if places:
+        text += f"; first wrong digit {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
+    return text
 
 
 def show_grid(console: Console, grid: Grid, trained: int) -> None:

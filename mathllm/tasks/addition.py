@@ -12,9 +12,10 @@ from mathllm.tasks.numbers import (
     add,
     column_sums,
     longest_run,
+    random_digits,
     significant,
 )
-from mathllm.tasks.sampling import MAX_OPERANDS, Sampling, draw_operands, draw_sums
+from mathllm.tasks.sampling import MAX_OPERANDS, Sampling, draw_carry_stress, draw_operands, draw_sums
 from mathllm.tokenizer import PLUS
 
 
@@ -29,6 +30,11 @@ class Addition:
         if method == "balanced":
             return draw_sums(rng, counts, how.max_digits)
         return draw_operands(rng, counts, method, how.max_digits)
+
+    def of_length(self, rng: np.random.Generator, n: int, operands: int, digits: int, stress: bool) -> Digits:
+        if stress:
+            return draw_carry_stress(rng, n, operands, digits)
+        return random_digits(rng, np.full((n, operands), digits), digits)
 
     def answer(self, problems: Problems) -> Numbers:
         return significant(add(problems.operands))

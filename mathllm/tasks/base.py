@@ -77,6 +77,9 @@ class Task(Protocol):
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
         """Operands [n, K, D] drawn by one method; of row i, only the first counts[i] will be used."""
 
+    def of_length(self, rng: np.random.Generator, n: int, operands: int, digits: int, stress: bool) -> Digits:
+        """Operands [n, operands, digits] of exactly that many digits: random, or with carries that run far."""
+
     def answer(self, problems: Problems) -> Numbers:
         """The exact results of problems of this task."""
 

@@ -96,6 +96,38 @@ def draw_differences(rng: np.random.Generator, n: int, max_digits: int) -> Digit
     return _fill_columns(rng, np.stack([difference, subtrahend], 1), start, chain, max_digits)
 
 
+def draw_carry_stress(rng: np.random.Generator, n: int, operands: int, digits: int) -> Digits:
+    """Operands [n, operands, digits] of sums whose carries run far, the first of exactly that many digits.
+
+    A quarter each: 9...9 + d; a carry through every column; one chain of any length at any place; chains of any one
+    length up to 9 side by side. Within a chain the digits of a column add up to 9, so that only the carry from
+    below decides; uniform sampling almost never draws a long one.
+    """
+    kind, column = np.arange(n)[:, None] % 4, np.arange(digits)
+    chain = np.where(kind == 2, rng.integers(1, digits + 1, (n, 1)), digits)
+    start = rng.integers(0, digits - chain + 1)
+    end = start + chain
+    phase = column % np.where(kind == 3, rng.integers(2, 11, (n, 1)), digits + 1)
+    chains = np.where(
+        kind == 3, (np.roll(phase, -1, 1) != 0) | (column == 0), (column >= start) & (column < end)
+    )
+    begins = np.where(kind == 3, phase == 0, column == start)
+    loose = rng.integers((column == digits - 1).astype(int), 9, (n, digits))  # no leading zero
+    totals = np.where(chains, np.where(begins, rng.integers(10, 19, (n, digits)), 9), loose)
+    left = rng.integers(np.maximum(totals - 9, 0), np.minimum(totals, 9) + 1)
+    left[:, -1] = np.maximum(left[:, -1], totals[:, -1] - left[:, -1])
+    left = np.where(kind == 0, 9, left)
+    rest = np.where(kind == 0, (totals - 9) * (column == 0), totals - left)
+    parts = [left]
+    for _ in range(operands - 2):
+        # a part of every digit: the totals of columns, and so the carries, stay as they are
+        part = rng.integers(0, rest + 1)
+        rest = rest - part
+        parts.append(part)
+    drawn: Digits = np.stack([*parts, rest], axis=1).astype(np.uint8)
+    return drawn
+
+
 def _fill_columns(rng: np.random.Generator, lengths: Ints, start: Ints, chain: Ints, width: int) -> Digits:
     """Operands [n, K, width] of these lengths [n, K] that carry in `chain` columns from `start` and nowhere else.
 

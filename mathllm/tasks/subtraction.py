@@ -14,9 +14,11 @@ from mathllm.tasks.numbers import (
     column_differences,
     compare,
     longest_run,
+    random_digits,
     significant,
+    widen,
 )
-from mathllm.tasks.sampling import Sampling, draw_differences, draw_operands
+from mathllm.tasks.sampling import Sampling, draw_carry_stress, draw_differences, draw_operands
 from mathllm.tokenizer import MINUS
 
 
@@ -38,6 +40,15 @@ class Subtraction:
         else:
             flip = compare(operands[:, 0], operands[:, 1]) < 0
         return select(flip, operands[:, ::-1], operands)
+
+    def of_length(self, rng: np.random.Generator, n: int, operands: int, digits: int, stress: bool) -> Digits:
+        if stress and digits > 1:
+            # a - b = c borrows where c + b = a carries; the sum has one digit more than its terms, or as many
+            terms = draw_carry_stress(rng, n, 2, digits - 1)
+            drawn = np.stack([add(terms)[:, :digits], widen(terms[:, 1], digits)], axis=1)
+        else:
+            drawn = random_digits(rng, np.full((n, 2), digits), digits)
+        return select(compare(drawn[:, 0], drawn[:, 1]) < 0, drawn[:, ::-1], drawn)
 
     def answer(self, problems: Problems) -> Numbers:
         larger, smaller, negative = by_size(problems)

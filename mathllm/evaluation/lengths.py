@@ -1,0 +1,77 @@
+"""Exact match at chosen numbers of digits, on random problems and on carry stress: how far did it generalize?
+
+for result in evaluate_lengths(checkpoint.model, checkpoint.notation, code, [10, 100]):
+    print(result.digits, result.kind, result.report.answers)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mathllm.evaluation.report import Report, evaluate_problems
+from mathllm.formats import Format
+from mathllm.model import Transformer
+from mathllm.tasks import TASKS, Problems, make_problems
+
+RANDOM, STRESS = "random", "carry stress"
+KINDS = (RANDOM, STRESS)
+
+
+@dataclass(frozen=True)
+class LengthResult:
+    """The report on problems of one kind whose operands have that many digits."""
+
+    digits: int
+    kind: str
+    report: Report
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for a JSON document."""
+        return {"digits": self.digits, "kind": self.kind, **self.report.to_dict()}
+
+
+def draw_length(code: int, digits: int, kind: str, n: int, operands: int = 2, seed: int = 0) -> Problems:
+    """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
+
+    `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the
+    digits.
+    """
+    rng = np.random.default_rng([seed, code, digits, KINDS.index(kind)])
+    task = TASKS[code]
+    drawn = task.of_length(rng, n, min(operands, task.max_operands), digits, kind == STRESS)
+    return make_problems(drawn, code)
+
+
+def evaluate_lengths(
+    model: Transformer,
+    notation: Format,
+    code: int,
+    lengths: Sequence[int],
+    n: int = 100,
+    operands: int = 2,
+    seed: int = 0,
+    draft: bool = True,
+    batch_size: int = 1024,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[LengthResult]:
+    """Reports on n random and n carry-stress problems of every length; `progress` gets problems done and in all.
+
+    Raises UsageError where a text is longer than the model can write.
+    """
+    results: list[LengthResult] = []
+    total = 2 * n * len(lengths)
+    for digits in lengths:
+        for kind in KINDS:
+
+            def advance(done: int, _: int, before: int = len(results) * n) -> None:
+                if progress is not None:
+                    progress(before + done, total)
+
+            problems = draw_length(code, digits, kind, n, operands, seed)
+            report = evaluate_problems(model, notation, problems, batch_size, progress=advance, draft=draft)
+            results.append(LengthResult(digits, kind, report))
+    return results

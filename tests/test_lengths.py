@@ -1,0 +1,135 @@
+"""`mathllm eval --digits`: problems of exactly some length, random ones and ones with long carries."""
+
+import json
+from pathlib import Path
+
+import pytest
+from judged import CONFIG, half_trained
+from strategies import questions_of
+from typer.testing import CliRunner
+
+from mathllm.cli.main import app
+from mathllm.config import DataConfig
+from mathllm.errors import UsageError
+from mathllm.evaluation.breakdown import LENGTH_ERRORS, wrong_lengths
+from mathllm.evaluation.exact_match import judge
+from mathllm.evaluation.lengths import KINDS, RANDOM, STRESS, draw_length, evaluate_lengths
+from mathllm.formats import get_format
+from mathllm.model.checkpoint import save_model
+from mathllm.tasks import chain_lengths
+from mathllm.tasks.expressions import numbers_from_ids
+from mathllm.tokenizer import encode_rows
+
+ADDITION, SUBTRACTION = 0, 1
+
+
+@pytest.mark.parametrize("code", [ADDITION, SUBTRACTION])
+@pytest.mark.parametrize("operands", [2, 4])
+@pytest.mark.parametrize("digits", [1, 2, 30])
+def test_operands_have_exactly_that_many_digits(code: int, operands: int, digits: int) -> None:
+    expected = operands if code == ADDITION else 2
+    problems = draw_length(code, digits, RANDOM, 50, operands)
+    assert problems.lengths.tolist() == [[digits] * expected] * 50
+    stressed = questions_of(draw_length(code, digits, STRESS, 200, operands))
+    for question in stressed:
+        assert len(question.operands) == expected
+        assert question.answer >= 0
+        assert question.width == digits or (code == SUBTRACTION and question.width == digits - 1)
+    assert (draw_length(code, digits, RANDOM, 50, operands).operands == problems.operands).all()
+    other = draw_length(code, digits, RANDOM, 50, operands, seed=1)
+    assert (other.operands[:, :expected] != problems.operands).any()
+
+
+@pytest.mark.parametrize(("code", "longest"), [(ADDITION, 100), (SUBTRACTION, 99)])
+def test_carry_stress_has_chains_of_every_length(code: int, longest: int) -> None:
+    chains = chain_lengths(draw_length(code, 100, STRESS, 8000))
+    # half of them run through all columns
+    assert (chains == longest).mean() > 0.45
+    assert set(range(1, longest + 1)) - set(chains.tolist()) == set()
+    uniform = chain_lengths(draw_length(code, 100, RANDOM, 4000))
+    assert np.percentile(uniform, 99) < 20
+    questions = questions_of(draw_length(ADDITION, 20, STRESS, 400))
+    assert any(q.operands[0] == 10**20 - 1 and q.operands[1] == 1 for q in questions)
+
+
+def test_the_reports_are_those_of_judging() -> None:
+    model, notation = half_trained(), get_format("column")
+    results = evaluate_lengths(model, notation, ADDITION, [1, 2], n=40)
+    assert [(result.digits, result.kind) for result in results] == [
+        (d, kind) for d in (1, 2) for kind in KINDS
+    ]
+    for result in results:
+        right = judge(model, notation, draw_length(ADDITION, result.digits, result.kind, 40)).answer_correct
+        answers = result.report.answers
+        assert (answers.correct, answers.num_examples) == (right.sum(), 40)
+    assert 0 < sum(result.report.answers.correct for result in results) < 160
+    greedy = evaluate_lengths(model, notation, ADDITION, [1, 2], n=40, draft=False)
+    assert [r.report.answers for r in greedy] == [r.report.answers for r in results]
+    assert {r.report.decoded for r in greedy} == {40}
+
+
+@pytest.mark.parametrize(
+    ("said", "true", "error"),
+    [
+        ("123", "124", "none"),
+        ("12", "123", "dropped_digit"),
+        ("13", "123", "dropped_digit"),
+        ("23", "123", "dropped_digit"),
+        ("1223", "123", "doubled_digit"),
+        ("1123", "123", "doubled_digit"),
+        ("1233", "123", "doubled_digit"),
+        ("1253", "123", "longer"),
+        ("12333", "123", "longer"),
+        ("1", "123", "shorter"),
+        ("99", "123", "shorter"),
+        ("5", "55", "dropped_digit"),
+        ("555", "55", "doubled_digit"),
+        ("10", "9", "longer"),
+        ("0", "10", "dropped_digit"),
+    ],
+)
+def test_numbers_of_another_length(said: str, true: str, error: str) -> None:
+    # beside a longer one, so that arrays are wider than the numbers
+    numbers = [numbers_from_ids(*encode_rows([text, "7" * 9]))[0] for text in (said, true)]
+    assert [LENGTH_ERRORS[i] for i in wrong_lengths(*numbers)] == [error, "none"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lengths")
+    save_model(path, half_trained(), CONFIG, DataConfig(task="addition,subtraction", max_digits=1))
+    return path
+
+
+def test_the_command(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "lengths.json"
+    arguments = ["eval", "--checkpoint", str(checkpoint), "--digits", "2,1", "--max-examples", "30"]
+    result = CliRunner().invoke(app, [*arguments, "--output-file", str(output)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("carry stress") == 4  # two tasks, two lengths
+    assert "trained on up to 1 digits" in result.stdout
+    rows = json.loads(output.read_text())["tasks"]["addition"]
+    assert [(row["digits"], row["kind"], row["num_examples"]) for row in rows] == [
+        (digits, kind, 30) for digits in (1, 2) for kind in KINDS
+    ]
+    assert set(rows[0]["errors"]["wrong_length"]) == set(LENGTH_ERRORS[1:])
+    greedy = CliRunner().invoke(app, [*arguments, "--no-draft", "--json"])
+    assert [r["correct"] for r in json.loads(greedy.stdout)["tasks"]["addition"]] == [
+        r["correct"] for r in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--digits", "ten"], "--digits takes numbers of digits"),
+        (["--digits", "0"], "--digits takes numbers of digits"),
+        (["--digits", "5", "--grid", "5"], "draws problems of its own"),
+        (["--digits", "5", "--exhaustive", "5"], "--digits draws problems of its own"),
+        (["--digits", "5000"], "too long for this model"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(checkpoint: Path, options: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["eval", "--checkpoint", str(checkpoint), *options])
+    assert isinstance(result.exception, UsageError)
+    assert said in result.exception.message
