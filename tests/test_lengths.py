@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from judged import CONFIG, half_trained
 from strategies import questions_of
