@@ -177,6 +177,15 @@ def test_problems_that_are_too_long_are_named_before_anything_is_judged(
                 judge(model, get_format("column"), problems[2:3])
 
 
+def test_texts_without_end_are_cut_long_before_a_long_model_is_full() -> None:
+    model = Transformer.from_config(ModelConfig("nano", 1, 16, 1, max_length=5000))
+    problems = parse_expressions(["1+2", "9+9"])
+    verdicts = judge(model, get_format("reversed"), problems)  # untrained: it writes 0 for ever
+    assert verdicts.written.reasons.tolist() == [CUT, CUT]
+    assert not verdicts.answer_correct.any()
+    assert verdicts.written.lengths.max() < 60
+
+
 # all problems
 
 

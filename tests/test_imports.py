@@ -22,7 +22,7 @@ LEVELS = [
     {"inference"},
     {"evaluation"},
     {"training"},
-    {"chat", "api"},
+    {"chat", "api", "study"},
     {"cli"},
     {"__main__"},
 ]

@@ -127,6 +127,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path) -> None:
         (["--digits", "0"], "--digits takes numbers of digits"),
         (["--digits", "5", "--grid", "5"], "draws problems of its own"),
         (["--digits", "5", "--exhaustive", "5"], "--digits draws problems of its own"),
+        (["--digits", "5", "--operands", "101"], "at most 100 operands"),
         (["--digits", "5000"], "too long for this model"),
     ],
 )

@@ -15,7 +15,6 @@ import typer
 from mathllm.cli.progress import progress_bar
 from mathllm.errors import DataError, UsageError
 from mathllm.files import explained, write_json
-from mathllm.tasks.sampling import MAX_OPERANDS
 
 if TYPE_CHECKING:
     from mathllm.evaluation.exact_match import ProblemSet
@@ -63,7 +62,7 @@ def evaluate(
             metavar="N,N...",
         ),
     ] = None,
-    operands: Annotated[int, option("Of sums drawn by --digits.", WHAT, min=2, max=MAX_OPERANDS)] = 2,
+    operands: Annotated[int, option("Of sums drawn by --digits.", WHAT, min=2)] = 2,
     max_examples: Annotated[int | None, option("The first N problems.", WHAT, metavar="N", min=1)] = None,
     batch_size: Annotated[int, option("Problems at once, at most.", HOW, min=1)] = 1024,
     draft: Annotated[

@@ -18,6 +18,7 @@ from mathllm.cli.demo import demo
 from mathllm.cli.eval import evaluate
 from mathllm.cli.gen_data import gen_data
 from mathllm.cli.solve import solve
+from mathllm.cli.study import study
 from mathllm.cli.train import train
 from mathllm.errors import MathLLMError, complain
 
@@ -40,6 +41,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("chat")(chat)
 app.command("solve")(solve)
+app.command("study")(study)
 
 
 def show_version(wanted: bool) -> None:

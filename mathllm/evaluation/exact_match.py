@@ -31,6 +31,10 @@ from mathllm.tokenizer import END, Ids
 # a gold token that leads by less is decoded for real: cached and parallel sums differ in the last bits
 TIE = 1e-3
 
+# a completion of more than twice the gold one's tokens, and this, is taken not to end: it could go on to the
+# model's last token, which may be thousands
+SLACK = 32
+
 # tokens scored at once: on a CPU, activations that stay in its cache are worth a factor of two
 SCORED_TOKENS = {"cpu": 2048, "cuda": 1 << 18}
 
@@ -86,6 +90,7 @@ def judge(
 ) -> Verdicts:
     """Verdicts on problems. Without `draft` every row is decoded token by token: slow, with the same result.
 
+    A completion that is more than twice as long as the gold one (see SLACK) is cut, and counts as one without end.
     At most `batch_size` rows go through the model at once. `progress` is called with the number of problems
     done and in all. Raises UsageError where the text of a problem is longer than the model can write.
     """
@@ -215,9 +220,8 @@ def _complete(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         prompt_lengths = gold.prompt_lengths[part]
-        written = generate(
-            model, gold.ids[part], prompt_lengths, model.max_length, batch_size=batch_size, places=places
-        )
+        most = 2 * int((gold.lengths[part] - prompt_lengths).max()) + SLACK
+        written = generate(model, gold.ids[part], prompt_lengths, most, batch_size=batch_size, places=places)
         lengths[part], reasons[part] = prompt_lengths + written.lengths, written.reasons
         ids = pad_ids(ids, int(lengths[part].max()))
         source = np.arange(ids.shape[1]) - prompt_lengths[:, None]

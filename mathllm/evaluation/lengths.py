@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from mathllm.errors import UsageError
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Format
 from mathllm.model import Transformer
 from mathllm.tasks import TASKS, Problems, make_problems
+from mathllm.tasks.sampling import MAX_OPERANDS
 
 RANDOM, STRESS = "random", "carry stress"
 KINDS = (RANDOM, STRESS)
@@ -38,8 +40,10 @@ def draw_length(code: int, digits: int, kind: str, n: int, operands: int = 2, se
     """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
 
     `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the
-    digits.
+    digits. Raises UsageError for more operands than any task takes.
     """
+    if operands > MAX_OPERANDS:
+        raise UsageError(f"a problem has at most {MAX_OPERANDS} operands, not {operands}")
     rng = np.random.default_rng([seed, code, digits, KINDS.index(kind)])
     task = TASKS[code]
     drawn = task.of_length(rng, n, min(operands, task.max_operands), digits, kind == STRESS)

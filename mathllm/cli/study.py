@@ -1,0 +1,131 @@
+"""`mathllm study`: the same training in several variants and seeds, as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mathllm.files import write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mathllm.study import Study
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="positions, coupled-bias, sample-efficiency, or a TOML file.")],
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Which seeds: 0,1,2 (default: as many as the study says).", metavar="N,N..."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this variant; may be given several times.", metavar="VARIANT"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of every variant.", metavar="SECTION.KEY=VALUE"),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Where runs and results go (default: studies/NAME).")
+    ] = None,
+    table_only: Annotated[
+        bool, typer.Option("--table", help="Train nothing: show what is finished.")
+    ] = False,
+) -> None:
+    """Compare variants of a training run, over several seeds.
+
+    Writes a table, and results.json under studies/NAME. Stopped, it goes on where it was when it is started again.
+
+    \b
+    mathllm study positions                     # every position scheme, tested at up to 100 digits
+    mathllm study positions --seeds 0 --only rope --only coupled-bias
+    mathllm study coupled-bias                  # what makes length-100x work, taken away one by one
+    mathllm study sample-efficiency             # how many examples plain, reversed and column take
+    mathllm study mine.toml --set train.max_steps=200
+    """
+    from rich.console import Console
+
+    from mathllm.study import load_study, measure
+
+    chosen = load_study(name)
+    root = output_dir or Path("studies") / chosen.name
+    runs = chosen.runs(parse_seeds(seeds, chosen.seeds), only or (), settings or ())
+    talk = Console(stderr=True, highlight=False)
+    for number, run in enumerate([] if table_only else runs, 1):
+        talk.print(f"{number} of {len(runs)}: {run.variant}, seed {run.seed}", markup=False)
+        result = measure(chosen, run, root, talk)
+        talk.print(
+            f"  {result['correct']:,} of {result['num_examples']:,} held out, {result['train_seconds']:.0f} s",
+            style="dim",
+        )
+    report(chosen, root, Console(highlight=False))
+
+
+def parse_seeds(text: str | None, count: int) -> list[int]:
+    """Seeds from `0,1,2`, or the first `count`. Raises UsageError for anything else."""
+    from mathllm.errors import UsageError
+
+    if text is None:
+        return list(range(count))
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--seeds takes whole numbers, not {text!r}", "for example --seeds 0,1,2")
+    return sorted({int(part) for part in parts})
+
+
+def report(chosen: Study, root: Path, console: Console) -> None:
+    """Prints the tables and writes results.json."""
+    from mathllm.errors import UsageError
+    from mathllm.evaluation.lengths import RANDOM, STRESS
+    from mathllm.study import finished_results, shares
+
+    results = finished_results(chosen, root)
+    if not results:
+        raise UsageError(f"no run of {chosen.name} is finished in {root}", f"mathllm study {chosen.name}")
+    write_json(root / "results.json", {"study": chosen.name, "results": results})
+    for kind in (RANDOM, STRESS) if chosen.digits else (RANDOM,):
+        columns = [*([] if kind == STRESS else ["held out"]), *map(str, chosen.digits)]
+        console.print(table(chosen, shares(results, kind), columns, kind if chosen.digits else "held out"))
+        console.print()
+    console.print(
+        f"exact match in percent, the median of the seeds (and the lowest and highest); {root / 'results.json'}",
+        style="dim",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def table(chosen: Study, found: dict[tuple[str, str], list[float]], columns: list[str], title: str) -> Table:
+    """A line for each variant, a column for each length."""
+    from rich.table import Table
+
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
+    result.add_column(title)
+    for column in (*columns, "seeds"):
+        result.add_column(f"{column} digits" if column.isdigit() else column, justify="right")
+    for variant in chosen.variants:
+        cells = [found.get((variant, column), []) for column in columns]
+        if any(cells):
+            result.add_row(variant, *map(cell, cells), str(max(map(len, cells))))
+    return result
+
+
+def cell(values: list[float]) -> str:
+    """`98.5 (12-100)`: the median of seeds, lowest and highest; percentages rounded down, so that 100 means all."""
+    if not values:
+        return ""
+    ordered = sorted(values)
+    middle = ordered[(len(ordered) - 1) // 2]  # of two, the lower
+    low, high = ordered[0], ordered[-1]
+    text = rounded_down(middle)
+    return text if low == high else f"{text} ({rounded_down(low)}-{rounded_down(high)})"
+
+
+def rounded_down(share: float) -> str:
+    """A share as a percentage with at most one decimal."""
+    return f"{int(1000 * share + 1e-6) / 10:g}"
