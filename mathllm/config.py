@@ -66,7 +66,7 @@ class ModelConfig:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        _choice("position", self.position, POSITIONS)
+        position_names(self.position)
         _choice("norm", self.norm, NORMS)
         _choice("activation", self.activation, ACTIVATIONS)
         for name in ("layers", "hidden", "heads", "feed_forward", "loops"):
@@ -82,10 +82,11 @@ class ModelConfig:
         if self.max_length > MAX_LENGTH:
             raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
         per_head = self.hidden // self.heads
-        width = {"rope": per_head, "coupled-rope": per_head, "sinusoidal": self.hidden}.get(self.position, 0)
-        if width % 2:
-            part = "hidden width" if self.position == "sinusoidal" else "hidden width per head"
-            raise UsageError(f"position {self.position!r} needs an even {part}, not {width}")
+        for name in position_names(self.position):
+            width = {"rope": per_head, "coupled-rope": per_head, "sinusoidal": self.hidden}.get(name, 0)
+            if width % 2:
+                part = "hidden width" if name == "sinusoidal" else "hidden width per head"
+                raise UsageError(f"position {name!r} needs an even {part}, not {width}")
 
 
 SIZES: dict[str, dict[str, int]] = {
@@ -296,6 +297,21 @@ def load_recipe(name: str) -> dict[str, dict[str, Any]]:
                 f"recipe {name}: {section!r} stands outside a table", f"tables: {', '.join(SECTIONS)}"
             )
     return tables
+
+
+def position_names(text: str) -> list[str]:
+    """The schemes in `rope` or `coupled+rope`. Raises UsageError for an unknown one, and for two that want to be told
+    different things of a token."""
+    names = [name.strip() for name in text.split("+")]
+    for name in names:
+        _choice("position", name, POSITIONS)
+    if len(set(names)) < len(names):
+        raise UsageError(f"name each position scheme once, not {text!r}")
+    if "abacus" in names and any(name.startswith("coupled") for name in names):
+        raise UsageError(
+            f"{text!r}: abacus counts digits in their number, the coupled schemes in their place"
+        )
+    return names
 
 
 def _choice(kind: str, value: str, choices: Sequence[str]) -> None:

@@ -29,6 +29,8 @@ VARIANTS = [
     {"qk_norm": False},
     {"tie_embeddings": True},
     {"loops": 3},
+    {"position": "coupled+rope"},
+    {"position": "abacus+fire"},
     {"loops": 2, "position": "fire"},
     {
         "kv_heads": 2,
@@ -86,7 +88,8 @@ def formula(config: ModelConfig) -> int:
         "abacus": config.max_length * hidden,
         "fire": config.layers * (2 * 32 + 33 * config.heads + 2),
         "coupled-bias": config.layers * config.heads * 4 + 2 * hidden,
-    }.get(config.position, 0)
+    }
+    positions = sum(positions.get(name, 0) for name in config.position.split("+"))
     return tables + positions + config.layers * block + norm
 
 

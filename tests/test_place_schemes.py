@@ -8,18 +8,19 @@ import pytest
 import torch
 from runs import finished, same_run, tiny
 
+from mathllm.config import ModelConfig
 from mathllm.data.sources import ProblemStream, random_starts
 from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.formats import get_format
 from mathllm.inference.solver import Solver
 from mathllm.model.checkpoint import load_checkpoint
-from mathllm.model.positions import SCHEMES, CoupledBias, CoupledRope, Fire, Where
+from mathllm.model.positions import SCHEMES, CoupledBias, CoupledRope, Fire, Where, make_positions
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import encode
 
 WITH_PLACES = [name for name, scheme in SCHEMES.items() if scheme.uses]
-NEW = [*WITH_PLACES, "alibi", "fire"]
+NEW = [*WITH_PLACES, "alibi", "fire", "coupled+rope"]
 FORMATS = [("reversed", False), ("reversed", True), ("column", False), ("pairwise", False), ("plain", True)]
 
 
@@ -67,6 +68,27 @@ def test_a_format_that_cannot_tell_places_is_refused(tmp_path: Path, position: s
     with pytest.raises(UsageError, match=r"cannot tell the places|is not its place"):
         finished(tiny(tmp_path / "run", f"model.position={position}", "data.format=plain"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("position", ["coupled+coupled", "abacus+coupled", "rope+wat", "rope+"])
+def test_schemes_that_do_not_go_together_are_refused(position: str) -> None:
+    with pytest.raises(UsageError):
+        ModelConfig(position=position)
+
+
+def test_two_schemes_at_once_do_what_each_of_them_does() -> None:
+    together = make_positions("coupled+rope", 16, 2, 1, 32)
+    coupled, rope = together.parts
+    generator = torch.Generator().manual_seed(0)
+    x, heads = torch.randn(1, 3, 16, generator=generator), torch.randn(1, 3, 2, 8, generator=generator)
+    assert torch.equal(together.embed(x, where(1, 2, 1)), coupled.embed(x, where(1, 2, 1)))
+    assert torch.equal(together.rotate(heads, where(1, 2, 1)), rope.rotate(heads, where(1, 2, 1)))
+    assert together.bias(0, where(1), where(1)) is None
+    assert together.uses == "places"
+    biased = make_positions("coupled-bias+alibi", 16, 2, 1, 32)
+    query, key = where(1, 5), where(1, 5, 7)
+    expected = sum(part.bias(0, query, key) for part in biased.parts)
+    torch.testing.assert_close(biased.bias(0, query, key), expected)
 
 
 def where(*places: int) -> Where:

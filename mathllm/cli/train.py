@@ -38,7 +38,9 @@ def train(
     model_size: Annotated[
         str | None, option("nano, small, medium or large.", MODEL, ModelConfig.size)
     ] = None,
-    position: Annotated[str | None, option(f"{', '.join(POSITIONS)}.", MODEL, ModelConfig.position)] = None,
+    position: Annotated[
+        str | None, option(f"{', '.join(POSITIONS)}, or two: coupled+rope.", MODEL, ModelConfig.position)
+    ] = None,
     max_length: Annotated[
         int | None, option("Tokens of prompt and completion.", MODEL, "what the data need")
     ] = None,

@@ -8,14 +8,15 @@ decoding and training agree. Some have to be told more than the order of tokens:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mathllm.errors import unknown_choice
+from mathllm.config import position_names
 from mathllm.formats.places import Coordinates
 
 
@@ -33,7 +34,7 @@ class Where:
 class Scheme(nn.Module):
     """No position at all, if nothing is overridden: the causal mask alone tells order (arXiv 2305.19466)."""
 
-    uses: ClassVar[Coordinates | None] = None
+    uses: Coordinates | None = None
 
     def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class Rope(Scheme):
 class CoupledRope(Rope):
     """Rotary embedding over places instead of positions: digits that line up are turned alike."""
 
-    uses: ClassVar[Coordinates | None] = "places"
+    uses: Coordinates | None = "places"
 
     def rotate(self, x: Tensor, where: Where) -> Tensor:
         assert where.place is not None
@@ -112,7 +113,7 @@ class Coupled(Scheme):
     the batch has it added already. Tokens that are about no place share one vector.
     """
 
-    uses: ClassVar[Coordinates | None] = "places"
+    uses: Coordinates | None = "places"
 
     def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
         super().__init__(hidden, heads, layers, max_length)
@@ -132,7 +133,7 @@ class Abacus(Coupled):
     while training, as for `coupled`. The paper adds it to another scheme; here nothing else tells the order.
     """
 
-    uses: ClassVar[Coordinates | None] = "runs"
+    uses: Coordinates | None = "runs"
 
 
 class Alibi(Scheme):
@@ -186,7 +187,7 @@ class CoupledBias(Scheme):
     several places that hold up to the length seen in training. A vector tells the answer from the prompt.
     """
 
-    uses: ClassVar[Coordinates | None] = "places"
+    uses: Coordinates | None = "places"
     START = 3.0  # of the decay, in nats a place
     UNIT = 10.0  # parameters are stored divided by it, so that they learn that much faster
 
@@ -210,6 +211,33 @@ class CoupledBias(Scheme):
         return (near - self.decay[layer] * far[..., None]).movedim(-1, 1) * self.UNIT
 
 
+class Together(Scheme):
+    """Several schemes at once, `coupled+rope` or `abacus+fire` (arXiv 2405.17399): what each adds or turns."""
+
+    def __init__(self, schemes: Sequence[Scheme]) -> None:
+        nn.Module.__init__(self)
+        self.schemes = nn.ModuleList(schemes)
+        self.uses = next((scheme.uses for scheme in schemes if scheme.uses), None)
+
+    @property
+    def parts(self) -> list[Scheme]:
+        return cast("list[Scheme]", list(self.schemes))
+
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        for scheme in self.parts:
+            x = scheme.embed(x, where)
+        return x
+
+    def rotate(self, x: Tensor, where: Where) -> Tensor:
+        for scheme in self.parts:
+            x = scheme.rotate(x, where)
+        return x
+
+    def bias(self, layer: int, query: Where, key: Where) -> Tensor | None:
+        given = [bias for scheme in self.parts if (bias := scheme.bias(layer, query, key)) is not None]
+        return sum(given[1:], given[0]) if given else None
+
+
 SCHEMES: dict[str, type[Scheme]] = {
     "learned": Learned,
     "sinusoidal": Sinusoidal,
@@ -225,10 +253,19 @@ SCHEMES: dict[str, type[Scheme]] = {
 
 
 def make_positions(name: str, hidden: int, heads: int, layers: int, max_length: int) -> Scheme:
-    """The scheme of that name. Raises UsageError for an unknown one."""
-    if name not in SCHEMES:
-        raise unknown_choice("position", name, SCHEMES)
-    return SCHEMES[name](hidden, heads, layers, max_length)
+    """The scheme of that name, or several: `coupled+rope`. Raises UsageError for an unknown one."""
+    schemes = [kind(hidden, heads, layers, max_length) for kind in schemes_of(name)]
+    return schemes[0] if len(schemes) == 1 else Together(schemes)
+
+
+def schemes_of(name: str) -> list[type[Scheme]]:
+    """The classes that a name stands for. Raises UsageError for an unknown one."""
+    return [SCHEMES[part] for part in position_names(name)]
+
+
+def coordinates_used(name: str) -> Coordinates | None:
+    """What the schemes of that name have to be told beside the order of tokens."""
+    return next((scheme.uses for scheme in schemes_of(name) if scheme.uses), None)
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from mathllm.evaluation.report import evaluate_problems
 from mathllm.files import explained, write_bytes, write_json
 from mathllm.formats import get_format
 from mathllm.model.checkpoint import load_checkpoint
-from mathllm.model.positions import SCHEMES
+from mathllm.model.positions import coordinates_used
 from mathllm.tasks import Problems, get_tasks
 from mathllm.tasks.splits import TEST, VAL
 from mathllm.training.card import model_card
@@ -125,7 +125,7 @@ def complete(config: Config) -> Config:
     notation = get_format(config.data.format, config.data.zero_pad)
     for code in get_tasks(config.data.task):
         notation.check_task(code)
-    if uses := SCHEMES[config.model.position].uses:
+    if uses := coordinates_used(config.model.position):
         notation.check_coordinates(uses)
     return config
 
