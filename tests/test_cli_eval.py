@@ -249,7 +249,7 @@ def test_what_is_not_there(half: Path) -> None:
     for option in ("--output-file", "--samples"):
         assert "is a directory" in refused("--checkpoint", half, option, ".").message
     same = refused("--checkpoint", half, "--output-file", "out.json", "--samples", "./out.json")
-    assert "are the same file" in same.message
+    assert "two outputs have the same file" in same.message
     assert isinstance(refused("--checkpoint", half, "--device", "tpu"), UsageError)
 
 

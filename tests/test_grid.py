@@ -121,3 +121,46 @@ def test_a_grid_for_each_task(tmp_path: Path) -> None:
     tasks = json.loads(result.stdout)["tasks"]
     assert tasks["addition"]["num_examples"] == 40
     assert tasks["subtraction"]["grid_num_examples"] == [[10, 0], [10, 10]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_picture(tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / f"grid.{suffix}"
+    options = ["eval", "--checkpoint", str(trained_checkpoint()), "--grid", "2", "--plot", str(picture)]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    content = picture.read_bytes()
+    if suffix == "png":
+        assert content.startswith(b"\x89PNG")
+    else:
+        assert b"training: up to 1 digits" in content or b"<svg" in content
+    assert list(tmp_path.iterdir()) == [picture], "nothing unfinished is left behind"
+
+
+def test_the_picture_shows_the_shares_and_the_training_range() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from mathllm.evaluation.plots import _heat_map
+
+    correct, examples = np.array([[10, 5], [0, 0]]), np.array([[10, 10], [10, 0]])
+    axis = Figure().subplots()
+    image = _heat_map(axis, "addition", Grid(np.array([1, 5]), correct, examples, 1.0), trained=1)
+    assert image.get_array().filled(-1).tolist() == [[1.0, 0.5], [0.0, -1.0]]
+    assert axis.get_title() == "addition: 15 of 30 right"
+    assert axis.lines[0].get_xdata().tolist() == [-0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--grid", "3", "--plot", "grid.txt"], "grid.txt is no picture"),
+        (["--plot", "grid.png"], "--plot draws a grid"),
+        (["--grid", "3", "--plot", "nowhere/grid.png"], "there is no directory nowhere"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_first(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["eval", "--checkpoint", str(trained_checkpoint()), *options])
+    assert isinstance(result.exception, UsageError)
+    assert said in result.exception.message

@@ -18,6 +18,7 @@ from mathllm.files import explained, write_json
 
 if TYPE_CHECKING:
     from mathllm.evaluation.exact_match import ProblemSet
+    from mathllm.evaluation.grid import Grid
     from mathllm.evaluation.lengths import LengthResult
     from mathllm.evaluation.report import Report
     from mathllm.model.checkpoint import Checkpoint
@@ -88,6 +89,9 @@ def evaluate(
     mistakes: Annotated[int, option("Show the first N mistakes.", OUTPUT, metavar="N", min=0)] = 5,
     as_json: Annotated[bool, option("Print one JSON document.", OUTPUT, "--json")] = False,
     output_file: Annotated[Path | None, option("Write that document to a file.", OUTPUT)] = None,
+    plot: Annotated[
+        Path | None, option("Draw the --grid into a .png, .svg or .pdf (needs the extra plots).", OUTPUT)
+    ] = None,
     samples: Annotated[Path | None, option("Write one line of JSON per problem to a file.", OUTPUT)] = None,
 ) -> None:
     """Count exact answers, and sort the mistakes.
@@ -101,7 +105,9 @@ def evaluate(
     mathllm eval --checkpoint checkpoints/length-100x --digits 10,100,1000 --no-draft
     mathllm eval --checkpoint checkpoints/mine --data-path sums.csv --samples samples.jsonl
     """
-    check_outputs(output_file, samples)
+    check_outputs(output_file, samples, plot)
+    if plot is not None:
+        check_picture(plot, grid)
 
     from mathllm.device import pick_device
     from mathllm.evaluation.report import evaluate_problems
@@ -117,7 +123,7 @@ def evaluate(
                 f"{option_name} draws problems of its own", "leave out what names others, and --samples"
             )
         if grid is not None:
-            share = grid_report(loaded, grid, grid_step, per_cell, as_json, output_file)
+            share = grid_report(loaded, grid, grid_step, per_cell, as_json, output_file, plot)
         else:
             assert lengths is not None
             results = length_results(loaded, lengths, max_examples or PER_LENGTH, operands, draft, batch_size)
@@ -141,7 +147,13 @@ def check_threshold(exact_match: float, fail_under: float | None) -> None:
 
 
 def grid_report(
-    loaded: Checkpoint, limit: int, step: int, per_cell: int, as_json: bool, output_file: Path | None
+    loaded: Checkpoint,
+    limit: int,
+    step: int,
+    per_cell: int,
+    as_json: bool,
+    output_file: Path | None,
+    plot: Path | None,
 ) -> float:
     """Evaluates and shows a grid for each task of the checkpoint. Returns the share that is right in all."""
     from rich.console import Console
@@ -156,14 +168,14 @@ def grid_report(
         "trained_up_to_digits": data.max_digits,
         "tasks": {},
     }
-    correct = num_examples = 0
+    grids: dict[str, Grid] = {}
     for code in get_tasks(data.task):
         with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
             grid = evaluate_grid(
                 loaded.model, loaded.notation, code, limit, step, per_cell, data.signed, progress
             )
         document["tasks"][TASK_NAMES[code]] = grid.to_dict()
-        correct, num_examples = correct + grid.answers.correct, num_examples + grid.answers.num_examples
+        grids[TASK_NAMES[code]] = grid
         if not as_json:
             console.print(
                 f"{TASK_NAMES[code]}: {loaded.path}, {grid.seconds:.1f} s", markup=False, soft_wrap=True
@@ -173,7 +185,12 @@ def grid_report(
         print(json.dumps(document, indent=2))
     if output_file is not None:
         write_json(output_file, document)
-    return correct / num_examples
+    if plot is not None:
+        from mathllm.evaluation.plots import plot_grids
+
+        plot_grids(grids, data.max_digits, plot)
+    counts = [grid.answers for grid in grids.values()]
+    return sum(count.correct for count in counts) / sum(count.num_examples for count in counts)
 
 
 def parse_lengths(text: str) -> list[int]:
@@ -224,9 +241,18 @@ def length_report(
     return sum(count.correct for count in counts) / sum(count.num_examples for count in counts)
 
 
-def check_outputs(output_file: Path | None, samples: Path | None) -> None:
+def check_picture(plot: Path, grid: int | None) -> None:
+    """Raises UsageError where there is nothing to draw, or nothing to draw it with."""
+    from mathllm.evaluation.plots import check_plot
+
+    if grid is None:
+        raise UsageError("--plot draws a grid", "add --grid 100, for example")
+    check_plot(plot)
+
+
+def check_outputs(*files: Path | None) -> None:
     """Raises UsageError for files that could not be written: better now than after all the work."""
-    for path in filter(None, (output_file, samples)):
+    for path in filter(None, files):
         if not path.absolute().parent.is_dir():
             raise UsageError(
                 f"there is no directory {path.parent} to write {path.name} into", "make it first"
@@ -237,8 +263,9 @@ def check_outputs(output_file: Path | None, samples: Path | None) -> None:
             raise UsageError(
                 f"nothing can be written into {path.absolute().parent}", "choose another directory"
             )
-    if output_file is not None and samples is not None and output_file.absolute() == samples.absolute():
-        raise UsageError("--output-file and --samples are the same file", "give them two names")
+    named = [path.absolute() for path in files if path is not None]
+    if len(set(named)) < len(named):
+        raise UsageError("two outputs have the same file", "give them two names")
 
 
 def choose_problems(

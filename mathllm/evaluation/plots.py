@@ -1,0 +1,73 @@
+"""Pictures of results, as files; matplotlib comes with the extra `plots`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mathllm.errors import UsageError
+from mathllm.evaluation.grid import Grid
+from mathllm.files import explained
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: Path) -> None:
+    """Raises UsageError where no picture could be drawn into that file: better now than after all the work."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path.name} is no picture", f"give a name that ends with {', '.join(SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UsageError("pictures need matplotlib", "pip install 'mathllm[plots]'") from None
+
+
+def plot_grids(grids: dict[str, Grid], trained: int, path: Path) -> None:
+    """A heat map of exact match for each task, side by side; a line marks the longest operands of training.
+
+    `path` ends with .png, .svg or .pdf, and is written whole or not at all.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(grids), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(grids), squeeze=False)[0]
+    for axis, (name, grid) in zip(axes, grids.items(), strict=True):
+        image = _heat_map(axis, name, grid, trained)
+    figure.colorbar(image, ax=list(axes), label="exact match")
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
+    with explained(f"write {path}"):
+        try:
+            figure.savefig(temporary, dpi=150)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _heat_map(axis: Axes, name: str, grid: Grid, trained: int) -> Any:
+    lengths = grid.lengths
+    share = np.full(grid.correct.shape, np.nan)
+    np.divide(grid.correct, grid.num_examples, out=share, where=grid.num_examples > 0)
+    image = axis.imshow(share, origin="lower", vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+    ticks = np.unique(np.linspace(0, len(lengths) - 1, min(len(lengths), 11)).astype(int))
+    axis.set_xticks(ticks, [str(n) for n in lengths[ticks]])
+    axis.set_yticks(ticks, [str(n) for n in lengths[ticks]])
+    axis.set_xlabel("digits of the second operand")
+    axis.set_ylabel("digits of the first operand")
+    answers = grid.answers
+    axis.set_title(f"{name}: {answers.correct:,} of {answers.num_examples:,} right")
+    inside = int((lengths <= trained).sum()) - 0.5
+    if inside > 0:
+        axis.plot(
+            [-0.5, inside, inside],
+            [inside, inside, -0.5],
+            color="red",
+            label=f"training: up to {trained} digits",
+        )
+        axis.legend(loc="upper right", fontsize="small")
+    return image

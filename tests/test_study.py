@@ -1,0 +1,102 @@
+"""`mathllm study`: variants and seeds of one training, measured alike, and nothing done twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mathllm.cli.main import app
+from mathllm.cli.study import cell
+from mathllm.errors import DataError, UsageError
+from mathllm.study import RESULT, load_study, shares, study_names
+from mathllm.training.run import complete
+
+STUDY = """
+recipe = "length-100x"
+seeds = 2
+digits = [2, 3]
+examples = 5
+settings = ["model.layers=1", "model.hidden=16", "model.heads=2", "train.max_steps=3", "data.max_digits=2",
+            "train.batch_size=8", "train.eval_examples=20", "train.threads=1"]
+
+[variants]
+"all of it" = []
+"no places" = ["model.position=rope"]
+"""
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["study", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_variant_of_the_package_can_be_trained(name: str) -> None:
+    study = load_study(name)
+    runs = study.runs(range(study.seeds))
+    assert len({run.folder for run in runs}) == len(runs) == study.seeds * len(study.variants)
+    for run in runs:
+        complete(study.config(run, Path("anywhere")))
+
+
+def test_a_study_from_the_beginning_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = tmp_path / "mine.toml", tmp_path / "out"
+    path.write_text(STUDY)
+    first = invoke(path, "--output-dir", out, "--seeds", "0", "--only", "no places")
+    assert "no places" in first
+    assert "all of it" not in first
+    done = (out / "no-places-seed0" / RESULT).read_bytes()
+    table = invoke(path, "--output-dir", out)
+    assert (out / "no-places-seed0" / RESULT).read_bytes() == done, "what is finished stays"
+    lines = [line for line in table.splitlines() if line.startswith(("all of it", "no places"))]
+    assert len(lines) == 4  # two variants; random and carry stress
+    assert all(line.split()[-1] == "2" for line in lines)  # seeds
+    results = json.loads((out / "results.json").read_text())["results"]
+    assert [(r["variant"], r["seed"]) for r in results] == [
+        (variant, seed) for variant in ("all of it", "no places") for seed in (0, 1)
+    ]
+    assert {row["num_examples"] for r in results for row in r["lengths"]} == {5}
+    found = shares(results, "random")
+    assert set(found) == {(v, c) for v in ("all of it", "no places") for c in ("held out", "2", "3")}
+    assert found["no places", "3"] == [
+        row["correct"] / 5
+        for r in results
+        for row in r["lengths"]
+        if (r["variant"], row["digits"], row["kind"]) == ("no places", 3, "random")
+    ]
+    # nothing is trained any more
+    monkeypatch.setattr("mathllm.study.train", None)
+    assert invoke(path, "--output-dir", out) == table
+    assert invoke(path, "--output-dir", out, "--table") == table
+    with pytest.raises(DataError, match="is of other settings"):
+        invoke(path, "--output-dir", out, "--set", "train.max_steps=4")
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="positions"):
+        load_study("position")
+    (tmp_path / "bad.toml").write_text("recipe = 3\nwhat = 1\n[variants]\n")
+    with pytest.raises(UsageError, match="is no study"):
+        load_study(str(tmp_path / "bad.toml"))
+    with pytest.raises(UsageError, match="there is no study"):
+        load_study(str(tmp_path / "none.toml"))
+    with pytest.raises(UsageError, match="rope"):
+        load_study("positions").runs([0], only=["ropes"])
+    with pytest.raises(UsageError, match="no run of positions is finished"):
+        invoke("positions", "--table", "--output-dir", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([], ""),
+        ([1.0], "100"),
+        ([0.9999], "99.9"),
+        ([0.0, 1.0, 0.5], "50 (0-100)"),
+        ([0.2, 0.8], "20 (20-80)"),
+    ],
+)
+def test_cells_of_the_table_are_medians_rounded_down(values: list[float], text: str) -> None:
+    assert cell(values) == text
