@@ -38,7 +38,8 @@ def gen_data(
         str,
         option(
             "digits: short numbers as often as long ones; uniform: every value as often as any other; "
-            "balanced: neither short numbers nor long chains of carries (99+1, 100-99) are rare.",
+            "balanced: answers of every length, and chains of carries of every length, as often as any other (99+1, "
+            "100-99); several, like digits,balanced: equal shares of each.",
             PROBLEMS,
         ),
     ] = DEFAULTS.sampling,
