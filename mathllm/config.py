@@ -47,7 +47,8 @@ class ModelConfig:
     """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion
     together, and 0 means as long as the training data needs. `random_start` is the highest number that places
     begin with in training, for positions that learn a vector for each place. `loops` repeats the blocks, with the
-    same weights."""
+    same weights. `bias_near` and `bias_decay` are how many places the table of `coupled-bias` reaches to either side,
+    and the nats a place by which its bias falls beyond at first."""
 
     size: str = "small"
     layers: int = 4
@@ -63,6 +64,8 @@ class ModelConfig:
     qk_scale: float = 1.0
     random_start: int = 0
     loops: int = 1
+    bias_near: int = 1
+    bias_decay: float = 3.0
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -72,7 +75,7 @@ class ModelConfig:
         for name in ("layers", "hidden", "heads", "feed_forward", "loops"):
             _at_least(f"model.{name}", getattr(self, name), 1)
         _at_least("model.max_length", self.max_length, 0)
-        for name in ("kv_heads", "random_start", "qk_scale"):
+        for name in ("kv_heads", "random_start", "qk_scale", "bias_near", "bias_decay"):
             _at_least(f"model.{name}", getattr(self, name), 0)
         if self.hidden % self.heads or self.heads % (self.kv_heads or self.heads):
             raise UsageError(

@@ -107,6 +107,16 @@ def test_coupled_bias_depends_on_the_difference_of_places_only() -> None:
     torch.testing.assert_close(far.diff(dim=-1)[:, [0, 1, 3, 4]].abs(), torch.full((2, 4), 3.0))
 
 
+def test_the_table_and_the_decay_of_coupled_bias_can_be_chosen() -> None:
+    scheme = make_positions("coupled-bias", 8, 2, 1, 32, near=3, decay=1.5)
+    torch.nn.init.normal_(scheme.near, generator=torch.Generator().manual_seed(0))
+    bias = scheme.bias(0, where(10), where(*range(1, 20)))[0, :, 0]  # (H, S)
+    expected = torch.full((2, 5), 1.5)
+    torch.testing.assert_close(bias[:, :6].diff(dim=-1), expected)  # up to the table's end at 7
+    torch.testing.assert_close(bias[:, 12:18].diff(dim=-1), -expected)
+    torch.testing.assert_close(bias[:, 6:13], scheme.near[0].T * 10)
+
+
 def test_coupled_rope_turns_digits_that_line_up_alike() -> None:
     scheme = CoupledRope(hidden=16, heads=2, layers=1, max_length=32)
     x = torch.randn(1, 1, 2, 8, generator=torch.Generator().manual_seed(0)).expand(1, 3, 2, 8)

@@ -183,18 +183,21 @@ class CoupledBias(Scheme):
     decay that is linear as ALiBi's (arXiv 2108.12409) but learned, per layer and head.
 
     A column of a sum needs its own place and the one below, at any length, and nothing else: so the table has
-    the differences -1, 0 and 1 only, and the decay is steep from the start, or some models learn short cuts over
-    several places that hold up to the length seen in training. A vector tells the answer from the prompt.
+    the differences -1, 0 and 1 only (`near` 1), and the decay is steep from the start (3 nats a place), or some models
+    learn short cuts over several places that hold up to the length seen in training. A vector tells the answer from
+    the prompt.
     """
 
     uses: Coordinates | None = "places"
-    START = 3.0  # of the decay, in nats a place
     UNIT = 10.0  # parameters are stored divided by it, so that they learn that much faster
 
-    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+    def __init__(
+        self, hidden: int, heads: int, layers: int, max_length: int, near: int = 1, decay: float = 3.0
+    ) -> None:
         super().__init__(hidden, heads, layers, max_length)
-        self.near = nn.Parameter(torch.zeros(layers, 3, heads))
-        self.decay = nn.Parameter(torch.full((layers, heads), self.START / self.UNIT))
+        self.reach = near
+        self.near = nn.Parameter(torch.zeros(layers, 2 * near + 1, heads))
+        self.decay = nn.Parameter(torch.full((layers, heads), decay / self.UNIT))
         self.segments = nn.Embedding(2, hidden)
         nn.init.normal_(self.segments.weight, std=0.02)
 
@@ -206,8 +209,10 @@ class CoupledBias(Scheme):
         assert query.place is not None
         assert key.place is not None
         difference = key.place[:, None, :] - query.place[:, :, None]  # (B, T, S)
-        near = F.embedding(difference.clamp(-1, 1) + 1, self.near[layer])  # (B, T, S, H)
-        far = (difference.abs() - 1).clamp(min=0)
+        near = F.embedding(
+            difference.clamp(-self.reach, self.reach) + self.reach, self.near[layer]
+        )  # (B, T, S, H)
+        far = (difference.abs() - self.reach).clamp(min=0)
         return (near - self.decay[layer] * far[..., None]).movedim(-1, 1) * self.UNIT
 
 
@@ -252,9 +257,17 @@ SCHEMES: dict[str, type[Scheme]] = {
 }
 
 
-def make_positions(name: str, hidden: int, heads: int, layers: int, max_length: int) -> Scheme:
-    """The scheme of that name, or several: `coupled+rope`. Raises UsageError for an unknown one."""
-    schemes = [kind(hidden, heads, layers, max_length) for kind in schemes_of(name)]
+def make_positions(
+    name: str, hidden: int, heads: int, layers: int, max_length: int, near: int = 1, decay: float = 3.0
+) -> Scheme:
+    """The scheme of that name, or several: `coupled+rope`; `near` and `decay` are those of `coupled-bias`.
+
+    Raises UsageError for an unknown one.
+    """
+    shape = (hidden, heads, layers, max_length)
+    schemes = [
+        CoupledBias(*shape, near, decay) if kind is CoupledBias else kind(*shape) for kind in schemes_of(name)
+    ]
     return schemes[0] if len(schemes) == 1 else Together(schemes)
 
 

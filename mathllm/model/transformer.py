@@ -99,13 +99,15 @@ class Transformer(nn.Module):
         qk_scale: float,
         tie_embeddings: bool,
         loops: int = 1,
+        bias_near: int = 1,
+        bias_decay: float = 3.0,
         vocab_size: int = VOCAB_SIZE,
     ) -> None:
         super().__init__()
         self.max_length, self.vocab_size, self.loops = max_length, vocab_size, loops
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, hidden // heads
         self.embedding = nn.Embedding(vocab_size, hidden)
-        self.positions = make_positions(position, hidden, heads, layers, max_length)
+        self.positions = make_positions(position, hidden, heads, layers, max_length, bias_near, bias_decay)
         self.blocks = nn.ModuleList(
             Block(hidden, heads, kv_heads, feed_forward, norm, activation, qk_norm, qk_scale)
             for _ in range(layers)
@@ -134,6 +136,8 @@ class Transformer(nn.Module):
                 config.qk_scale,
                 config.tie_embeddings,
                 config.loops,
+                config.bias_near,
+                config.bias_decay,
             )
 
     def _initialise(self, hidden: int) -> None:
