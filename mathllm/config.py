@@ -105,7 +105,8 @@ class DataConfig:
     """Which problems, and how they are written. `data_dir` empty means an endless stream made on the fly.
 
     `num_examples` (0: all there are) trains on a fixed set instead: that many problems of the stream, or the first
-    ones of the directory's train.jsonl.
+    ones of the directory's train.jsonl. A stream starts with one digit and reaches `max_digits` evenly over the first
+    `curriculum_steps` (0: it has all lengths from the start).
     """
 
     data_dir: str = ""
@@ -119,6 +120,14 @@ class DataConfig:
     signed: bool = False
     train_ratio: float = 0.9
     val_ratio: float = 0.05
+    curriculum_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("data.curriculum_steps", self.curriculum_steps, 0)
+        if self.curriculum_steps and (self.data_dir or self.num_examples):
+            raise UsageError(
+                "a curriculum over length needs an endless stream", "leave out data_dir and num_examples"
+            )
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,16 @@ def test_steps_and_seeds_do_not_repeat_each_other() -> None:
     assert len(set(long)) == len(long)
 
 
+def test_a_curriculum_goes_from_one_digit_to_all_of_them() -> None:
+    data = DataConfig(max_digits=4, curriculum_steps=100)
+    stream, plain = ProblemStream(data, seed=1), ProblemStream(DataConfig(max_digits=4), seed=1)
+    longest = {step: int(stream.problems(step, 200).widths.max()) for step in (0, 24, 25, 50, 75, 99, 100)}
+    assert longest == {0: 1, 24: 1, 25: 2, 50: 3, 75: 4, 99: 4, 100: 4}
+    assert (stream.problems(100, 50).operands == plain.problems(100, 50).operands).all()
+    with pytest.raises(UsageError, match="needs an endless stream"):
+        DataConfig(curriculum_steps=5, num_examples=10)
+
+
 def test_a_stream_that_has_nothing_to_train_on_says_so() -> None:
     data = DataConfig(max_digits=1, train_ratio=0.002, val_ratio=0.5)
     with pytest.raises(UsageError, match="train split has no problem"):

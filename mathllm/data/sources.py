@@ -6,6 +6,7 @@ can make the same batch and take its own rows of it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -39,15 +40,18 @@ class ProblemStream:
 
     def __init__(self, data: DataConfig, seed: int) -> None:
         self.codes, self.how, self.ratios = get_tasks(data.task), sampling(data), ratios(data)
-        self.seed = seed
+        self.seed, self.curriculum_steps = seed, data.curriculum_steps
 
     def problems(self, step: int, n: int) -> Problems:
         rng = np.random.default_rng([self.seed, _TRAINING, step])
+        how = self.how
+        if step < self.curriculum_steps:
+            how = replace(how, max_digits=1 + step * how.max_digits // self.curriculum_steps)
         parts: list[Problems] = []
         missing = n
         for _ in range(_DRAWS):
             rows = int(missing / self.ratios.train * 1.1) + 16
-            drawn = sample(rng, min(rows, _MOST_ROWS), self.codes, self.how)
+            drawn = sample(rng, min(rows, _MOST_ROWS), self.codes, how)
             drawn = drawn[np.flatnonzero(split_of(drawn, self.ratios) == TRAIN)[:missing]]
             parts.append(drawn)
             missing -= len(drawn)
