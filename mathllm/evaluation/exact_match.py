@@ -131,8 +131,8 @@ def read_verdicts(
     )
 
 
-def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]) -> None:
-    """Raises UsageError where some of the problems' whole texts are too long.
+def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]) -> int:
+    """Tokens of the longest text. Raises UsageError where some of the problems' whole texts are too long.
 
     `lengths` are the tokens of each text, in arrays one after the other that cover the problems.
     """
@@ -143,7 +143,7 @@ def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]
             longest, most = start + int(part.argmax()), int(part.max())
         start += len(part)
     if too_long == 0:
-        return
+        return most
     expression = expressions(problems[longest : longest + 1])[0]
     if len(expression) > 60:
         expression = f"{expression[:40]}... ({len(expression)} characters)"

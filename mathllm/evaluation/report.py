@@ -8,6 +8,7 @@ Problems are judged in chunks, so that a million of them take no more memory tha
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -187,10 +188,11 @@ def evaluate_problems(
         raise UsageError("there is no problem to evaluate")
     started = time.perf_counter()
     # of all pairs the longest text is known, and a look at each of them would take long before anything is seen
-    if not (isinstance(problems, AllPairs) and problems.longest_text(notation) <= model.max_length):
-        check_lengths(model.max_length, problems, text_lengths(notation, problems))
+    longest = problems.longest_text(notation) if isinstance(problems, AllPairs) else math.inf
+    if longest > model.max_length:
+        longest = check_lengths(model.max_length, problems, text_lengths(notation, problems))
     tally = Tally(mistakes)
-    rows = max(1, CHUNK_TOKENS // model.max_length)
+    rows = max(1, int(CHUNK_TOKENS // longest))
     for start in range(0, n, rows):
 
         def advance(done: int, _: int, before: int = start) -> None:
