@@ -1,10 +1,11 @@
-"""The checkpoint that comes with mathllm: small, documented, and right wherever a sample looks."""
+"""The checkpoints that come with mathllm: small, documented, and right wherever a sample looks."""
 
 import numpy as np
 import pytest
 
 from mathllm.api import MathModel, load
 from mathllm.evaluation.exhaustive import AllPairs
+from mathllm.evaluation.lengths import KINDS, draw_length
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.model.checkpoint import SHIPPED
 from mathllm.tasks import Problems, Sampling, sample
@@ -48,3 +49,22 @@ def test_a_sample_of_all_numbers_up_to_999(shipped: MathModel, method: str) -> N
     rng = np.random.default_rng(2024)
     assert wrong_answers(shipped, sample(rng, 3000, (0,), Sampling(3, 2, method))) == 0
     assert wrong_answers(shipped, sample(rng, 3000, (1,), Sampling(3, 2, method, signed=True))) == 0
+
+
+@pytest.fixture(scope="module")
+def any_length() -> MathModel:
+    return load(SHIPPED.with_name("add-any-length"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "expression", ["9" * 500 + "+1", "1+" + "9" * 500, "123456789" * 50 + "+" + "987654321" * 45, "0+0"]
+)
+def test_sums_of_hundreds_of_digits(any_length: MathModel, expression: str) -> None:
+    solution = any_length.solve(expression)
+    assert solution.answer == sum(map(int, expression.split("+")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_of_sums_ten_times_as_long_as_in_training(any_length: MathModel, kind: str) -> None:
+    assert any_length.checkpoint.data.max_digits == 10
+    assert wrong_answers(any_length, draw_length(0, 100, kind, 50, seed=7)) == 0
