@@ -1,5 +1,7 @@
 """The checkpoints that come with mathllm: small, documented, and right wherever a sample looks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from mathllm.api import MathModel, load
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.lengths import KINDS, draw_length
 from mathllm.evaluation.report import evaluate_problems
-from mathllm.model.checkpoint import SHIPPED
+from mathllm.model.checkpoint import ANY_LENGTH, SHIPPED, find_checkpoint
 from mathllm.tasks import Problems, Sampling, sample
 
 
@@ -53,7 +55,7 @@ def test_a_sample_of_all_numbers_up_to_999(shipped: MathModel, method: str) -> N
 
 @pytest.fixture(scope="module")
 def any_length() -> MathModel:
-    return load(SHIPPED.with_name("add-any-length"), device="cpu")
+    return load(ANY_LENGTH, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,11 @@ def test_sums_of_hundreds_of_digits(any_length: MathModel, expression: str) -> N
 def test_a_sample_of_sums_ten_times_as_long_as_in_training(any_length: MathModel, kind: str) -> None:
     assert any_length.checkpoint.data.max_digits == 10
     assert wrong_answers(any_length, draw_length(0, 100, kind, 50, seed=7)) == 0
+
+
+def test_without_a_run_the_first_of_them_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for path in (SHIPPED, ANY_LENGTH):
+        (tmp_path / "checkpoints" / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint() == SHIPPED

@@ -29,6 +29,7 @@ from mathllm.tasks import get_tasks
 from mathllm.tokenizer import TOKENS, tokenizer_json
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "addsub-3digit"
+ANY_LENGTH = SHIPPED.with_name("add-any-length")  # ships too, and is taken only when named
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
@@ -87,9 +88,8 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     `checkpoints/`, else the checkpoint that ships with mathllm.
     """
     if path is None:
-        runs = [
-            run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() != SHIPPED.resolve()
-        ]
+        ours = {SHIPPED.resolve(), ANY_LENGTH.resolve()}
+        runs = [run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() not in ours]
         inside = [found for run in runs if (found := _inside(run)) is not None]
         if inside:
             return max(inside, key=lambda found: (found / WEIGHTS).stat().st_mtime_ns)
