@@ -1,16 +1,19 @@
 """The checkpoints that come with mathllm: small, documented, and right wherever a sample looks."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mathllm.api import MathModel, load
+from mathllm.config import build_config
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.lengths import KINDS, draw_length
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.model.checkpoint import ANY_LENGTH, SHIPPED, find_checkpoint
 from mathllm.tasks import Problems, Sampling, sample
+from mathllm.training.run import complete
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,12 @@ def test_sums_of_hundreds_of_digits(any_length: MathModel, expression: str) -> N
 def test_a_sample_of_sums_ten_times_as_long_as_in_training(any_length: MathModel, kind: str) -> None:
     assert any_length.checkpoint.data.max_digits == 10
     assert wrong_answers(any_length, draw_length(0, 100, kind, 50, seed=7)) == 0
+
+
+@pytest.mark.parametrize(("path", "recipe"), [(SHIPPED, "addsub-3digit"), (ANY_LENGTH, "length-100x")])
+def test_they_were_made_by_the_recipes_as_they_stand(path: Path, recipe: str) -> None:
+    config = complete(build_config({"train": {"threads": 1}}, recipe=recipe))
+    assert json.loads((path / "training_config.json").read_text(encoding="utf-8")) == config.to_dict()
 
 
 def test_without_a_run_the_first_of_them_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
