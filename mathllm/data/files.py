@@ -250,10 +250,13 @@ def _json_rows(problems: Problems, notation: Format) -> tuple[bytes, int]:
     return join_pieces(spaced(*compact(stack(row))), _PIECES), int(rendered.lengths.max(initial=0))
 
 
+_OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps")
+
+
 def _options(data: DataConfig) -> dict[str, Any]:
     """The settings that say what is in the files."""
-    # where they are and how many of their rows a training run takes is not their business
-    return {name: value for name, value in asdict(data).items() if name not in ("data_dir", "num_examples")}
+    # where they are, and which of their rows a training run takes when, is not their business
+    return {name: value for name, value in asdict(data).items() if name not in _OF_TRAINING}
 
 
 def _write_metadata(
