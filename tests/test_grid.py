@@ -97,6 +97,18 @@ def test_a_large_grid_shows_shades() -> None:
     assert any(line.startswith("20 ··│····") for line in lines)
 
 
+def test_a_grid_wider_than_the_console_takes_lengths_together() -> None:
+    lengths, examples = np.arange(1, 101), np.full((100, 100), 2)
+    correct = np.where(lengths[:, None] + lengths <= 100, 2, 0)
+    out = io.StringIO()
+    show_grid(Console(file=out, width=60, highlight=False), Grid(lengths, correct, examples, 1.0), trained=10)
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= 60 for line in lines[:-4])
+    assert lines[0].startswith("exact match 49.50%")
+    assert any(line.startswith(" 1 █████│█") or line.startswith("  1 █████│█") for line in lines)
+    assert "a cell is 2 by 2 lengths" in out.getvalue()
+
+
 def test_the_command(tmp_path: Path) -> None:
     checkpoint, out = str(trained_checkpoint()), tmp_path / "grid.json"
     options = ["eval", "--checkpoint", checkpoint, "--grid", "2", "--per-cell", "20"]

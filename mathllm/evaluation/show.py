@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -207,12 +208,16 @@ def show_grid(console: Console, grid: Grid, trained: int) -> None:
     """A heat map: a row for each length of the first operand, a column for each of the second.
 
     Lines mark the longest operands of the training data, `trained` digits. A percentage is rounded down, so
-    that 100 means all.
+    that 100 means all. Where the console is too narrow, a cell stands for several lengths.
     """
+    margin = len(str(grid.lengths[-1]))
+    stride = -(-len(grid.lengths) // max(1, console.width - margin - 2))
+    answers, last = grid.answers, int(grid.lengths[-1])
+    grid = merged(grid, stride)
     lengths, wide = grid.lengths.tolist(), len(grid.lengths) <= WIDE_CELLS
-    width, margin = (4 if wide else 1), len(str(lengths[-1]))
+    width = 4 if wide else 1
     inside = sum(length <= trained for length in lengths)
-    console.print(Text(headline(grid.answers), style="bold"))
+    console.print(Text(headline(answers), style="bold"))
     console.print("digits of the first operand downwards, of the second to the right\n")
     if wide:
         console.print(_ruled(" " * margin, [Text(f"{length:>4}") for length in lengths], inside))
@@ -223,7 +228,21 @@ def show_grid(console: Console, grid: Grid, trained: int) -> None:
         cells = [_cell(Count(right, of), wide) for right, of in counts]
         console.print(_ruled(f"{length:>{margin}}", cells, inside))
     if not wide:
-        console.print(f"\n{lengths[0]} to {lengths[-1]} digits; █ all right, ▓ 90%, ▒ 50%, ░ some, · none")
+        console.print(f"\n{lengths[0]} to {last} digits; █ all right, ▓ 90%, ▒ 50%, ░ some, · none")
+    if stride > 1:
+        console.print(
+            f"a cell is {stride} by {stride} lengths, named by the first; a wider terminal shows more"
+        )
+
+
+def merged(grid: Grid, stride: int) -> Grid:
+    """The same counts with that many neighbouring lengths taken together."""
+    first = np.arange(0, len(grid.lengths), stride)
+    correct, num_examples = (
+        np.add.reduceat(np.add.reduceat(counts, first, 0), first, 1)
+        for counts in (grid.correct, grid.num_examples)
+    )
+    return Grid(grid.lengths[first], correct, num_examples, grid.seconds)
 
 
 def _ruled(head: str, cells: list[Text], inside: int, bar: str = "│") -> Text:
