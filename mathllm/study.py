@@ -22,12 +22,14 @@ import numpy as np
 from rich.console import Console
 
 from mathllm.config import Config, build_config
+from mathllm.device import pick_device
 from mathllm.errors import DataError, UsageError, unknown_choice
 from mathllm.evaluation.lengths import evaluate_lengths
 from mathllm.files import write_json
 from mathllm.model.checkpoint import load_checkpoint
 from mathllm.tasks import TASK_NAMES, get_tasks
 from mathllm.training.run import train
+from mathllm.training.state import run_files
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -127,15 +129,15 @@ def measure(study: Study, run: Run, root: Path, console: Console) -> dict[str, A
             raise DataError(f"{path} is of other settings", "choose another --output-dir")
         return result
     config = study.config(run, root)
-    trained = train(config, resume=directory.exists(), console=console)
+    trained = train(config, resume=bool(run_files(directory)), console=console)
     if trained.test is None:
         raise KeyboardInterrupt
     started = time.perf_counter()
-    loaded = load_checkpoint(directory)
+    loaded = load_checkpoint(directory, pick_device(config.train.device))
     lengths = []
-    for code in get_tasks(config.data.task):
+    for code in get_tasks(loaded.data.task):
         results = evaluate_lengths(
-            loaded.model, loaded.notation, code, study.digits, study.examples, config.data.max_operands
+            loaded.model, loaded.notation, code, study.digits, study.examples, loaded.data.max_operands
         )
         for one in results:
             count, errors = one.report.answers, one.report.errors

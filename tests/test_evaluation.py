@@ -186,6 +186,14 @@ def test_texts_without_end_are_cut_long_before_a_long_model_is_full() -> None:
     assert verdicts.written.lengths.max() < 60
 
 
+def test_where_a_text_is_cut_does_not_depend_on_its_neighbours() -> None:
+    model = Transformer.from_config(ModelConfig("nano", 1, 16, 1, max_length=500))
+    problems = parse_expressions(["1+2", "123456789012+3"])  # prompts of two lengths, texts without end
+    lengths = [judge(model, get_format("column"), problems, size).written.lengths for size in (1, 2)]
+    assert lengths[0].tolist() == lengths[1].tolist()
+    assert lengths[0][0] < lengths[0][1]
+
+
 # all problems
 
 

@@ -110,6 +110,8 @@ def test_white_space_inside_a_number_is_refused(text: str, position: int) -> Non
     with pytest.raises(ExpressionError, match="white space inside a number") as caught:
         parse_expression(text)
     assert caught.value.position == position
+    with pytest.raises(DataError, match="row 2: white space inside a number"):
+        parse_expressions(["1 + 2", text])
 
 
 @given(st.text(max_size=20) | typed)

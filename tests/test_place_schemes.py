@@ -148,6 +148,20 @@ def test_fire_is_the_formula_of_the_paper() -> None:
         torch.testing.assert_close(bias[0, :, i, j], scheme.networks[1](share))
 
 
+@pytest.mark.parametrize("position", ["coupled", "coupled-rope"])
+def test_a_random_start_has_its_room(tmp_path: Path, position: str) -> None:
+    settings = (
+        f"model.position={position}",
+        "data.format=reversed",
+        "model.random_start=100",
+        "train.max_steps=2",
+    )
+    finished(tiny(tmp_path / "run", *settings, "model.max_length=0"))
+    assert load_checkpoint(tmp_path / "run").model.max_length > 100
+    with pytest.raises(UsageError, match="random_start 100 leads to places"):
+        finished(tiny(tmp_path / "other", *settings, "model.max_length=64"))
+
+
 def test_random_starts_move_the_places_of_a_row_together_and_leave_what_has_none() -> None:
     rendered = get_format("reversed").render(ProblemStream(tiny(Path("x")).data, 0).problems(0, 50))
     places = get_format("reversed").coordinates(rendered.ids)

@@ -21,7 +21,7 @@ from torch import Tensor
 from mathllm.data.batches import batches_by_length
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
-from mathllm.inference.engine import ENDED, Places, generate, places_for
+from mathllm.inference.engine import CUT, ENDED, Places, generate, places_for
 from mathllm.model import Transformer
 from mathllm.tasks import Problems, answer
 from mathllm.tasks.expressions import expressions
@@ -220,12 +220,16 @@ def _complete(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         prompt_lengths = gold.prompt_lengths[part]
-        most = 2 * int((gold.lengths[part] - prompt_lengths).max()) + SLACK
-        written = generate(model, gold.ids[part], prompt_lengths, most, batch_size=batch_size, places=places)
-        lengths[part], reasons[part] = prompt_lengths + written.lengths, written.reasons
+        most = 2 * (gold.lengths[part] - prompt_lengths) + SLACK
+        limit = int(most.max())
+        written = generate(model, gold.ids[part], prompt_lengths, limit, batch_size=batch_size, places=places)
+        # each row has a limit of its own, so that its verdict does not depend on what it was decoded with
+        kept = np.minimum(written.lengths, most)
+        lengths[part] = prompt_lengths + kept
+        reasons[part] = np.where(written.lengths > most, CUT, written.reasons)
         ids = pad_ids(ids, int(lengths[part].max()))
         source = np.arange(ids.shape[1]) - prompt_lengths[:, None]
-        inside = source < written.lengths[:, None]
+        inside = source < kept[:, None]
         completion = np.take_along_axis(written.ids, np.clip(source, 0, written.ids.shape[1] - 1), 1)
         ids[part] = np.where(source < 0, ids[part], np.where(inside, completion, END))
         advance(len(part))

@@ -40,7 +40,7 @@ def draw_length(code: int, digits: int, kind: str, n: int, operands: int = 2, se
     """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
 
     `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the
-    digits. Raises UsageError for more operands than any task takes.
+    digits (in a difference all, or one less). Raises UsageError for more operands than any task takes.
     """
     if operands > MAX_OPERANDS:
         raise UsageError(f"a problem has at most {MAX_OPERANDS} operands, not {operands}")

@@ -174,7 +174,9 @@ class Fire(Scheme):
         frequency, threshold = self.frequency[layer].abs(), (self.threshold[layer] * self.THRESHOLD).abs()
         most = torch.log(frequency * torch.maximum(query.index.float(), threshold) + 1)
         relative = torch.log(frequency * distance + 1) / (most[:, None] + 1e-6)
-        by_head: Tensor = self.networks[layer](relative[..., None])  # (T, S, H)
+        # in full precision: bf16 cannot tell distant neighbours apart
+        with torch.autocast(relative.device.type, enabled=False):
+            by_head: Tensor = self.networks[layer](relative[..., None].float())  # (T, S, H)
         return by_head.movedim(-1, 0)[None]
 
 

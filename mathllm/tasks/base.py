@@ -78,7 +78,8 @@ class Task(Protocol):
         """Operands [n, K, D] drawn by one method; of row i, only the first counts[i] will be used."""
 
     def of_length(self, rng: np.random.Generator, n: int, operands: int, digits: int, stress: bool) -> Digits:
-        """Operands [n, operands, digits] of exactly that many digits: random, or with carries that run far."""
+        """Operands [n, operands, digits]: random ones of exactly that many digits, or carries that run far in a
+        first operand of that many (a difference's may have one less)."""
 
     def answer(self, problems: Problems) -> Numbers:
         """The exact results of problems of this task."""

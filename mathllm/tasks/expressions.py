@@ -15,6 +15,7 @@ from mathllm.tokenizer import EQUALS, MINUS, TOKENS, Ids, decode_rows, encode, e
 
 # of one operand, in anything that people type or hand in: Python's int() reads no more than 4,300
 MAX_DIGITS = 4000
+_GAP = re.compile(r"(?<=[0-9])[ \t\r\f\v]+[0-9]")
 
 
 def parse_expression(text: str) -> Problems:
@@ -23,10 +24,7 @@ def parse_expression(text: str) -> Problems:
     Raises ExpressionError with the position of the first character that does not belong there: white space
     inside a number is one, since whoever typed `1 2+3` may have meant `1+2+3` as well as `12+3`.
     """
-    if gap := re.search(r"(?<=[0-9])\s+[0-9]", text):
-        raise ExpressionError(
-            "white space inside a number", text, gap.end() - 1, "write a problem like 12+34"
-        )
+    _refuse_gap(text)
     ids = encode(text)[None]
     problems, good = problems_from_ids(*_without_equals(ids, np.array([ids.shape[1]])))
     if not good[0]:
@@ -36,11 +34,24 @@ def parse_expression(text: str) -> Problems:
 
 def parse_expressions(texts: Sequence[str]) -> Problems:
     """Problems from many expressions. Raises DataError naming the (1-based) row of the first bad one."""
+    if _GAP.search("\n".join(texts)):
+        for row, text in enumerate(texts):
+            try:
+                _refuse_gap(text)
+            except ExpressionError as error:
+                raise error.in_row(row) from None
     problems, good = problems_from_ids(*_without_equals(*encode_rows(texts)))
     if not good.all():
         row = int(np.argmin(good))
         raise explain(texts[row]).in_row(row)
     return problems
+
+
+def _refuse_gap(text: str) -> None:
+    if gap := _GAP.search(text):
+        raise ExpressionError(
+            "white space inside a number", text, gap.end() - 1, "write a problem like 12+34"
+        )
 
 
 def _without_equals(ids: Ids, lengths: Ints) -> tuple[Ids, Ints]:

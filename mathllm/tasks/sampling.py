@@ -20,7 +20,7 @@ class Sampling:
     `digits`: every operand's number of digits is uniform from 1 to max_digits (the default);
     `uniform`: operands are uniform from 0 to 10**max_digits - 1;
     `balanced`: the answer's number of digits is uniform, and so is the longest chain of carries (or borrows) that
-    such an answer can have: 99+1 and 100-99 are not rare;
+    such an answer can have (exactly so for up to five operands): 99+1 and 100-99 are not rare;
     several, like `digits,balanced`: equal shares of each.
     """
 

@@ -108,8 +108,17 @@ def complete(config: Config) -> Config:
         facts = {name: said[name] for name in STREAM_SETTINGS if name in said}
         config = replace(config, data=replace(config.data, **facts))
     needed = longest_text(config.data)
+    # tables of places are as long as texts may be, and a place may be that high: see data.sources.random_starts
+    highest = config.model.random_start + config.data.max_digits + 4 if config.model.random_start else 0
     if config.model.max_length == 0:
-        config = replace(config, model=replace(config.model, max_length=max(64, -(-needed // 8) * 8)))
+        room = max(64, -(-max(needed, highest) // 8) * 8)
+        config = replace(config, model=replace(config.model, max_length=room))
+    if highest > config.model.max_length:
+        raise UsageError(
+            f"random_start {config.model.random_start} leads to places up to {highest}, "
+            f"but max_length is {config.model.max_length}",
+            f"--max-length {highest}, or leave it out",
+        )
     if needed > config.model.max_length:
         raise UsageError(
             f"texts of this data take up to {needed} tokens, but max_length is {config.model.max_length}",
@@ -193,11 +202,13 @@ def check_directory(run: Path, resume: bool, overwrite: bool) -> Path | None:
 
 def check_same_data(run: Path, config: Config) -> None:
     """Raises UsageError where a run would go on with rows of another kind, or in another order, than it began."""
-    was, now = saved_settings(run), config.to_dict()
+    was, now, defaults = saved_settings(run), config.to_dict(), Config().to_dict()
     fixed = [("data", key) for key in now["data"]]
     fixed += [("train", key) for key in ("seed", "batch_size", "grad_accumulation")]
     for section, key in fixed:
-        before = was.get(section, {}).get(key, now[section][key])
+        before = was.get(section, {}).get(
+            key, defaults[section][key]
+        )  # a setting that the run did not know yet
         if before != now[section][key]:
             raise UsageError(
                 f"this run was started with {section}.{key} {before!r}, not {now[section][key]!r}: "

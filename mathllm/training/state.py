@@ -110,10 +110,12 @@ def read_progress(path: Path) -> tuple[Progress, dict[str, Any]]:
 def _check_same_model(path: Path, config: ModelConfig) -> None:
     """Shapes alone would not tell: another activation or number of heads has the same weights."""
     saved = read_config(path).get("model")
+    defaults = asdict(ModelConfig())  # a setting that the run did not know yet
     for name, value in asdict(config).items():
-        if isinstance(saved, dict) and saved.get(name, value) != value:
+        before = saved.get(name, defaults[name]) if isinstance(saved, dict) else value
+        if before != value:
             raise UsageError(
-                f"this run's model has {name} {saved[name]!r}, not {value!r}: it cannot go on as another one",
+                f"this run's model has {name} {before!r}, not {value!r}: it cannot go on as another one",
                 "leave that out, or start anew in another --output-dir",
             )
 
