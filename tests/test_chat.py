@@ -531,7 +531,7 @@ def test_on_a_real_terminal(tmp_path):
         wait_for(b"confidence")
         os.write(terminal, b"\x03")  # Ctrl-C: now and at the prompt, wherever it comes
         wait_for(b"> ")
-    time.sleep(0.5)
+        time.sleep(1)  # or a Ctrl-C that is late would take the next line with it
     os.write(terminal, b"\x04")  # Ctrl-D
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert b"8+9 = 17" in re.sub(rb"\x1b\[[0-9;]*m", b"", shown)
