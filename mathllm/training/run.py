@@ -203,6 +203,8 @@ def check_directory(run: Path, resume: bool, overwrite: bool) -> Path | None:
 def check_same_data(run: Path, config: Config) -> None:
     """Raises UsageError where a run would go on with rows of another kind, or in another order, than it began."""
     was, now, defaults = saved_settings(run), config.to_dict(), Config().to_dict()
+    if not was:
+        return
     fixed = [("data", key) for key in now["data"]]
     fixed += [("train", key) for key in ("seed", "batch_size", "grad_accumulation")]
     for section, key in fixed:
