@@ -2,21 +2,25 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from runs import finished, same_run, tiny
+from runs import TINY, finished, same_run, tiny
 
-from mathllm.config import ModelConfig
+from mathllm.config import ModelConfig, build_config
 from mathllm.data.sources import ProblemStream, random_starts
 from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.formats import get_format
 from mathllm.inference.solver import Solver
+from mathllm.model import Transformer
 from mathllm.model.checkpoint import load_checkpoint
-from mathllm.model.positions import SCHEMES, CoupledBias, CoupledRope, Fire, Where, make_positions
+from mathllm.model.positions import SCHEMES, CoupledBias, CoupledRope, Fire, Scheme, Where, make_positions
+from mathllm.tasks import make_problems
 from mathllm.tasks.expressions import parse_expressions
+from mathllm.tasks.numbers import random_digits
 from mathllm.tokenizer import encode
 
 WITH_PLACES = [name for name, scheme in SCHEMES.items() if scheme.uses]
@@ -83,38 +87,81 @@ def test_two_schemes_at_once_do_what_each_of_them_does() -> None:
     x, heads = torch.randn(1, 3, 16, generator=generator), torch.randn(1, 3, 2, 8, generator=generator)
     assert torch.equal(together.embed(x, where(1, 2, 1)), coupled.embed(x, where(1, 2, 1)))
     assert torch.equal(together.rotate(heads, where(1, 2, 1)), rope.rotate(heads, where(1, 2, 1)))
-    assert together.bias(0, where(1), where(1)) is None
+    assert bias_of(together, 0, where(1), where(1)) is None
     assert together.uses == "places"
     biased = make_positions("coupled-bias+alibi", 16, 2, 1, 32)
     query, key = where(1, 5), where(1, 5, 7)
-    expected = sum(part.bias(0, query, key) for part in biased.parts)
-    torch.testing.assert_close(biased.bias(0, query, key), expected)
+    expected = sum(bias_of(part, 0, query, key) for part in biased.parts)
+    torch.testing.assert_close(bias_of(biased, 0, query, key), expected)
 
 
 def where(*places: int) -> Where:
     return Where(torch.arange(len(places)), torch.tensor([places]), torch.zeros(1, len(places)).long())
 
 
+def bias_of(scheme: Scheme, layer: int, query: Where, key: Where) -> Any:
+    return scheme.bias(layer, scheme.pairs(query, key))
+
+
 def test_coupled_bias_depends_on_the_difference_of_places_only() -> None:
     scheme = CoupledBias(hidden=8, heads=2, layers=2, max_length=32)
     torch.nn.init.normal_(scheme.near, generator=torch.Generator().manual_seed(0))
-    low, high = (scheme.bias(1, where(start, start + 4), where(start, start + 3)) for start in (1, 900))
+    low, high = (bias_of(scheme, 1, where(start, start + 4), where(start, start + 3)) for start in (1, 900))
     assert low.shape == (1, 2, 2, 2)
     assert torch.equal(low, high)
-    assert not torch.equal(low, scheme.bias(0, where(1, 5), where(1, 4))), "a layer has its own"
+    assert not torch.equal(low, bias_of(scheme, 0, where(1, 5), where(1, 4))), "a layer has its own"
     # beyond the table it falls by 3 nats a place, on either side
-    far = scheme.bias(1, where(10), where(6, 7, 8, 12, 13, 14))[0, :, 0]
+    far = bias_of(scheme, 1, where(10), where(6, 7, 8, 12, 13, 14))[0, :, 0]
     torch.testing.assert_close(far.diff(dim=-1)[:, [0, 1, 3, 4]].abs(), torch.full((2, 4), 3.0))
 
 
 def test_the_table_and_the_decay_of_coupled_bias_can_be_chosen() -> None:
     scheme = make_positions("coupled-bias", 8, 2, 1, 32, near=3, decay=1.5)
     torch.nn.init.normal_(scheme.near, generator=torch.Generator().manual_seed(0))
-    bias = scheme.bias(0, where(10), where(*range(1, 20)))[0, :, 0]  # (H, S)
+    bias = bias_of(scheme, 0, where(10), where(*range(1, 20)))[0, :, 0]  # (H, S)
     expected = torch.full((2, 5), 1.5)
     torch.testing.assert_close(bias[:, :6].diff(dim=-1), expected)  # up to the table's end at 7
     torch.testing.assert_close(bias[:, 12:18].diff(dim=-1), -expected)
     torch.testing.assert_close(bias[:, 6:13], scheme.near[0].T * 10)
+
+
+@pytest.mark.parametrize("near", [1, 3])
+def test_far_keys_that_decoding_leaves_out_have_no_weight_at_all(near: int) -> None:
+    settings = {"position": "coupled-bias", "bias_near": near, "qk_scale": 1.5, "max_length": 2048}
+    model = Transformer.from_config(build_config(TINY, {"model": settings}).model)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    rng = np.random.default_rng(0)
+    digits = random_digits(rng, np.array([[300, 280], [300, 280], [300, 280]]), 300)
+    rendered = get_format("reversed").render(make_problems(digits, task=0))
+    tokens = torch.from_numpy(rendered.ids).long()
+    places = torch.from_numpy(get_format("reversed").coordinates(rendered.ids, "places"))
+    cache, parts, seen = model.make_cache(*tokens.shape), [], []
+    with torch.inference_mode():
+        for part in (slice(0, 250), slice(250, 600), *(slice(i, i + 1) for i in range(600, tokens.shape[1]))):
+            parts.append(model(tokens[:, part], places[:, part], cache))
+            seen.append(cache.columns)
+        whole = model(tokens, places)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-4, rtol=0)
+    assert any(columns is not None and len(columns) < 300 for columns in seen)
+    # at the reach itself the weight is 0: in the best case for the key, in every layer and head
+    scheme, spread = model.positions, model.spread
+    assert spread is not None
+    reach = scheme.reach(spread)
+    assert reach is not None
+    for layer in range(len(model.blocks)):
+        bias = bias_of(scheme, layer, where(1000), where(1000, 1000 + reach, 1000 - reach))[0, :, 0]
+        assert not torch.exp(bias[:, 1:] - bias[:, :1] + (spread - 104)).any()
+
+
+def test_without_decay_or_qk_norm_every_key_counts() -> None:
+    flat = make_positions("coupled-bias", 8, 2, 1, 32, decay=0)
+    assert flat.reach(100) is None
+    loose = Transformer.from_config(
+        build_config(TINY, {"model": {"position": "coupled-bias", "qk_norm": False}}).model
+    )
+    assert loose.make_cache(1, 8).reach is None
 
 
 def test_coupled_rope_turns_digits_that_line_up_alike() -> None:
@@ -127,7 +174,7 @@ def test_coupled_rope_turns_digits_that_line_up_alike() -> None:
 
 def test_alibi_falls_with_the_distance_by_the_slopes_of_the_paper() -> None:
     scheme = SCHEMES["alibi"](hidden=16, heads=8, layers=1, max_length=32)
-    bias = scheme.bias(0, Where(torch.tensor([5])), Where(torch.arange(6)))
+    bias = bias_of(scheme, 0, Where(torch.tensor([5])), Where(torch.arange(6)))
     expected = -torch.tensor([2.0**-h for h in range(1, 9)])[:, None] * torch.tensor([5.0, 4, 3, 2, 1, 0])
     torch.testing.assert_close(bias[0, :, 0], expected)
 
@@ -140,7 +187,7 @@ def test_abacus_counts_the_digits_of_each_number_from_its_units() -> None:
 def test_fire_is_the_formula_of_the_paper() -> None:
     scheme = Fire(hidden=16, heads=2, layers=2, max_length=32)
     query, key = torch.tensor([3, 900]), torch.arange(4)
-    bias = scheme.bias(1, Where(query), Where(key))
+    bias = bias_of(scheme, 1, Where(query), Where(key))
     assert bias.shape == (1, 2, 2, 4)
     for i, j in ((0, 0), (0, 2), (1, 3)):
         c, distance, most = 0.1, int(query[i] - key[j]), max(int(query[i]), 512)

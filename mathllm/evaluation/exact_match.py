@@ -21,7 +21,7 @@ from torch import Tensor
 from mathllm.data.batches import batches_by_length
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
-from mathllm.inference.engine import CUT, ENDED, Places, generate, places_for
+from mathllm.inference.engine import CUT, ENDED, Places, generate, places_for, read
 from mathllm.model import Transformer
 from mathllm.tasks import Problems, answer
 from mathllm.tasks.expressions import expressions
@@ -191,7 +191,7 @@ def score_gold(
     located = None
     if places is not None:
         located = torch.from_numpy(places(gold.ids[rows, : width - 1])).to(device)
-    logits = model(ids[:, :-1], located)[:, first:]
+    logits = torch.cat(list(read(model, ids[:, :-1], located)), dim=1)[:, first:]
     lead = gold_lead(logits, ids[:, first + 1 :])
     hits = ((lead > 0) & mask).sum(1)
     certain = ((lead > TIE) | ~mask).all(1)

@@ -24,8 +24,8 @@ from mathllm.tokenizer import END, Ids
 
 Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
 
-# what a batch may take: pairs of tokens that a head and layer scores at once (a quarter of a GiB), and the cache
-SCORES, CACHE_BYTES = 1 << 26, 1 << 30
+# what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
+SCORES, CACHE_BYTES = 1 << 24, 1 << 30
 
 ENDED, CUT = 0, 1
 REASONS = ("end", "length")  # why a row ended: it wrote the stop token, or ran out of room
@@ -90,7 +90,8 @@ def decode(
         if places is not None:
             known = places(texts.cpu().numpy().astype(np.uint8))
             located = torch.from_numpy(known[:, -tokens.shape[1] :]).to(prompts.device)
-        logits = _append(model, tokens, located, cache)
+        for piece in read(model, tokens, located, cache):
+            logits = piece[:, -1]  # of the last piece
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
         ids, log_probs = pick(logits, params, generator)
@@ -111,14 +112,21 @@ def decode(
             texts = torch.cat([texts, tokens], dim=1)
 
 
-def _append(model: Transformer, tokens: Tensor, places: Tensor | None, cache: KeyValueCache) -> Tensor:
-    """Logits (R, V) for what follows the tokens (R, T), which go into the cache; long prompts piece by piece, so that
-    memory holds their scores."""
-    piece = max(1, SCORES // (len(tokens) * (cache.length + tokens.shape[1])))
-    for start in range(0, tokens.shape[1], piece):
+def read(
+    model: Transformer, tokens: Tensor, places: Tensor | None, cache: KeyValueCache | None = None
+) -> Iterator[Tensor]:
+    """Logits (R, t, V) of tokens (R, T) behind those of the cache, into which they go; long texts piece by piece, so
+    that memory holds their scores."""
+    batch, length = tokens.shape
+    past = cache.length if cache else 0
+    piece = max(1, SCORES // (batch * (past + length)))
+    if reach := cache.reach if cache else model.reach:
+        piece = min(piece, 2 * reach)  # from a short piece most of a long text is out of reach
+    if cache is None and piece < length:
+        cache = model.make_cache(batch, length)
+    for start in range(0, length, piece):
         part = slice(start, start + piece)
-        logits: Tensor = model(tokens[:, part], None if places is None else places[:, part], cache)
-    return logits[:, -1]
+        yield model(tokens[:, part], None if places is None else places[:, part], cache)
 
 
 def places_for(model: Transformer, notation: Format) -> Places | None:
@@ -160,8 +168,7 @@ def generate(
     for length in np.unique(lengths) if width else ():
         same = np.flatnonzero(lengths == length)
         room = int(length) + min(max_new_tokens, model.max_length - int(length))
-        fits = min(SCORES // int(length) ** 2, CACHE_BYTES // (room * model.cache_bytes))
-        most = max(1, min(batch_size, fits))
+        most = max(1, min(batch_size, CACHE_BYTES // (room * model.cache_bytes)))
         for start in range(0, len(same), most):
             part = same[start : start + most]
             prompt = torch.from_numpy(prompts[part, :length]).to(device).long()

@@ -62,13 +62,20 @@ class Attention(nn.Module):
         return out
 
 
-def attention_mask(bias: Tensor | None, length: int, past: int, device: torch.device) -> Tensor | None:
-    """What is added to the scores of `length` queries after `past` tokens: (B or 1, H, T, S), or (T, S) of bools.
+def attention_mask(bias: Tensor | None, query: Where, key: Where) -> Tensor | None:
+    """What is added to the scores of queries: (B or 1, H, T, S), or (T, S) of bools.
 
     The bias where a query may look, which is at what came before it and at itself, and -inf elsewhere. None
     where causal attention needs no mask: without a past, or for a single query.
     """
-    if bias is None and (past == 0 or length == 1):
-        return None
-    visible = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
+    length = len(query.index)
+    if length == 1 or (bias is None and length == len(key.index)):
+        return bias
+    visible = key.index <= query.index[:, None]
     return visible if bias is None else bias.masked_fill(~visible, -torch.inf)
+
+
+def underflow_spread(qk_scale: float, head_width: int) -> float:
+    """By how many nats a bias must be lower for a key's weight to be exactly 0 in fp32, whatever the tokens are: after
+    QK-norm no two scores are further apart than 2 qk_scale sqrt(D), and e^-104 is less than any number above 0."""
+    return 2 * qk_scale * math.sqrt(head_width) + 104

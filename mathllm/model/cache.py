@@ -9,7 +9,11 @@ from mathllm.model.positions import Where
 
 
 class KeyValueCache:
-    """Keys and values (B, H, max_length, D) per layer, of which the first `length` tokens are filled."""
+    """Keys and values (B, H, max_length, D) per layer, of which the first `length` tokens are filled.
+
+    Tokens further than `reach` places from a query get no attention at all (see Scheme.reach): where these are
+    many they are left out, so that a token of a long text costs no more than one of a short text.
+    """
 
     def __init__(
         self,
@@ -20,23 +24,37 @@ class KeyValueCache:
         head_width: int,
         device: torch.device,
         dtype: torch.dtype,
+        reach: int | None = None,
     ) -> None:
         shape = (batch, heads, max_length, head_width)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
         self.places = torch.zeros((batch, max_length), device=device, dtype=torch.int64)
-        self.length = 0
+        self.length, self.reach = 0, reach
+        self.columns: Tensor | None = None  # the tokens that count for the next queries; None: all
 
     def append(self, where: Where) -> Where:
-        """Notes where tokens stand that are about to come; returns where all up to their end do."""
+        """Notes where tokens stand that are about to come; returns where those stand that they may look at."""
         end = self.length + len(where.index)
+        index = torch.arange(end, device=where.index.device)
         if where.place is None:
-            return Where(torch.arange(end, device=where.index.device))
+            return Where(index)
         self.places[:, self.length : end] = where.place
-        return Where(torch.arange(end, device=where.index.device), self.places[:, :end])
+        self.columns = self._near(where.place, self.places[:, :end])
+        if self.columns is None:
+            return Where(index, self.places[:, :end])
+        return Where(self.columns, self.places[:, self.columns])
+
+    def _near(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """Columns of the keys' places (B, S) within reach of the queries' (B, T) in any row, if it is but half."""
+        if self.reach is None or key.shape[1] < 4 * self.reach:
+            return None
+        lowest, highest = query.amin(1, keepdim=True) - self.reach, query.amax(1, keepdim=True) + self.reach
+        columns = ((key >= lowest) & (key <= highest)).any(0).nonzero()[:, 0]
+        return columns if 2 * len(columns) <= key.shape[1] else None
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes keys and values (B, H, T, D) behind the filled part and returns all up to their end.
+        """Writes keys and values (B, H, T, D) behind the filled part and returns those that count, up to their end.
 
         The caller moves `length` on when every layer is through.
         """
@@ -44,6 +62,9 @@ class KeyValueCache:
         assert end <= self.keys[layer].shape[2], "the cache is full"
         self.keys[layer][:, :, self.length : end] = key
         self.values[layer][:, :, self.length : end] = value
+        if self.columns is not None:
+            columns = self.columns
+            return self.keys[layer].index_select(2, columns), self.values[layer].index_select(2, columns)
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def keep(self, rows: Tensor) -> None:

@@ -1,8 +1,9 @@
 """How a token knows where it is: one small class per scheme, behind one registry.
 
 Every scheme has the same three moments: `embed` may add to the token embeddings, `rotate` may turn queries and
-keys, `bias` may add to the attention scores. All see where tokens stand, never how long a text is, so cached
-decoding and training agree. Some have to be told more than the order of tokens: what a scheme `uses`.
+keys, `bias` may add to the attention scores (from `pairs`, worked out once for all layers). All see where tokens
+stand, never how long a text is, so cached decoding and training agree. Some have to be told more than the order of
+tokens: what a scheme `uses`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mathllm.config import position_names
@@ -47,8 +47,16 @@ class Scheme(nn.Module):
         """Queries or keys x (B, T, H, D), turned by their position."""
         return x
 
-    def bias(self, layer: int, query: Where, key: Where) -> Tensor | None:
+    def pairs(self, query: Where, key: Where) -> Any:
+        """What `bias` has to know of every query and key: the same for all layers."""
+        return None
+
+    def bias(self, layer: int, pairs: Any) -> Tensor | None:
         """What a layer adds to its scores: (B or 1, H, T, S), in nats."""
+        return None
+
+    def reach(self, spread: float) -> int | None:
+        """How many places away every bias is `spread` nats below that of the query's own place; None: nowhere."""
         return None
 
 
@@ -146,9 +154,11 @@ class Alibi(Scheme):
         slopes = 2 ** (-8 * torch.arange(1, heads + 1, dtype=torch.float32) / heads)
         self.register_buffer("slopes", slopes, persistent=False)
 
-    def bias(self, layer: int, query: Where, key: Where) -> Tensor:
-        distance = (query.index[:, None] - key.index).abs()  # (T, S)
-        return (-self.slopes[:, None, None] * distance)[None]
+    def pairs(self, query: Where, key: Where) -> Tensor:
+        return (query.index[:, None] - key.index).abs()  # (T, S)
+
+    def bias(self, layer: int, pairs: Tensor) -> Tensor:
+        return (-self.slopes[:, None, None] * pairs)[None]
 
 
 class Fire(Scheme):
@@ -169,10 +179,14 @@ class Fire(Scheme):
         self.frequency = nn.Parameter(torch.full((layers,), self.FREQUENCY))
         self.threshold = nn.Parameter(torch.ones(layers))  # in units of THRESHOLD
 
-    def bias(self, layer: int, query: Where, key: Where) -> Tensor:
-        distance = (query.index[:, None] - key.index).clamp(min=0).float()  # (T, S): 0 where nothing is seen
+    def pairs(self, query: Where, key: Where) -> tuple[Tensor, Tensor]:
+        distance = (query.index[:, None] - key.index).clamp(min=0)  # (T, S): 0 where nothing is seen
+        return query.index.float(), distance.float()
+
+    def bias(self, layer: int, pairs: tuple[Tensor, Tensor]) -> Tensor:
+        index, distance = pairs
         frequency, threshold = self.frequency[layer].abs(), (self.threshold[layer] * self.THRESHOLD).abs()
-        most = torch.log(frequency * torch.maximum(query.index.float(), threshold) + 1)
+        most = torch.log(frequency * torch.maximum(index, threshold) + 1)
         relative = torch.log(frequency * distance + 1) / (most[:, None] + 1e-6)
         # in full precision: bf16 cannot tell distant neighbours apart
         with torch.autocast(relative.device.type, enabled=False):
@@ -197,7 +211,7 @@ class CoupledBias(Scheme):
         self, hidden: int, heads: int, layers: int, max_length: int, near: int = 1, decay: float = 3.0
     ) -> None:
         super().__init__(hidden, heads, layers, max_length)
-        self.reach = near
+        self.reaches = near
         self.near = nn.Parameter(torch.zeros(layers, 2 * near + 1, heads))
         self.decay = nn.Parameter(torch.full((layers, heads), decay / self.UNIT))
         self.segments = nn.Embedding(2, hidden)
@@ -207,15 +221,32 @@ class CoupledBias(Scheme):
         embedded: Tensor = x + self.segments(where.segment)
         return embedded
 
-    def bias(self, layer: int, query: Where, key: Where) -> Tensor:
+    def pairs(self, query: Where, key: Where) -> Tensor:
         assert query.place is not None
         assert key.place is not None
         difference = key.place[:, None, :] - query.place[:, :, None]  # (B, T, S)
-        near = F.embedding(
-            difference.clamp(-self.reach, self.reach) + self.reach, self.near[layer]
-        )  # (B, T, S, H)
-        far = (difference.abs() - self.reach).clamp(min=0)
-        return (near - self.decay[layer] * far[..., None]).movedim(-1, 1) * self.UNIT
+        within = difference.clamp(-self.reaches, self.reaches)
+        batch, length, seen = difference.shape
+        planes = self.near.new_empty(batch, 2 * self.reaches + 2, length, seen)
+        for column, near in enumerate(range(-self.reaches, self.reaches + 1)):
+            planes[:, column] = within == near
+        planes[:, -1] = (difference - within).abs()
+        # a bias is a product with these: cheaper than to look each up in a table, above all backwards
+        return planes
+
+    def bias(self, layer: int, pairs: Tensor) -> Tensor:
+        weights = torch.cat([self.near[layer], -self.decay[layer][None]]).T * self.UNIT  # (H, 2 near + 2)
+        # in full precision: bf16 would round what is learned here to a few steps
+        with torch.autocast(pairs.device.type, enabled=False):
+            bias = torch.bmm(weights.expand(len(pairs), -1, -1), pairs.flatten(2))  # (B, H, T S)
+            return bias.view(len(pairs), -1, *pairs.shape[2:])
+
+    def reach(self, spread: float) -> int | None:
+        steepest = self.decay.min().item() * self.UNIT
+        if steepest <= 0:
+            return None
+        edges = self.near[:, [0, -1]].amax(1) - self.near[:, self.reaches]  # (layers, H), above the own place
+        return self.reaches + math.ceil((edges.max().item() * self.UNIT + spread) / steepest)
 
 
 class Together(Scheme):
@@ -240,8 +271,12 @@ class Together(Scheme):
             x = scheme.rotate(x, where)
         return x
 
-    def bias(self, layer: int, query: Where, key: Where) -> Tensor | None:
-        given = [bias for scheme in self.parts if (bias := scheme.bias(layer, query, key)) is not None]
+    def pairs(self, query: Where, key: Where) -> list[Any]:
+        return [scheme.pairs(query, key) for scheme in self.parts]
+
+    def bias(self, layer: int, pairs: list[Any]) -> Tensor | None:
+        biases = (scheme.bias(layer, pair) for scheme, pair in zip(self.parts, pairs, strict=True))
+        given = [bias for bias in biases if bias is not None]
         return sum(given[1:], given[0]) if given else None
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mathllm.model.attention import Attention, attention_mask
+from mathllm.model.attention import Attention, attention_mask, underflow_spread
 from mathllm.model.cache import KeyValueCache
 from mathllm.model.norms import make_norm
 from mathllm.model.positions import Scheme, Where, make_positions
@@ -106,6 +106,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.max_length, self.vocab_size, self.loops = max_length, vocab_size, loops
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, hidden // heads
+        self.spread = underflow_spread(qk_scale, self.head_width) if qk_norm else None
         self.embedding = nn.Embedding(vocab_size, hidden)
         self.positions = make_positions(position, hidden, heads, layers, max_length, bias_near, bias_decay)
         self.blocks = nn.ModuleList(
@@ -166,12 +167,12 @@ class Transformer(nn.Module):
         seen = where if cache is None else cache.append(where)
         x = tokens if tokens.is_floating_point() else self.embedding(tokens)
         x = self.positions.embed(x, where)
-        embedded = x
+        embedded, pairs = x, self.positions.pairs(where, seen)
         # blocks repeated share weights, and each repetition sees the input again (arXiv 2405.17399)
         for loop in range(self.loops):
             x = x + embedded if loop else x
             for layer, block in enumerate(self.blocks):
-                mask = attention_mask(self.positions.bias(layer, where, seen), length, past, tokens.device)
+                mask = attention_mask(self.positions.bias(layer, pairs), where, seen)
                 x = block(x, where, self.positions, loop * len(self.blocks) + layer, cache, mask)
         if cache is not None:
             cache.length += length
@@ -182,9 +183,13 @@ class Transformer(nn.Module):
     def make_cache(self, batch: int, max_length: int) -> KeyValueCache:
         """An empty cache for sequences of up to max_length tokens."""
         weight = self.embedding.weight
-        return KeyValueCache(
-            self.depth, batch, self.kv_heads, max_length, self.head_width, weight.device, weight.dtype
-        )
+        shape = self.depth, batch, self.kv_heads, max_length, self.head_width
+        return KeyValueCache(*shape, weight.device, weight.dtype, self.reach)
+
+    @property
+    def reach(self) -> int | None:
+        """Places away from which a token gets no attention at all, as the weights are now; None: it always may."""
+        return self.positions.reach(self.spread) if self.spread else None
 
     @property
     def cache_bytes(self) -> int:
