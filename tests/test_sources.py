@@ -82,7 +82,8 @@ def test_a_stream_is_a_function_of_seed_and_step() -> None:
 
 def test_steps_and_seeds_do_not_repeat_each_other() -> None:
     data = DataConfig(max_digits=12)
-    batches = [ProblemStream(data, seed).problems(step, 64) for seed in (0, 1, 2) for step in (0, 1, 2)]
+    batches = [ProblemStream(data, seed).problems(step, 64) for seed in (0, 1, 2) for step in range(40)]
+    batches += [ProblemStream(data, 0).problems(step, 64) for step in (1000, 2**20, 2**32)]
     batches += [held_out(data, split, 64) for split in (VAL, TEST)]
     texts = [text for problems in batches for text in expressions(problems)]
     # numbers of 12 digits do not meet by chance; short ones do
