@@ -28,7 +28,9 @@ from mathllm.model.transformer import Transformer
 from mathllm.tasks import get_tasks
 from mathllm.tokenizer import TOKENS, tokenizer_json
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints" / "addsub-3digit"
+# in the installed package, or beside it in a checkout
+_HOMES = [above / "checkpoints" for above in Path(__file__).parents[1:3]]
+SHIPPED = next((home for home in _HOMES if home.is_dir()), _HOMES[-1]) / "addsub-3digit"
 ANY_LENGTH = SHIPPED.with_name("add-any-length")  # ships too, and is taken only when named
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
