@@ -1,7 +1,8 @@
 """A study: one recipe in several variants and seeds, trained and measured alike, so that they can be compared.
 
     study = load_study("positions")
-    for run in study.runs(seeds=3): measure(study, run, Path("studies/positions"))
+    for run in study.runs(Path("studies/positions"), seeds=range(3)):
+        measure(study, run, console)
 
 Every run has a directory of its own, with its result beside its checkpoints: a study that was stopped goes on where it
 was, and several processes may work on different seeds of one study.
@@ -13,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from rich.console import Console
 
 from mathllm.config import Config, build_config
 from mathllm.device import pick_device
-from mathllm.errors import DataError, UsageError, unknown_choice
-from mathllm.evaluation.lengths import evaluate_lengths
+from mathllm.errors import DataError, MathLLMError, UsageError, unknown_choice
+from mathllm.evaluation.lengths import check_length, evaluate_lengths
 from mathllm.files import write_json
+from mathllm.formats import get_format
 from mathllm.model.checkpoint import load_checkpoint
 from mathllm.tasks import TASK_NAMES, get_tasks
-from mathllm.training.run import train
-from mathllm.training.state import run_files
+from mathllm.training.run import complete, saved_settings, train
+from mathllm.training.state import RESULTS, newest, read_progress, run_files
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,27 +39,31 @@ else:
     import tomli as tomllib
 
 RESULT = "study_result.json"
+# where and how fast a run is done, but not what it learns: a study sets these itself, or leaves them to the machine
+PLACE: dict[str, Any] = {"output_dir": "", "device": "auto", "wandb": "off", "threads": 0}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed: `assignments` are section.key=value over the study's recipe."""
+    """One variant with one seed, and everything that it is trained with."""
 
     variant: str
     seed: int
-    assignments: tuple[str, ...]
+    config: Config
 
     @property
-    def folder(self) -> str:
-        """The name of its directory."""
-        name = "".join(c if c.isalnum() else "-" for c in self.variant)
-        return f"{name}-seed{self.seed}"
+    def directory(self) -> Path:
+        return Path(self.config.train.output_dir)
 
 
 @dataclass(frozen=True)
 class Study:
     """What is compared. `digits` are the lengths to test at, with `examples` random problems and as many with carry
-    stress (see evaluation.lengths); the held-out problems of the recipe's own kind are always tested."""
+    stress (see evaluation.lengths); the held-out problems of a variant's own kind are always tested.
+
+    `settings`, and those of each of the `variants`, are section.key=value over the recipe. Raises UsageError for
+    values of other kinds, and for variants whose directories would have one name.
+    """
 
     name: str
     recipe: str
@@ -67,25 +73,79 @@ class Study:
     examples: int = 100
     settings: tuple[str, ...] = ()
 
-    def runs(self, seeds: Sequence[int], only: Sequence[str] = (), more: Sequence[str] = ()) -> list[Run]:
-        """All runs, seed by seed, so that a first comparison is there early. `more` changes every one of them.
+    def __post_init__(self) -> None:
+        def texts(values: Any) -> bool:
+            return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
 
-        Raises UsageError for an unknown variant in `only`.
+        def count(value: Any) -> bool:
+            return type(value) is int and value > 0
+
+        for name, right, wanted in (
+            ("recipe", isinstance(self.recipe, str), "the name of a recipe"),
+            ("seeds", count(self.seeds), "how many seeds"),
+            ("digits", all(map(count, self.digits)), "a list of numbers of digits"),
+            ("examples", count(self.examples), "how many problems"),
+            ("settings", texts(self.settings), 'a list like ["train.max_steps=500"]'),
+            (
+                "variants",
+                bool(self.variants) and all(map(texts, self.variants.values())),
+                "lists of settings",
+            ),
+        ):
+            if not right:
+                raise UsageError(f"study {self.name}: {name} should be {wanted}")
+        if len({folder(variant) for variant in self.variants}) < len(self.variants):
+            raise UsageError(f"study {self.name}: two variants have names that differ in punctuation alone")
+
+    def runs(
+        self, root: Path, seeds: Sequence[int], only: Sequence[str] = (), more: Sequence[str] = ()
+    ) -> list[Run]:
+        """All runs under `root`, seed by seed, so that a first comparison is there early. `more` changes every one.
+
+        Raises UsageError, before anything is trained, for an unknown variant in `only`, for settings that a study makes
+        itself, for those that do not fit together, and for lengths that a variant cannot write.
         """
         for name in only:
             if name not in self.variants:
                 raise unknown_choice("variant", name, tuple(self.variants))
         chosen = {name: added for name, added in self.variants.items() if not only or name in only}
+        for setting in (*self.settings, *more, *(setting for added in chosen.values() for setting in added)):
+            if setting.partition("=")[0].strip() in ("train.seed", "train.output_dir", "train.wandb"):
+                raise UsageError(
+                    f"a study makes {setting.partition('=')[0]} itself", "see --seeds and --output-dir"
+                )
         return [
-            Run(name, seed, (*self.settings, *added, *more))
+            self._run(root, variant, seed, (*self.settings, *added, *more))
             for seed in seeds
-            for name, added in chosen.items()
+            for variant, added in chosen.items()
         ]
 
-    def config(self, run: Run, root: Path) -> Config:
-        """The settings of a run whose directory lies in `root`."""
-        own = {"train": {"seed": run.seed, "output_dir": str(root / run.folder), "wandb": "off"}}
-        return build_config(own, assignments=run.assignments, recipe=self.recipe)
+    def _run(self, root: Path, variant: str, seed: int, assignments: Sequence[str]) -> Run:
+        own = {"seed": seed, "output_dir": str(root / f"{folder(variant)}-seed{seed}"), "wandb": "off"}
+        try:
+            config = complete(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
+            notation = get_format(config.data.format, config.data.zero_pad)
+            for digits in self.digits:
+                for code in get_tasks(config.data.task):
+                    check_length(config.model.max_length, notation, code, digits, config.data.max_operands)
+        except MathLLMError as error:
+            raise UsageError(f"study {self.name}, variant {variant!r}: {error}", error.hint) from error
+        return Run(variant, seed, config)
+
+    def signature(self, run: Run) -> dict[str, Any]:
+        """What a result depends on, as a JSON document."""
+        test = {"digits": list(self.digits), "examples": self.examples}
+        return {
+            "variant": run.variant,
+            "seed": run.seed,
+            "test": test,
+            "config": asdict(without_place(run.config)),
+        }
+
+
+def folder(variant: str) -> str:
+    """The name of a variant as that of a directory."""
+    return "".join(c if c.isalnum() else "-" for c in variant)
 
 
 def study_names() -> list[str]:
@@ -106,71 +166,112 @@ def load_study(name: str) -> Study:
         raise unknown_choice("study", name, study_names())
     try:
         entries = tomllib.loads(text)
-        for key in ("digits", "settings"):
-            entries[key] = tuple(entries.get(key, ()))
-        return Study(name=Path(name).stem, **entries)
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+        lists = {key: tuple(value) for key, value in entries.items() if isinstance(value, list)}
+        return Study(name=Path(name).stem, **{**entries, **lists})
+    except (tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
         raise UsageError(f"{name} is no study: {error}", "see mathllm/studies for some") from error
 
 
-def measure(study: Study, run: Run, root: Path, console: Console) -> dict[str, Any]:
+def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
     """Trains one run and measures it, unless that is done already; an unfinished one goes on where it was.
 
-    Raises DataError where the directory holds a result of other settings.
+    Raises DataError where the directory holds a run of other settings, KeyboardInterrupt where training was stopped.
     """
-    directory = root / run.folder
-    path, said = (
-        directory / RESULT,
-        {"variant": run.variant, "seed": run.seed, "assignments": list(run.assignments)},
-    )
+    signature, path = study.signature(run), run.directory / RESULT
     if path.is_file():
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if {name: result.get(name) for name in said} != said:
+        result = read_result(path)
+        if not is_of(result, signature):
             raise DataError(f"{path} is of other settings", "choose another --output-dir")
         return result
-    config = study.config(run, root)
-    trained = train(config, resume=bool(run_files(directory)), console=console)
-    if trained.test is None:
-        raise KeyboardInterrupt
+    if not has_ended(run):
+        trained = train(run.config, resume=bool(run_files(run.directory)), console=console)
+        if trained.outcome.reason == "signal":
+            raise KeyboardInterrupt
+        if trained.test is None:
+            raise UsageError(f"{run.variant!r} has no problems to test on", "data.train_ratio leaves too few")
     started = time.perf_counter()
-    loaded = load_checkpoint(directory, pick_device(config.train.device))
-    lengths = []
-    for code in get_tasks(loaded.data.task):
-        results = evaluate_lengths(
+    loaded = load_checkpoint(run.directory, pick_device(run.config.train.device))
+    lengths = [
+        {
+            "task": TASK_NAMES[code],
+            "digits": one.digits,
+            "kind": one.kind,
+            "correct": one.report.answers.correct,
+            "num_examples": one.report.answers.num_examples,
+            "errors": one.report.errors.to_dict(),
+        }
+        for code in get_tasks(loaded.data.task)
+        for one in evaluate_lengths(
             loaded.model, loaded.notation, code, study.digits, study.examples, loaded.data.max_operands
         )
-        for one in results:
-            count, errors = one.report.answers, one.report.errors
-            lengths.append(
-                {
-                    "task": TASK_NAMES[code],
-                    "digits": one.digits,
-                    "kind": one.kind,
-                    "correct": count.correct,
-                    "num_examples": count.num_examples,
-                    "errors": errors.to_dict(),
-                }
-            )
+    ]
+    last = newest(run.directory)
+    assert last is not None
+    progress, test = read_progress(last)[0], read_result(run.directory / RESULTS)
     result = {
-        **said,
+        **signature,
         "parameters": loaded.model.num_parameters,
-        "train_seconds": round(trained.outcome.seconds, 1),
+        "train_seconds": round(progress.seconds, 1),
         "eval_seconds": round(time.perf_counter() - started, 1),
-        "steps": trained.outcome.step,
-        "correct": trained.test["correct"],
-        "num_examples": trained.test["num_examples"],
+        "steps": progress.step,
+        "correct": test["correct"],
+        "num_examples": test["num_examples"],
         "lengths": lengths,
     }
     write_json(path, result)
     return result
 
 
-def finished_results(study: Study, root: Path) -> list[dict[str, Any]]:
-    """Results of all runs that are done, in the order of the study's variants, then by seed."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob(f"*/{RESULT}")]
+def has_ended(run: Run) -> bool:
+    """Was the run trained to its end, its target or the end of patience, and tested?
+
+    Raises DataError where that was done with other settings.
+    """
+    if not (run.directory / RESULTS).is_file():
+        return False
+    was = build_config(saved_settings(run.directory))
+    if without_place(was) != without_place(run.config):
+        raise DataError(f"{run.directory} is a run of other settings", "choose another --output-dir")
+    return True
+
+
+def without_place(config: Config) -> Config:
+    """Settings with nothing in them but what a run learns from."""
+    return replace(config, train=replace(config.train, **PLACE))
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A JSON document. Raises DataError where it is none."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return result
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", "delete it, and it will be measured again"
+        ) from error
+
+
+def is_of(result: dict[str, Any], signature: dict[str, Any]) -> bool:
+    """Is a result one of these settings? Those that it did not know yet had their defaults."""
+    try:
+        config = asdict(build_config(result["config"]))
+    except (MathLLMError, KeyError, TypeError, AttributeError):
+        return False
+    return {**{name: result.get(name) for name in signature}, "config": config} == signature
+
+
+def finished_results(study: Study, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], int]:
+    """Results of the runs that are done, by variant and seed; and how many are of other settings."""
     order = list(study.variants)
-    known = [result for result in found if result["variant"] in order]
-    return sorted(known, key=lambda result: (order.index(result["variant"]), result["seed"]))
+    found, others = [], 0
+    for run in sorted(runs, key=lambda run: (order.index(run.variant), run.seed)):
+        if (run.directory / RESULT).is_file():
+            result = read_result(run.directory / RESULT)
+            if is_of(result, study.signature(run)):
+                found.append(result)
+            else:
+                others += 1
+    return found, others
 
 
 def shares(results: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str], list[float]]:

@@ -128,7 +128,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path) -> None:
         (["--digits", "5", "--grid", "5"], "draws problems of its own"),
         (["--digits", "5", "--exhaustive", "5"], "--digits draws problems of its own"),
         (["--digits", "5", "--operands", "101"], "at most 100 operands"),
-        (["--digits", "5000"], "too long for this model"),
+        (["--digits", "1,5000"], "5,000 digits take 10,000 tokens or more"),
     ],
 )
 def test_what_makes_no_sense_is_refused(checkpoint: Path, options: list[str], said: str) -> None:

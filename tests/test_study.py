@@ -10,7 +10,6 @@ from mathllm.cli.main import app
 from mathllm.cli.study import cell
 from mathllm.errors import DataError, UsageError
 from mathllm.study import RESULT, load_study, shares, study_names
-from mathllm.training.run import complete
 
 STUDY = """
 recipe = "length-100x"
@@ -35,10 +34,9 @@ def invoke(*arguments: object) -> str:
 @pytest.mark.parametrize("name", study_names())
 def test_every_variant_of_the_package_can_be_trained(name: str) -> None:
     study = load_study(name)
-    runs = study.runs(range(study.seeds))
-    assert len({run.folder for run in runs}) == len(runs) == study.seeds * len(study.variants)
-    for run in runs:
-        complete(study.config(run, Path("anywhere")))
+    runs = study.runs(Path("anywhere"), range(study.seeds))  # checks them all
+    assert len({run.directory for run in runs}) == len(runs) == study.seeds * len(study.variants)
+    assert name in invoke("--help")
 
 
 def test_a_study_from_the_beginning_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +68,53 @@ def test_a_study_from_the_beginning_to_the_table(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("mathllm.study.train", None)
     assert invoke(path, "--output-dir", out) == table
     assert invoke(path, "--output-dir", out, "--table") == table
-    with pytest.raises(DataError, match="is of other settings"):
-        invoke(path, "--output-dir", out, "--set", "train.max_steps=4")
+    for changed in (("train.max_steps=3", "train.max_steps=4"), ("digits = [2, 3]", "digits = [2]")):
+        path.write_text(STUDY.replace(*changed))
+        with pytest.raises(DataError, match="is of other settings"):
+            invoke(path, "--output-dir", out)
+        with pytest.raises(UsageError, match="no run of mine is finished"):
+            invoke(path, "--output-dir", out, "--table")
+
+
+def test_a_run_that_ended_is_measured_but_not_trained_again(tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.toml", tmp_path / "out"
+    # its patience ends long before the last step
+    path.write_text(STUDY.replace("max_steps=3", 'max_steps=3","train.eval_steps=1","train.patience=1'))
+    invoke(path, "--output-dir", out, "--seeds", "0", "--only", "no places")
+    (result,) = out.glob("*/" + RESULT)
+    first = json.loads(result.read_text())
+    assert first["steps"] < 40
+    result.unlink()
+    metrics = (result.parent / "metrics.jsonl").read_bytes()
+    invoke(path, "--output-dir", out, "--seeds", "0", "--only", "no places")
+    assert (result.parent / "metrics.jsonl").read_bytes() == metrics
+    assert {**json.loads(result.read_text()), "eval_seconds": 0} == {**first, "eval_seconds": 0}
+    result.unlink()
+    with pytest.raises(DataError, match="a run of other settings"):
+        invoke(path, "--output-dir", out, "--seeds", "0", "--only", "no places", "--set", "data.max_digits=1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("digits = [2, 3]", "digits = [2, 90000]"), "90,000 digits take"),
+        (("digits = [2, 3]", "digits = [0]"), "digits should be a list"),
+        (("seeds = 2", 'seeds = "2"'), "seeds should be how many"),
+        (('"no places" = [', '"no places" = 3 #'), "variants should be lists"),
+        (('"no places"', '"all-of it"'), "differ in punctuation"),
+        (("model.position=rope", "model.position=ropy"), "'no places'.*ropy"),
+        (("model.position=rope", "model.random_start=20000"), "'no places'.*random_start"),
+        (("model.position=rope", "train.seed=3"), "train.seed itself"),
+    ],
+)
+def test_a_study_that_cannot_end_does_not_begin(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    assert change[0] in STUDY
+    (tmp_path / "mine.toml").write_text(STUDY.replace(*change))
+    with pytest.raises(UsageError, match=message):
+        invoke(tmp_path / "mine.toml", "--output-dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
@@ -83,7 +126,7 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no study"):
         load_study(str(tmp_path / "none.toml"))
     with pytest.raises(UsageError, match="rope"):
-        load_study("positions").runs([0], only=["ropes"])
+        load_study("positions").runs(tmp_path, [0], only=["ropes"])
     with pytest.raises(UsageError, match="no run of positions is finished"):
         invoke("positions", "--table", "--output-dir", tmp_path)
 
@@ -95,7 +138,7 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
         ([1.0], "100"),
         ([0.9999], "99.9"),
         ([0.0, 1.0, 0.5], "50 (0-100)"),
-        ([0.2, 0.8], "20 (20-80)"),
+        ([0.2, 0.8], "50 (20-80)"),
     ],
 )
 def test_cells_of_the_table_are_medians_rounded_down(values: list[float], text: str) -> None:

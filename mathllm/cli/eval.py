@@ -196,9 +196,9 @@ def grid_report(
 def parse_lengths(text: str) -> list[int]:
     """Numbers of digits from `10,100`. Raises UsageError for anything else."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part[:9]) > 0 for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 and int(part) > 0 for part in parts):
         raise UsageError(f"--digits takes numbers of digits, not {text!r}", "for example --digits 10,100")
-    return sorted({int(part[:9]) for part in parts})
+    return sorted({int(part) for part in parts})
 
 
 def length_results(

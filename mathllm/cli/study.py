@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mathllm.study import Study
+    from mathllm.study import Run, Study
 
 
 def study(
@@ -39,7 +40,8 @@ def study(
 ) -> None:
     """Compare variants of a training run, over several seeds.
 
-    Writes a table, and results.json under studies/NAME. Stopped, it goes on where it was when it is started again.
+    Prints a table of what is finished, and writes studies/NAME/results.json. Stopped, it goes on where it was when it
+    is started again; several may work side by side on different --seeds.
 
     \b
     mathllm study positions                     # every position scheme, tested at up to 100 digits
@@ -54,16 +56,16 @@ def study(
 
     chosen = load_study(name)
     root = output_dir or Path("studies") / chosen.name
-    runs = chosen.runs(parse_seeds(seeds, chosen.seeds), only or (), settings or ())
+    runs = chosen.runs(root, parse_seeds(seeds, chosen.seeds), only or (), settings or ())
     talk = Console(stderr=True, highlight=False)
     for number, run in enumerate([] if table_only else runs, 1):
         talk.print(f"{number} of {len(runs)}: {run.variant}, seed {run.seed}", markup=False)
-        result = measure(chosen, run, root, talk)
+        result = measure(chosen, run, talk)
         talk.print(
             f"  {result['correct']:,} of {result['num_examples']:,} held out, {result['train_seconds']:.0f} s",
             style="dim",
         )
-    report(chosen, root, Console(highlight=False))
+    report(chosen, runs, root, Console(highlight=False))
 
 
 def parse_seeds(text: str | None, count: int) -> list[int]:
@@ -78,13 +80,13 @@ def parse_seeds(text: str | None, count: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def report(chosen: Study, root: Path, console: Console) -> None:
-    """Prints the tables and writes results.json."""
+def report(chosen: Study, runs: list[Run], root: Path, console: Console) -> None:
+    """Prints the tables of these runs, as far as they are finished, and writes results.json."""
     from mathllm.errors import UsageError
     from mathllm.evaluation.lengths import RANDOM, STRESS
     from mathllm.study import finished_results, shares
 
-    results = finished_results(chosen, root)
+    results, others = finished_results(chosen, runs)
     if not results:
         raise UsageError(f"no run of {chosen.name} is finished in {root}", f"mathllm study {chosen.name}")
     write_json(root / "results.json", {"study": chosen.name, "results": results})
@@ -92,12 +94,16 @@ def report(chosen: Study, root: Path, console: Console) -> None:
         columns = [*([] if kind == STRESS else ["held out"]), *map(str, chosen.digits)]
         console.print(table(chosen, shares(results, kind), columns, kind if chosen.digits else "held out"))
         console.print()
-    console.print(
-        f"exact match in percent, the median of the seeds (and the lowest and highest); {root / 'results.json'}",
-        style="dim",
-        markup=False,
-        soft_wrap=True,
-    )
+    held_out = " or ".join(f"{n:,}" for n in sorted({result["num_examples"] for result in results}))
+    lines = [
+        "exact match in percent: the median of the seeds (the lowest to the highest)",
+        f"held out: {held_out} problems a seed, of the variant's own kind",
+        *([f"other columns: {chosen.examples:,} problems a seed"] if chosen.digits else []),
+        *([f"{others} results of other settings were left out"] if others else []),
+        str(root / "results.json"),
+    ]
+    for line in lines:
+        console.print(line, style="dim", markup=False, soft_wrap=True)
 
 
 def table(chosen: Study, found: dict[tuple[str, str], list[float]], columns: list[str], title: str) -> Table:
@@ -119,9 +125,7 @@ def cell(values: list[float]) -> str:
     """`98.5 (12-100)`: the median of seeds, lowest and highest; percentages rounded down, so that 100 means all."""
     if not values:
         return ""
-    ordered = sorted(values)
-    middle = ordered[(len(ordered) - 1) // 2]  # of two, the lower
-    low, high = ordered[0], ordered[-1]
+    low, middle, high = min(values), statistics.median(values), max(values)
     text = rounded_down(middle)
     return text if low == high else f"{text} ({rounded_down(low)}-{rounded_down(high)})"
 

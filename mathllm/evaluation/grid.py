@@ -15,6 +15,7 @@ import numpy as np
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.exact_match import judge
+from mathllm.evaluation.lengths import check_length
 from mathllm.formats import Format
 from mathllm.model import Transformer
 from mathllm.tasks import TASKS, Problems, make_problems
@@ -92,13 +93,7 @@ def evaluate_grid(
     started = time.perf_counter()
     lengths = grid_lengths(limit, step)
     problems, cells = draw_cells(lengths, per_cell, code, signed)
-    longest = notation.longest((code,), limit, 2, signed)
-    if longest > model.max_length:
-        raise UsageError(
-            f"numbers of {limit} digits take up to {longest:,} tokens, and this model writes at most "
-            f"{model.max_length:,}",
-            "give a smaller --grid, or train with a larger --max-length",
-        )
+    longest = check_length(model.max_length, notation, code, limit, signed=signed)
     correct, num_examples = np.zeros((2, len(lengths), len(lengths)), np.int64)
     rows = max(1, CHUNK_TOKENS // longest)
     for start in range(0, len(problems), rows):

@@ -40,14 +40,29 @@ def draw_length(code: int, digits: int, kind: str, n: int, operands: int = 2, se
     """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
 
     `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the
-    digits (in a difference all, or one less). Raises UsageError for more operands than any task takes.
+    digits (in a difference all, or one less).
     """
-    if operands > MAX_OPERANDS:
-        raise UsageError(f"a problem has at most {MAX_OPERANDS} operands, not {operands}")
     rng = np.random.default_rng([seed, code, digits, KINDS.index(kind)])
     task = TASKS[code]
     drawn = task.of_length(rng, n, min(operands, task.max_operands), digits, kind == STRESS)
     return make_problems(drawn, code)
+
+
+def check_length(
+    max_length: int, notation: Format, code: int, digits: int, operands: int = 2, signed: bool = False
+) -> int:
+    """Tokens of the longest text with operands of so many digits. Raises UsageError if no model could write it."""
+    if operands > MAX_OPERANDS:
+        raise UsageError(f"a problem has at most {MAX_OPERANDS} operands, not {operands}")
+    # numbers that are longer than any text need not be written down to see it
+    longest = notation.longest((code,), digits, operands, signed) if digits <= max_length else 2 * digits
+    if longest > max_length:
+        raise UsageError(
+            f"operands of {digits:,} digits take {longest:,} tokens or more, and this model writes at most "
+            f"{max_length:,}",
+            "give smaller numbers, or train with a larger --max-length",
+        )
+    return longest
 
 
 def evaluate_lengths(
@@ -66,6 +81,8 @@ def evaluate_lengths(
 
     Raises UsageError where a text is longer than the model can write.
     """
+    for digits in lengths:
+        check_length(model.max_length, notation, code, digits, operands)
     results: list[LengthResult] = []
     total = 2 * n * len(lengths)
     for digits in lengths:
