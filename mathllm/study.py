@@ -203,7 +203,7 @@ def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
         for code in get_tasks(loaded.data.task)
         for one in evaluate_lengths(
             loaded.model, loaded.notation, code, study.digits, study.examples, loaded.data.max_operands
-        )
+        ).results
     ]
     last = newest(run.directory)
     assert last is not None

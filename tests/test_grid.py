@@ -168,7 +168,7 @@ def test_the_picture_shows_the_shares_and_the_training_range() -> None:
     ("options", "said"),
     [
         (["--grid", "3", "--plot", "grid.txt"], "grid.txt is no picture"),
-        (["--plot", "grid.png"], "--plot draws a grid"),
+        (["--plot", "grid.png"], "--plot needs --grid"),
         (["--grid", "3", "--plot", "nowhere/grid.png"], "there is no directory nowhere"),
     ],
 )

@@ -55,7 +55,7 @@ def test_carry_stress_has_chains_of_every_length(code: int, longest: int) -> Non
 
 def test_the_reports_are_those_of_judging() -> None:
     model, notation = half_trained(), get_format("column")
-    results = evaluate_lengths(model, notation, ADDITION, [1, 2], n=40)
+    results = evaluate_lengths(model, notation, ADDITION, [1, 2], n=40).results
     assert [(result.digits, result.kind) for result in results] == [
         (d, kind) for d in (1, 2) for kind in KINDS
     ]
@@ -64,7 +64,7 @@ def test_the_reports_are_those_of_judging() -> None:
         answers = result.report.answers
         assert (answers.correct, answers.num_examples) == (right.sum(), 40)
     assert 0 < sum(result.report.answers.correct for result in results) < 160
-    greedy = evaluate_lengths(model, notation, ADDITION, [1, 2], n=40, draft=False)
+    greedy = evaluate_lengths(model, notation, ADDITION, [1, 2], n=40, draft=False).results
     assert [r.report.answers for r in greedy] == [r.report.answers for r in results]
     assert {r.report.decoded for r in greedy} == {40}
 
@@ -125,8 +125,11 @@ def test_the_command(checkpoint: Path, tmp_path: Path) -> None:
     [
         (["--digits", "ten"], "--digits takes numbers of digits"),
         (["--digits", "0"], "--digits takes numbers of digits"),
-        (["--digits", "5", "--grid", "5"], "draws problems of its own"),
-        (["--digits", "5", "--exhaustive", "5"], "--digits draws problems of its own"),
+        (["--digits", "5", "--grid", "5"], "--grid does nothing beside --digits"),
+        (["--digits", "5", "--exhaustive", "5"], "--exhaustive does nothing beside --digits"),
+        (["--grid", "5", "--max-examples", "5"], "--max-examples does nothing beside --grid"),
+        (["--digits", "5", "--mistakes", "9"], "--mistakes does nothing beside --digits"),
+        (["--operands", "3"], "--operands needs --digits"),
         (["--digits", "5", "--operands", "101"], "at most 100 operands"),
         (["--digits", "1,5000"], "5,000 digits take 10,000 tokens or more"),
     ],

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from mathllm.cli.by_length import by_digits, grids, parse_lengths
 from mathllm.cli.progress import progress_bar
 from mathllm.errors import DataError, UsageError
 from mathllm.files import explained, write_json
 
 if TYPE_CHECKING:
     from mathllm.evaluation.exact_match import ProblemSet
-    from mathllm.evaluation.grid import Grid
-    from mathllm.evaluation.lengths import LengthResult
     from mathllm.evaluation.report import Report
     from mathllm.model.checkpoint import Checkpoint
     from mathllm.tasks import Problems
@@ -27,6 +26,16 @@ if TYPE_CHECKING:
 BELOW_THRESHOLD = 3
 SAMPLED = 5000  # problems, for a model without a data file
 PER_LENGTH = 100  # problems of each length and kind
+# options that mean something only with --grid, with --digits, or with neither ("")
+ONLY_WITH = {
+    "grid": ("grid",),
+    "grid_step": ("grid",),
+    "per_cell": ("grid",),
+    "plot": ("grid",),
+    "operands": ("digits",),
+    "max_examples": ("digits", ""),
+    **dict.fromkeys(("data_path", "data_dir", "exhaustive", "samples", "mistakes"), ("",)),
+}
 WHAT, HOW, OUTPUT = "What to evaluate", "How", "Output"
 
 
@@ -35,6 +44,7 @@ def option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
 
 
 def evaluate(
+    context: typer.Context,
     checkpoint: Annotated[
         Path | None, option("A checkpoint, its model.safetensors, or a run (default: the newest)", WHAT)
     ] = None,
@@ -105,149 +115,51 @@ def evaluate(
     mathllm eval --checkpoint checkpoints/length-100x --digits 10,100,1000 --no-draft
     mathllm eval --checkpoint checkpoints/mine --data-path sums.csv --samples samples.jsonl
     """
+    check_options(context, "digits" if digits is not None else "grid" if grid is not None else "")
     check_outputs(output_file, samples, plot)
     if plot is not None:
-        check_picture(plot, grid)
+        from mathllm.evaluation.plots import check_plot
+
+        check_plot(plot)
+    lengths = parse_lengths(digits) if digits is not None else None
 
     from mathllm.device import pick_device
     from mathllm.evaluation.report import evaluate_problems
     from mathllm.model.checkpoint import load_checkpoint
 
-    lengths = parse_lengths(digits) if digits is not None else None
     loaded = load_checkpoint(checkpoint, pick_device(device))
-    if grid is not None or lengths is not None:
-        others = (data_path, data_dir, exhaustive, samples, max_examples if lengths is None else None)
-        if any(given is not None for given in others) or (grid is not None and lengths is not None):
-            option_name = "--grid" if grid is not None else "--digits"
-            raise UsageError(
-                f"{option_name} draws problems of its own", "leave out what names others, and --samples"
-            )
-        if grid is not None:
-            share = grid_report(loaded, grid, grid_step, per_cell, as_json, output_file, plot)
-        else:
-            assert lengths is not None
-            results = length_results(loaded, lengths, max_examples or PER_LENGTH, operands, draft, batch_size)
-            share = length_report(loaded, results, as_json, output_file)
-        check_threshold(share, fail_under)
-        return
-    problems, source = choose_problems(loaded, data_path, data_dir, exhaustive, max_examples)
-    complete = exhaustive is not None and max_examples is None
-    with _samples_file(samples) as file, progress_bar("evaluating") as progress:
-        model, notation = loaded.model, loaded.notation
-        report = evaluate_problems(model, notation, problems, batch_size, mistakes, file, progress, draft)
-    about = {"checkpoint": str(loaded.path), "data": source, "format": loaded.notation.name}
-    _print(report, about, complete, as_json, output_file)
-    check_threshold(report.exact_match, fail_under)
+    if grid is not None:
+        share = grids(loaded, (grid, grid_step, per_cell), draft, batch_size, as_json, output_file, plot)
+    elif lengths is not None:
+        n = max_examples or PER_LENGTH
+        share = by_digits(loaded, lengths, n, operands, draft, batch_size, as_json, output_file)
+    else:
+        problems, source = choose_problems(loaded, data_path, data_dir, exhaustive, max_examples)
+        complete = exhaustive is not None and max_examples is None
+        with _samples_file(samples) as file, progress_bar("evaluating") as progress:
+            model, notation = loaded.model, loaded.notation
+            report = evaluate_problems(model, notation, problems, batch_size, mistakes, file, progress, draft)
+        about = {"checkpoint": str(loaded.path), "data": source, "format": loaded.notation.name}
+        _print(report, about, complete, as_json, output_file)
+        share = report.exact_match
+    check_threshold(share, fail_under)
+
+
+def check_options(context: typer.Context, mode: str) -> None:
+    """Raises UsageError for options that would do nothing beside --grid, beside --digits, or without either."""
+    for name, modes in ONLY_WITH.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and mode not in modes:
+            option_name = "--" + name.replace("_", "-")
+            if mode:
+                raise UsageError(f"{option_name} does nothing beside --{mode}", "leave out one of them")
+            raise UsageError(f"{option_name} needs --{modes[0]}", "see mathllm eval --help")
 
 
 def check_threshold(exact_match: float, fail_under: float | None) -> None:
     if fail_under is not None and exact_match < fail_under:
         print(f"exact match {exact_match:.6g} is below {fail_under:g}", file=sys.stderr)
         raise typer.Exit(BELOW_THRESHOLD)
-
-
-def grid_report(
-    loaded: Checkpoint,
-    limit: int,
-    step: int,
-    per_cell: int,
-    as_json: bool,
-    output_file: Path | None,
-    plot: Path | None,
-) -> float:
-    """Evaluates and shows a grid for each task of the checkpoint. Returns the share that is right in all."""
-    from rich.console import Console
-
-    from mathllm.evaluation.grid import evaluate_grid
-    from mathllm.evaluation.show import show_grid
-    from mathllm.tasks import TASK_NAMES, get_tasks
-
-    data, console = loaded.data, Console(highlight=False)
-    document: dict[str, Any] = {
-        "checkpoint": str(loaded.path),
-        "trained_up_to_digits": data.max_digits,
-        "tasks": {},
-    }
-    grids: dict[str, Grid] = {}
-    for code in get_tasks(data.task):
-        with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
-            grid = evaluate_grid(
-                loaded.model, loaded.notation, code, limit, step, per_cell, data.signed, progress
-            )
-        document["tasks"][TASK_NAMES[code]] = grid.to_dict()
-        grids[TASK_NAMES[code]] = grid
-        if not as_json:
-            console.print(
-                f"{TASK_NAMES[code]}: {loaded.path}, {grid.seconds:.1f} s", markup=False, soft_wrap=True
-            )
-            show_grid(console, grid, data.max_digits)
-    if as_json:
-        print(json.dumps(document, indent=2))
-    if output_file is not None:
-        write_json(output_file, document)
-    if plot is not None:
-        from mathllm.evaluation.plots import plot_grids
-
-        plot_grids(grids, data.max_digits, plot)
-    counts = [grid.answers for grid in grids.values()]
-    return sum(count.correct for count in counts) / sum(count.num_examples for count in counts)
-
-
-def parse_lengths(text: str) -> list[int]:
-    """Numbers of digits from `10,100`. Raises UsageError for anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 10 and int(part) > 0 for part in parts):
-        raise UsageError(f"--digits takes numbers of digits, not {text!r}", "for example --digits 10,100")
-    return sorted({int(part) for part in parts})
-
-
-def length_results(
-    loaded: Checkpoint, lengths: list[int], n: int, operands: int, draft: bool, batch_size: int
-) -> dict[str, list[LengthResult]]:
-    """By task of the checkpoint, what it does with operands of these numbers of digits."""
-    from mathllm.evaluation.lengths import evaluate_lengths
-    from mathllm.tasks import TASK_NAMES, get_tasks
-
-    results = {}
-    for code in get_tasks(loaded.data.task):
-        with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
-            results[TASK_NAMES[code]] = evaluate_lengths(
-                loaded.model, loaded.notation, code, lengths, n, operands, 0, draft, batch_size, progress
-            )
-    return results
-
-
-def length_report(
-    loaded: Checkpoint, results: dict[str, list[LengthResult]], as_json: bool, output_file: Path | None
-) -> float:
-    """Shows them. Returns the share that is right in all."""
-    from rich.console import Console
-
-    from mathllm.evaluation.show import show_lengths
-
-    trained, console = loaded.data.max_digits, Console(highlight=False)
-    document: dict[str, Any] = {"checkpoint": str(loaded.path), "trained_up_to_digits": trained}
-    document["tasks"] = {name: [result.to_dict() for result in rows] for name, rows in results.items()}
-    for name, rows in results.items():
-        if not as_json:
-            seconds = sum(result.report.seconds for result in rows)
-            console.print(f"{name}: {loaded.path}, {seconds:.1f} s", markup=False, soft_wrap=True)
-            show_lengths(console, rows, trained)
-    if as_json:
-        print(json.dumps(document, indent=2))
-    if output_file is not None:
-        write_json(output_file, document)
-    counts = [result.report.answers for rows in results.values() for result in rows]
-    return sum(count.correct for count in counts) / sum(count.num_examples for count in counts)
-
-
-def check_picture(plot: Path, grid: int | None) -> None:
-    """Raises UsageError where there is nothing to draw, or nothing to draw it with."""
-    from mathllm.evaluation.plots import check_plot
-
-    if grid is None:
-        raise UsageError("--plot draws a grid", "add --grid 100, for example")
-    check_plot(plot)
 
 
 def check_outputs(*files: Path | None) -> None:

@@ -84,6 +84,8 @@ def evaluate_grid(
     step: int = 1,
     per_cell: int = 10,
     signed: bool = False,
+    draft: bool = True,
+    batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
 ) -> Grid:
     """Exact match of a task on random operands of every pair of lengths; `progress` gets problems done and in all.
@@ -98,7 +100,7 @@ def evaluate_grid(
     rows = max(1, CHUNK_TOKENS // longest)
     for start in range(0, len(problems), rows):
         part = slice(start, start + rows)
-        right = judge(model, notation, problems[part]).answer_correct
+        right = judge(model, notation, problems[part], batch_size, draft).answer_correct
         np.add.at(correct, tuple(cells[part].T), right)
         np.add.at(num_examples, tuple(cells[part].T), 1)
         if progress is not None:

@@ -1,6 +1,6 @@
 """Exact match at chosen numbers of digits, on random problems and on carry stress: how far did it generalize?
 
-for result in evaluate_lengths(checkpoint.model, checkpoint.notation, code, [10, 100]):
+for result in evaluate_lengths(checkpoint.model, checkpoint.notation, code, [10, 100]).results:
     print(result.digits, result.kind, result.report.answers)
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mathllm.errors import UsageError
+from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Format
 from mathllm.model import Transformer
@@ -34,6 +35,25 @@ class LengthResult:
     def to_dict(self) -> dict[str, Any]:
         """All of it for a JSON document."""
         return {"digits": self.digits, "kind": self.kind, **self.report.to_dict()}
+
+
+@dataclass(frozen=True)
+class LengthReport:
+    """The results of one task."""
+
+    results: tuple[LengthResult, ...]
+
+    @property
+    def answers(self) -> Count:
+        return sum((result.report.answers for result in self.results), Count(0, 0))
+
+    @property
+    def seconds(self) -> float:
+        return sum(result.report.seconds for result in self.results)
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """All of it for a JSON document."""
+        return [result.to_dict() for result in self.results]
 
 
 def draw_length(code: int, digits: int, kind: str, n: int, operands: int = 2, seed: int = 0) -> Problems:
@@ -76,8 +96,8 @@ def evaluate_lengths(
     draft: bool = True,
     batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
-) -> list[LengthResult]:
-    """Reports on n random and n carry-stress problems of every length; `progress` gets problems done and in all.
+) -> LengthReport:
+    """The report on n random and n carry-stress problems of every length; `progress` gets problems done and in all.
 
     Raises UsageError where a text is longer than the model can write.
     """
@@ -95,4 +115,4 @@ def evaluate_lengths(
             problems = draw_length(code, digits, kind, n, operands, seed)
             report = evaluate_problems(model, notation, problems, batch_size, progress=advance, draft=draft)
             results.append(LengthResult(digits, kind, report))
-    return results
+    return LengthReport(tuple(results))

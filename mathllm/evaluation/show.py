@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +9,7 @@ from rich.text import Text
 
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.grid import Grid
-from mathllm.evaluation.lengths import LengthResult
+from mathllm.evaluation.lengths import LengthReport
 from mathllm.evaluation.report import Report
 from mathllm.evaluation.samples import Mistake
 
@@ -170,14 +168,14 @@ SHADES = (
 WIDE_CELLS = 15  # so many columns, and no more, have room for percentages
 
 
-def show_lengths(console: Console, results: Sequence[LengthResult], trained: int) -> None:
+def show_lengths(console: Console, report: LengthReport, trained: int) -> None:
     """A line for each length and kind of problem: exact match, and how the wrong ones are wrong."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
     for title in ("digits", "right", "of"):
         table.add_column(title, justify="right")
     for title in ("", "mistakes"):
         table.add_column(title)
-    for result in results:
+    for result in report.results:
         answers = result.report.answers
         all_right = answers.correct == answers.num_examples
         table.add_row(
