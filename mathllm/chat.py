@@ -254,8 +254,8 @@ class Page:
         thought, answer = layout(ids)
         answer = self.lead + answer if answer else ""
         if not done:
-            # the last digit may turn out to begin the next step: it waits for the token behind it
-            held = re.compile(r"[0-9]\Z")
+            # the last digit may turn out to begin the next step, a plus to be half of a times sign: they wait
+            held = re.compile(r"[0-9+]\Z")
             thought, answer = (thought, held.sub("", answer)) if answer else (held.sub("", thought), "")
         for text, shown, style in (
             (thought, self.thought, THOUGHT),
@@ -273,7 +273,7 @@ class Page:
 
 def layout(ids: list[int]) -> tuple[str, str]:
     """The thought and the answer in a completion: what a token adds never depends on the ones behind it, but
-    for the digit in front of it."""
+    for the digit or plus in front of it."""
     text = decode(ids).removesuffix(TOKENS[END])
     # thoughts at the beginning, the last one perhaps still open; all else is the answer, whatever it holds
     match = re.match("((?:<think>.*?</think>)*(?:<think>(?:(?!</think>).)*$)?)(.*)", text)

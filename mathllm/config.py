@@ -29,11 +29,18 @@ POSITIONS = (
     "nope",
     "alibi",
     "fire",
+    "randomized",
     "abacus",
     "coupled",
     "coupled-rope",
     "coupled-bias",
 )
+# settings of the model that only some positions look at
+POSITION_SETTINGS = {
+    "random_start": ("coupled", "coupled-rope", "coupled-bias", "abacus"),
+    "bias_near": ("coupled-bias",),
+    "bias_decay": ("coupled-bias",),
+}
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
@@ -85,7 +92,15 @@ class ModelConfig:
         if self.max_length > MAX_LENGTH:
             raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
         per_head = self.hidden // self.heads
-        for name in position_names(self.position):
+        names = position_names(self.position)
+        for setting, users in POSITION_SETTINGS.items():
+            default = type(self).__dataclass_fields__[setting].default
+            if getattr(self, setting) != default and not set(names) & set(users):
+                raise UsageError(
+                    f"model.{setting} does nothing with position {self.position!r}",
+                    f"leave it out, or choose --position {users[0]}",
+                )
+        for name in names:
             width = {"rope": per_head, "coupled-rope": per_head, "sinusoidal": self.hidden}.get(name, 0)
             if width % 2:
                 part = "hidden width" if name == "sinusoidal" else "hidden width per head"
@@ -132,7 +147,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How weights are changed. `learning_rate` is AdamW's; matrices under Muon use `muon_learning_rate`."""
+    """How weights are changed. `learning_rate` is AdamW's; matrices under Muon use `muon_learning_rate`. With
+    `ema_decay` (0: none; 0.99 looks back some hundred steps) the model that is evaluated and kept is the exponential
+    moving average of the trained weights."""
 
     optimizer: str = "muon"
     learning_rate: float = 3e-3
@@ -141,12 +158,15 @@ class OptimConfig:
     warmup_steps: int = 50
     schedule: str = "linear"
     grad_clip: float = 1.0
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         _choice("optimizer", self.optimizer, OPTIMIZERS)
         _choice("schedule", self.schedule, SCHEDULES)
         for name in ("learning_rate", "muon_learning_rate", "weight_decay", "warmup_steps", "grad_clip"):
             _at_least(f"optim.{name}", getattr(self, name), 0)
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"optim.ema_decay is at least 0 and below 1, not {self.ema_decay:g}")
 
 
 @dataclass(frozen=True)
@@ -319,9 +339,11 @@ def position_names(text: str) -> list[str]:
         _choice("position", name, POSITIONS)
     if len(set(names)) < len(names):
         raise UsageError(f"name each position scheme once, not {text!r}")
-    if "abacus" in names and any(name.startswith("coupled") for name in names):
+    told = {"abacus", "randomized"} & set(names)  # each something else, and no token can be told two things
+    if len(told) > 1 or (told and any(name.startswith("coupled") for name in names)):
         raise UsageError(
-            f"{text!r}: abacus counts digits in their number, the coupled schemes in their place"
+            f"{text!r}: abacus counts digits in their number, the coupled schemes in their place, and randomized draws "
+            "a number for each token"
         )
     return names
 

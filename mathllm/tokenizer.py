@@ -4,8 +4,9 @@
     >>> decode(ids)
     '8+9=17'
 
-White space is ignored on the way in and put back for people on the way out (`8+9=17 5+8+1=14`). Both ways
-work on whole arrays at once, so that files of millions of rows need no Python loop over rows.
+White space is ignored on the way in and put back for people on the way out (`8+9=17 5+8+1=14`), and `*` is two tokens,
+`+` and `+`: multiplication is repeated addition. Both ways work on whole arrays at once, so that files of millions of
+rows need no Python loop over rows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mathllm.errors import DataError, ExpressionError
 TOKENS = (*"0123456789+-=", "<think>", "</think>", "<end>")
 VOCAB_SIZE = len(TOKENS)
 PLUS, MINUS, EQUALS, THINK, END_THINK, END = range(10, 16)
+TIMES = "*"  # how people write two tokens, PLUS PLUS
 
 Ids = NDArray[np.uint8]
 
@@ -41,7 +43,7 @@ _TABLE[ord("\n")] = NEWLINE
 
 def _lookup(text: str) -> Ids:
     """One id per token, SPACE, NEWLINE or INVALID byte of `text`."""
-    raw = text.encode("utf-8", "surrogatepass")
+    raw = text.encode("utf-8", "surrogatepass").replace(TIMES.encode(), b"++")
     for token_id, marker in _MARKERS.items():
         raw = raw.replace(TOKENS[token_id].encode(), marker)
     found: Ids = _TABLE[np.frombuffer(raw, np.uint8)]
@@ -123,21 +125,21 @@ def spaced(ids: NDArray[Any], lengths: NDArray[Any] | None = None) -> Ids:
 
 
 def join_pieces(flat: NDArray[Any], pieces: Sequence[bytes]) -> bytes:
-    """The concatenation of `pieces[i]` for i in `flat` (uint8); the pieces are ASCII."""
+    """The concatenation of `pieces[i]` for i in `flat` (uint8), `*` for `++`; the pieces are ASCII."""
     # one byte for each piece, then every byte that stands for a longer piece becomes that piece
     table = bytes(piece[0] if len(piece) == 1 else 128 + i for i, piece in enumerate(pieces)).ljust(256)
     text = flat.astype(np.uint8).tobytes().translate(table)
     for i, piece in enumerate(pieces):
         if len(piece) != 1:
             text = text.replace(bytes([128 + i]), piece)
-    return text
+    return text.replace(b"++", TIMES.encode())
 
 
 def _first_error(text: str) -> ExpressionError:
     """Where and why `text` cannot be encoded."""
     position = 0
     while position < len(text):
-        token = next((t for t in TOKENS if text.startswith(t, position)), None)
+        token = next((t for t in (*TOKENS, TIMES) if text.startswith(t, position)), None)
         if token is None and text[position] not in " \t\r\v\f\n":
             break
         position += len(token) if token else 1
@@ -145,7 +147,7 @@ def _first_error(text: str) -> ExpressionError:
         f"character {text[position]!r} at position {position + 1} is not one of the tokens",
         text,
         position,
-        "use digits, + - and =",
+        "use digits, + - * and =",
     )
 
 
@@ -178,7 +180,13 @@ def tokenizer_json() -> str:
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": {"type": "Replace", "pattern": {"Regex": r"[ \t\r\n\x0B\f]+"}, "content": ""},
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Replace", "pattern": {"Regex": r"[ \t\r\n\x0B\f]+"}, "content": ""},
+                {"type": "Replace", "pattern": {"String": TIMES}, "content": "++"},
+            ],
+        },
         "pre_tokenizer": {
             "type": "Split",
             "pattern": {"Regex": "."},

@@ -11,7 +11,7 @@ from mathllm.formats import FORMATS, Format, get_format
 from mathllm.tasks import TASK_NAMES, Numbers, Problems
 from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, TOKENS
 
-SYMBOLS = {"+": "addition", "-": "subtraction"}
+SYMBOLS = {"+": "addition", "-": "subtraction", "*": "multiplication"}
 
 # every notation, with and without zero-padding
 ALL_FORMATS = [get_format(name, zero_pad) for name in FORMATS for zero_pad in (False, True)]
@@ -35,7 +35,10 @@ class Question:
 
     @property
     def answer(self) -> int:
-        return sum(self.operands) if self.symbol == "+" else self.operands[0] - self.operands[1]
+        if self.symbol == "+":
+            return sum(self.operands)
+        first, second = self.operands
+        return first - second if self.symbol == "-" else first * second
 
     @property
     def width(self) -> int:
@@ -45,7 +48,7 @@ class Question:
 
 def ask(text: str) -> Question:
     """A question from `12+34`."""
-    symbol = "+" if "+" in text else "-"
+    symbol = next(symbol for symbol in SYMBOLS if symbol in text)
     return Question(symbol, tuple(map(int, text.split(symbol))))
 
 
@@ -92,13 +95,15 @@ def operands(max_digits: int) -> st.SearchStrategy[int]:
 def questions(
     max_digits: int = 12, max_operands: int = 5, symbols: str = "+-", signed: bool = True
 ) -> st.SearchStrategy[Question]:
-    """Additions of 2 to max_operands numbers and subtractions of two."""
+    """Additions of 2 to max_operands numbers, subtractions and multiplications of two."""
     number = operands(max_digits)
     kinds = []
     if "+" in symbols:
         kinds.append(
             st.lists(number, min_size=2, max_size=max_operands).map(lambda ns: Question("+", tuple(ns)))
         )
+    if "*" in symbols:
+        kinds.append(st.tuples(number, number).map(lambda ns: Question("*", ns)))
     if "-" in symbols:
         pair = st.lists(number, min_size=2, max_size=2)
         kinds.append(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import Child, command_line, finished, records, same_run, state_bytes, tiny
+from runs import Child, command_line, finished, records, same_run, state_bytes, tiny, weights
 from safetensors.torch import load_file, save_file
 
 from mathllm.config import Config, build_config
@@ -222,10 +222,32 @@ def test_an_older_best_checkpoint_is_never_pruned(run: Path) -> None:
 # --- law 2: stopped and resumed is not stopped at all ---
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_checkpoint_of_a_run_that_averages_is_the_average(tmp_path: Path) -> None:
+    settings = ("train.save_steps=1", "train.keep=9", "train.max_steps=4")
+    finished(tiny(tmp_path / "plain", *settings))
+    finished(tiny(tmp_path / "averaged", *settings, "optim.ema_decay=0.3"))
+    expected = None
+    for step in range(1, 5):
+        checkpoint = tmp_path / "averaged" / f"checkpoint-{step}"
+        trained = load_file(checkpoint / "training_weights.safetensors")
+        for name, tensor in weights(tmp_path / "plain" / f"checkpoint-{step}").items():
+            assert torch.equal(trained[name], tensor), "training itself does not see the average"
+        if expected is not None:
+            decay = min(0.3, step / (9 + step))
+            expected = {name: decay * mean + (1 - decay) * trained[name] for name, mean in expected.items()}
+            for name, tensor in weights(checkpoint).items():
+                torch.testing.assert_close(tensor, expected[name])
+        expected = weights(checkpoint)
+    for before, after in (("plain", "optim.ema_decay=0.3"), ("averaged", "optim.ema_decay=0")):
+        with pytest.raises(UsageError, match="average"):
+            finished(tiny(tmp_path / before, *settings, "train.max_steps=6", after), resume=True)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "averaged"])
 @pytest.mark.parametrize("source", ["stream", "file", "fixed"])
 def test_ten_steps_twice_are_twenty_steps(tmp_path: Path, optimizer: str, source: str) -> None:
-    settings = [f"optim.optimizer={optimizer}", "train.save_steps=10", "train.eval_steps=5"]
+    how = ["optim.ema_decay=0.9"] if optimizer == "averaged" else [f"optim.optimizer={optimizer}"]
+    settings = [*how, "train.save_steps=10", "train.eval_steps=5"]
     if source == "file":
         generate_dataset(build_config({"data": {"max_digits": 2}}).data, 300, 0, tmp_path / "data")
         settings += [f"data.data_dir={tmp_path / 'data'}", "model.max_length=40", "train.batch_size=40"]

@@ -87,7 +87,8 @@ def formula(config: ModelConfig) -> int:
         "coupled": config.max_length * hidden,
         "abacus": config.max_length * hidden,
         "fire": config.layers * (2 * 32 + 33 * config.heads + 2),
-        "coupled-bias": config.layers * config.heads * 4 + 2 * hidden,
+        "coupled-bias": config.layers * config.heads * 5 + 2 * hidden,
+        "randomized": 4 * config.max_length * hidden,
     }
     positions = sum(positions.get(name, 0) for name in config.position.split("+"))
     return tables + positions + config.layers * block + norm

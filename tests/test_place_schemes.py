@@ -10,7 +10,7 @@ import torch
 from runs import TINY, finished, same_run, tiny
 
 from mathllm.config import ModelConfig, build_config
-from mathllm.data.sources import ProblemStream, random_starts
+from mathllm.data.sources import ProblemStream, drawn_coordinates, random_starts
 from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.formats import get_format
@@ -24,6 +24,7 @@ from mathllm.tasks.numbers import random_digits
 from mathllm.tokenizer import encode
 
 WITH_PLACES = [name for name, scheme in SCHEMES.items() if scheme.uses]
+WITH_STARTS = [name for name in WITH_PLACES if name != "randomized"]
 NEW = [*WITH_PLACES, "alibi", "fire", "coupled+rope"]
 FORMATS = [("reversed", False), ("reversed", True), ("column", False), ("pairwise", False), ("plain", True)]
 
@@ -41,7 +42,7 @@ def test_it_trains_resumes_evaluates_and_answers(
         f"data.format={notation}",
         f"data.zero_pad={pad}",
         "model.max_length=64",
-        "model.random_start=5",
+        *(["model.random_start=5"] if position in WITH_STARTS else []),
         "optim.schedule=constant",
         "train.eval_steps=4",
         "train.threads=2",
@@ -67,14 +68,24 @@ def test_it_trains_resumes_evaluates_and_answers(
     )
 
 
-@pytest.mark.parametrize("position", WITH_PLACES)
+@pytest.mark.parametrize("position", WITH_STARTS)
 def test_a_format_that_cannot_tell_places_is_refused(tmp_path: Path, position: str) -> None:
     with pytest.raises(UsageError, match=r"cannot tell the places|is not its place"):
         finished(tiny(tmp_path / "run", f"model.position={position}", "data.format=plain"))
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("position", ["coupled+coupled", "abacus+coupled", "rope+wat", "rope+"])
+def test_settings_that_a_position_does_not_look_at_are_refused() -> None:
+    for setting in ("random_start", "bias_near", "bias_decay"):
+        with pytest.raises(UsageError, match=f"model.{setting} does nothing with position 'rope'"):
+            ModelConfig(position="rope", **{setting: 7})
+    ModelConfig(position="coupled-bias+rope", bias_near=7, random_start=7)
+
+
+@pytest.mark.parametrize(
+    "position",
+    ["randomized+coupled", "randomized+abacus", "coupled+coupled", "abacus+coupled", "rope+wat", "rope+"],
+)
 def test_schemes_that_do_not_go_together_are_refused(position: str) -> None:
     with pytest.raises(UsageError):
         ModelConfig(position=position)
@@ -182,6 +193,22 @@ def test_alibi_falls_with_the_distance_by_the_slopes_of_the_paper() -> None:
 def test_abacus_counts_the_digits_of_each_number_from_its_units() -> None:
     told = get_format("reversed").coordinates(encode("123+45=861<end>")[None], "runs")
     assert told[0].T.tolist() == [[1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 0], [0] * 6 + [1] * 5]
+
+
+def test_randomized_numbers_are_drawn_in_training_and_fixed_after_it() -> None:
+    told = get_format("plain").coordinates(encode("12+3=15<end>")[None].repeat(500, 0), "order")
+    assert told[0, :, 0].tolist() == list(range(8))
+    model = ModelConfig(max_length=16, position="randomized")
+    drawn = drawn_coordinates(told, "order", model, seed=1, step=3)[..., 0]
+    assert (np.diff(drawn) > 0).all()
+    assert (drawn.min(), drawn.max()) == (0, 63)  # of four times as many numbers as there are tokens
+    assert np.abs(drawn.mean(0) - np.linspace(7, 56, 8)).max() < 2  # evenly spread
+    assert (drawn_coordinates(told, "order", model, seed=1, step=3)[..., 0] == drawn).all()
+    assert not (drawn_coordinates(told, "order", model, seed=1, step=4)[..., 0] == drawn).all()
+    scheme, zeros = SCHEMES["randomized"](hidden=8, heads=2, layers=1, max_length=16), torch.zeros(1, 2, 8)
+    assert torch.equal(scheme.embed(zeros, where(5, 9))[0], scheme.table.weight[[5, 9]])
+    scheme.eval()
+    assert torch.equal(scheme.embed(zeros, where(5, 9))[0], scheme.table.weight[[20, 36]])
 
 
 def test_fire_is_the_formula_of_the_paper() -> None:

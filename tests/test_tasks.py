@@ -1,5 +1,6 @@
-"""Addition and subtraction: exact answers at any length, and problems drawn as promised."""
+"""Addition, subtraction and multiplication: exact answers at any length, and problems drawn as promised."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
@@ -49,6 +50,12 @@ def longest_chain(question: Question) -> int:
         # column p hands on a carry when the lower digits of all operands together reach 10 ** (p + 1)
         parts = [[n % 10 ** (p + 1) for n in question.operands] for p in range(question.width)]
         flags = [sum(lower) >= 10 ** (p + 1) for p, lower in enumerate(parts)]
+    elif question.symbol == "*":
+        # the longer number (the first of equals) times the units of the other one
+        longer, shorter = question.operands
+        if len(str(longer)) < len(str(shorter)):
+            longer, shorter = shorter, longer
+        flags = [longer % 10 ** (p + 1) * (shorter % 10) >= 10 ** (p + 1) for p in range(question.width)]
     else:
         larger, smaller = max(question.operands), min(question.operands)
         powers = [10 ** (p + 1) for p in range(question.width)]
@@ -56,7 +63,7 @@ def longest_chain(question: Question) -> int:
     return max((len(list(run)) for flag, run in groupby(flags) if flag), default=0)
 
 
-@given(batches(max_size=8, max_digits=40, max_operands=13), spare, spare)
+@given(batches(max_size=8, max_digits=40, max_operands=13, symbols="+-*"), spare, spare)
 def test_answers_are_those_of_python(asked: list[Question], more_operands: int, more_digits: int) -> None:
     problems = arrays(asked, more_operands, more_digits)
     result = answer(problems)
@@ -82,6 +89,9 @@ def test_answers_are_those_of_python(asked: list[Question], more_operands: int, 
         Question("-", (0, 9)),
         Question("-", (10**200, 1)),
         Question("-", (1, 10**200)),
+        Question("*", (10**200 - 1, 9)),
+        Question("*", (10**200 - 1, 10**200 - 1)),
+        Question("*", (0, 10**200)),
     ],
     ids=lambda q: f"{len(q.operands)}{q.symbol}{q.width}",
 )
@@ -89,21 +99,33 @@ def test_extreme_answers(question: Question) -> None:
     assert integers_of(answer(arrays([question]))) == [question.answer]
 
 
-@given(batches(max_digits=12, max_operands=12), spare, spare)
+@given(batches(max_digits=12, max_operands=12, symbols="+-*"), spare, spare)
 def test_chains_are_counted_as_on_paper(asked: list[Question], more_operands: int, more_digits: int) -> None:
     problems = arrays(asked, more_operands, more_digits)
     assert chain_lengths(problems).tolist() == [longest_chain(q) for q in asked]
 
 
 @pytest.mark.parametrize(
-    ("text", "chain"), [("12+34", 0), ("5+5", 1), ("999+1", 3), ("1000-1", 3), ("1-1000", 3), ("909+101", 1)]
+    ("text", "chain"),
+    [
+        ("12*3", 0),
+        ("3333334*3", 7),
+        ("3*3333334", 7),
+        ("909*2", 1),
+        ("12+34", 0),
+        ("5+5", 1),
+        ("999+1", 3),
+        ("1000-1", 3),
+        ("1-1000", 3),
+        ("909+101", 1),
+    ],
 )
 def test_chains_of_some_problems(text: str, chain: int) -> None:
     assert chain_lengths(arrays([ask(text)])).tolist() == [chain]
     assert longest_chain(ask(text)) == chain
 
 
-@given(batches(max_digits=8, max_operands=12), spare, spare)
+@given(batches(max_digits=8, max_operands=12, symbols="+-*"), spare, spare)
 @example([ask("+".join("9" * 11)), ask("+".join("9" * 12)), ask("+".join(["99"] * 11))], 0, 0)
 def test_padded_answers_have_room_for_every_answer(
     asked: list[Question], more_operands: int, more_digits: int
@@ -113,11 +135,16 @@ def test_padded_answers_have_room_for_every_answer(
         nines = 10**question.width - 1
         # the width depends on the shape of the problem alone: that of its largest answer
         largest = nines * len(question.operands) if question.symbol == "+" else nines
+        if question.symbol == "*":
+            largest = math.prod(10 ** len(str(operand)) - 1 for operand in question.operands)
+            if largest <= 81:  # 9 * 9 has two digits, and so has every width of two one-digit numbers
+                assert width == 2
+                continue
         assert width == len(str(largest))
 
 
 @given(
-    names=st.sampled_from(["addition", "subtraction", "addition,subtraction", "subtraction,addition"]),
+    names=st.sampled_from(["addition", "subtraction", "subtraction,addition", "multiplication,addition"]),
     method=st.sampled_from(SAMPLINGS),
     max_digits=st.integers(1, 40),
     max_operands=st.integers(2, 13),
@@ -138,6 +165,7 @@ def test_sampled_problems_keep_within_their_limits(
         assert question.width <= max_digits
         assert 2 <= len(question.operands) <= (max_operands if question.symbol == "+" else 2)
         assert question.answer >= 0 or signed
+        assert question.symbol != "*" or question.operands[1] < 10
     if asked:  # lengths and absent operands are as if somebody had written the problems down
         expected = arrays(asked)
         operands, width = expected.operands.shape[1:]
@@ -165,7 +193,8 @@ def assert_even(values: np.ndarray, possible: range) -> None:
 
 @pytest.mark.parametrize("names", TASK_NAMES)
 def test_digits_sampling_is_even_in_the_number_of_digits(names: str) -> None:
-    assert_even(draw("digits", names, max_digits=5).lengths, range(1, 6))
+    lengths = draw("digits", names, max_digits=5).lengths
+    assert_even(lengths[:, 0] if names == "multiplication" else lengths, range(1, 6))
 
 
 def test_digits_sampling_is_even_among_numbers_of_one_length() -> None:
@@ -218,7 +247,28 @@ def test_balanced_differences_are_even_in_digits_of_the_answer_and_in_chains(
         assert_even(chains[lengths == length], range(max_digits))
 
 
-@pytest.mark.parametrize("names", TASK_NAMES)
+@pytest.mark.parametrize("max_digits", [1, 3, 8])
+def test_balanced_products_are_even_in_digits_of_the_answer(max_digits: int) -> None:
+    problems = draw("balanced", "multiplication", max_digits=max_digits)
+    assert_even(answer(problems).lengths, range(1, max_digits + 2))
+    assert set(problems.operands[:, 1, 0].tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize("digits", [1, 2, 30])
+def test_stress_of_products_carries_far(digits: int) -> None:
+    rng = np.random.default_rng(0)
+    problems, plain = (
+        make_problems(TASKS[2].of_length(rng, 400, 2, digits, stress), 2) for stress in (True, False)
+    )
+    for drawn in (problems, plain):
+        assert set(drawn.lengths[:, 0].tolist()) == {digits}
+        assert set(drawn.lengths[:, 1].tolist()) == {1}
+    if digits > 9:
+        assert np.median(chain_lengths(problems)) > 2 * np.median(chain_lengths(plain))
+        assert chain_lengths(problems).max() == digits
+
+
+@pytest.mark.parametrize("names", ["addition", "subtraction"])
 @pytest.mark.parametrize("max_digits", [1, 2, 3])
 def test_balanced_sampling_leaves_out_no_problem(names: str, max_digits: int) -> None:
     """Every pair of one digit, and lengths of every combination, come up."""
@@ -299,7 +349,7 @@ def test_nothing_changes_the_problems_it_is_given(
     use(problems)  # and no attempt is made that would raise now
 
 
-@given(batches(max_digits=4), st.data())
+@given(batches(max_digits=4, symbols="+-*"), st.data())
 def test_rows_can_be_picked_and_put_together(asked: list[Question], data: st.DataObject) -> None:
     problems = arrays(asked)
     order = data.draw(st.permutations(range(len(asked))))
@@ -325,7 +375,7 @@ def test_no_problems_at_all_are_fine_too() -> None:
     assert expressions(nothing) == []
 
 
-@given(questions(max_digits=4), questions(max_digits=4))
+@given(questions(max_digits=4, symbols="+-*"), questions(max_digits=4, symbols="+-*"))
 def test_two_numbers_are_the_same_when_python_says_so(one: Question, other: Question) -> None:
     left, right = answer(arrays([one])), answer(arrays([other], 0, 5))
     assert left.same(right).tolist() == [one.answer == other.answer]
@@ -340,11 +390,15 @@ def test_zero_is_never_negative_and_has_one_digit() -> None:
 
 
 def test_tasks_are_chosen_by_name() -> None:
-    assert TASK_NAMES == ("addition", "subtraction")  # their order is their code: never change it
+    assert TASK_NAMES == (
+        "addition",
+        "subtraction",
+        "multiplication",
+    )  # their order is their code: never change it
     assert get_tasks("addition") == (0,)
     assert get_tasks(" subtraction , addition ") == (1, 0)
     assert get_tasks(["subtraction"]) == (1,)
-    assert [task.symbol for task in TASKS] == ["+", "-"]
+    assert [task.symbol for task in TASKS] == ["+", "-", "*"]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ class Parrot(torch.nn.Module):
 
     class Cursor:
         written = length = 0
+        reach = None
 
         def keep(self, rows: torch.Tensor) -> None:
             pass

@@ -27,7 +27,11 @@ def option(help_text: str, panel: str, *names: str) -> Any:
 def gen_data(
     context: typer.Context,
     task: Annotated[
-        str, option("addition, subtraction, or several: [cyan]addition,subtraction[/].", PROBLEMS)
+        str,
+        option(
+            "addition, subtraction, multiplication (by one digit), or several: [cyan]addition,subtraction[/].",
+            PROBLEMS,
+        ),
     ] = DEFAULTS.task,
     num_examples: Annotated[int, option("Rows of the three files together.", PROBLEMS)] = 100_000,
     max_digits: Annotated[int, option("Digits of the longest operand.", PROBLEMS)] = DEFAULTS.max_digits,

@@ -48,7 +48,12 @@ def train(
         str | None, option("Directory that mathllm gen-data made.", DATA, "data, if there is one")
     ] = None,
     task: Annotated[
-        str | None, option("Of a stream: addition, subtraction, or both with a comma.", DATA, DataConfig.task)
+        str | None,
+        option(
+            "Of a stream: addition, subtraction, multiplication, or several with commas.",
+            DATA,
+            DataConfig.task,
+        ),
     ] = None,
     format: Annotated[
         str | None, option("column, pairwise, reversed or plain.", DATA, "the data's, else column")

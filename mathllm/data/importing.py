@@ -18,7 +18,7 @@ import numpy as np
 
 from mathllm.errors import DataError, ExpressionError
 from mathllm.formats.base import signed_slots
-from mathllm.tasks import Problems, answer, concatenate, make_problems
+from mathllm.tasks import Problems, answer, concatenate, get_tasks, make_problems
 from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids
 from mathllm.tasks.numbers import Bools
 from mathllm.tasks.slots import compact
@@ -30,7 +30,7 @@ _BATCH_CHARACTERS = 1 << 22
 _BATCH_ROWS = 1 << 15
 _BATCH_TOKENS = 1 << 23  # of rows padded to the longest: one very long row must not blow up the others
 _MOST_BYTES = 1 << 32  # of all problems of a file
-_FOREIGN = re.compile(r"[^0-9+\-= \t\r\v\f\n]")
+_FOREIGN = re.compile(r"[^0-9+\-*= \t\r\v\f\n]")
 
 # line numbers, equations, and by row why it has none
 Rows = tuple[list[int], list[str], dict[int, str]]
@@ -185,6 +185,8 @@ def _true_equations(texts: Sequence[str]) -> tuple[Problems, Bools]:
     stated_ids = np.take_along_axis(ids, np.minimum(source, ids.shape[1] - 1), 1)
     stated, is_number = numbers_from_ids(stated_ids, stated_lengths)
     good &= is_number
+    for row in np.flatnonzero(good & (problems.task == get_tasks("multiplication")[0])).tolist():
+        good[row] = "+" not in texts[row]  # `1++2` was no `1*2`
     rows = np.flatnonzero(good)
     good[rows] = answer(problems[rows]).same(stated[rows])
     return problems, good

@@ -12,9 +12,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mathllm.config import DataConfig
+from mathllm.config import DataConfig, ModelConfig
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
+from mathllm.formats.places import SPREAD, Coordinates
 from mathllm.tasks import TASK_NAMES, Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
@@ -84,6 +85,20 @@ class ProblemFile:
             rng = np.random.default_rng([self.seed, _EPOCH, epoch])
             self._orders[epoch] = rng.permutation(len(self.all))
         return self._orders[epoch]
+
+
+def drawn_coordinates(
+    told: NDArray[np.int64], kind: Coordinates, model: ModelConfig, seed: int, step: int
+) -> NDArray[np.int64]:
+    """What Format.coordinates tells of a step's rows [N, T, 2], as training draws it: places or runs from a random
+    start (see `random_starts`), and for `order` ordered random numbers below SPREAD max_length."""
+    if kind == "order":
+        rows, length = told.shape[:2]
+        rng = np.random.default_rng([seed, _START, step])
+        # sorted, and spread out by their rank so that none comes twice
+        drawn = np.sort(rng.integers(0, SPREAD * model.max_length - length + 1, (rows, length)), axis=1)
+        return np.stack([drawn + np.arange(length), told[..., 1]], axis=-1)
+    return random_starts(told, model.random_start, seed, step) if model.random_start else told
 
 
 def random_starts(places: NDArray[np.int64], highest: int, seed: int, step: int) -> NDArray[np.int64]:

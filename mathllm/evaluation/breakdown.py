@@ -24,7 +24,17 @@ import numpy as np
 from mathllm.evaluation.exact_match import Verdicts, pad_ids
 from mathllm.inference.engine import ENDED
 from mathllm.tasks import TASK_NAMES, Numbers, Problems, answer, chain_lengths
-from mathllm.tasks.numbers import Bools, Digits, Ints, column_differences, column_sums, compare, widen
+from mathllm.tasks.multiplication import by_length
+from mathllm.tasks.numbers import (
+    Bools,
+    Digits,
+    Ints,
+    column_differences,
+    column_products,
+    column_sums,
+    compare,
+    widen,
+)
 from mathllm.tasks.subtraction import by_size
 from mathllm.tokenizer import END_THINK
 
@@ -162,11 +172,18 @@ def _subtraction_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
     return -column_differences(larger, smaller)[1], zero - 1, zero
 
 
+def _multiplication_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
+    longer, shorter = by_length(problems)
+    most = np.maximum(shorter[:, 0].astype(np.int64) - 1, 0)
+    return column_products(longer, shorter[:, 0])[1], np.zeros(len(problems), np.int64), most
+
+
 # of a task: what comes into each column [N, D + 1], added to its digit (a borrow is negative), and the least
 # [N] and the most [N] that can. A task that is not here has no carry errors.
 CARRIES: dict[str, Callable[[Problems], tuple[Ints, Ints, Ints]]] = {
     "addition": _addition_carries,
     "subtraction": _subtraction_carries,
+    "multiplication": _multiplication_carries,
 }
 
 

@@ -18,14 +18,19 @@ class AllPairs:
     """Every problem of two operands from 0 to `limit`, once: a sequence that makes the slices one asks for.
 
     Of a task that subtracts, and unless results are `signed`, only those whose first operand is not the
-    smaller. Raises UsageError where there would be more than MOST.
+    smaller; of one that multiplies by one digit, only those. Raises UsageError where there would be more than MOST.
     """
 
     def __init__(self, codes: Sequence[int], limit: int, signed: bool = False) -> None:
         self.codes, self.limit, self.signed = tuple(codes), limit, signed
         self.ordered = tuple(TASKS[code].name == "subtraction" and not signed for code in codes)
         base = limit + 1
-        sizes = [base * (base + 1) // 2 if ordered else base**2 for ordered in self.ordered]
+        digits = [TASKS[code].factor_digits for code in codes]
+        self.bases = [min(base, 10**most) if most else base for most in digits]  # numbers of second operands
+        sizes = [
+            base * (base + 1) // 2 if ordered else base * second
+            for ordered, second in zip(self.ordered, self.bases, strict=True)
+        ]
         self.ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
         if limit < 0 or self.ends[-1] > MOST:
             raise UsageError(
@@ -43,9 +48,9 @@ class AllPairs:
         start, stop, step = rows.indices(len(self))
         assert step == 1, "only slices without a step"
         parts, offset = [], 0
-        for code, ordered, end in zip(self.codes, self.ordered, self.ends, strict=True):
+        for code, ordered, second, end in zip(self.codes, self.ordered, self.bases, self.ends, strict=True):
             index = np.arange(max(start, offset), min(stop, end), dtype=np.int64) - offset
-            pairs = _triangle(index) if ordered else np.divmod(index, self.limit + 1)
+            pairs = _triangle(index) if ordered else np.divmod(index, second)
             parts.append(make_problems(_digits(np.stack(pairs, 1), len(str(self.limit))), code))
             offset = end
         return concatenate(parts)

@@ -29,7 +29,8 @@ CHUNK_TOKENS = 1 << 22  # of problems judged at once
 class Grid:
     """Right answers and problems [L, L] by the number of digits of the first and of the second operand.
 
-    `lengths` [L] are those numbers of digits. Cells without problems are differences that would be negative.
+    `lengths` [L] are those numbers of digits. Cells without problems are differences that would be negative, or
+    factors of several digits.
     """
 
     lengths: Ints
@@ -68,7 +69,11 @@ def draw_cells(lengths: Ints, per_cell: int, code: int, signed: bool, seed: int 
     cells = np.stack(np.meshgrid(np.arange(len(lengths)), np.arange(len(lengths)), indexing="ij"), -1)
     ordered = TASKS[code].name == "subtraction" and not signed
     cells = cells.reshape(-1, 2)
-    cells = np.repeat(cells[cells[:, 0] >= cells[:, 1]] if ordered else cells, per_cell, axis=0)
+    if ordered:
+        cells = cells[cells[:, 0] >= cells[:, 1]]
+    elif most := TASKS[code].factor_digits:
+        cells = cells[lengths[cells[:, 1]] <= most]
+    cells = np.repeat(cells, per_cell, axis=0)
     rng = np.random.default_rng([seed, code])
     digits = random_digits(rng, lengths[cells], int(lengths.max()))
     if ordered:  # two of one length may stand in the wrong order

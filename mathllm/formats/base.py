@@ -27,7 +27,7 @@ from mathllm.tasks.slots import (
     stack,
     token_slot,
 )
-from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, THINK, Ids
+from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, Ids
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,11 @@ class Format:
         """
         self.check_places()
         prompt = np.cumsum(ids == EQUALS, 1) == 0
-        places = number_places(ids, prompt, self.least_significant_first)
+        # a factor counts in every column alike: it is about no place
+        factor = np.cumsum((ids[:, 1:] == PLUS) & (ids[:, :-1] == PLUS) & prompt[:, 1:], 1) > 0
+        placed = prompt.copy()
+        placed[:, 1:] &= ~factor
+        places = number_places(ids, placed, self.least_significant_first)
         inside, answering, announced = np.zeros_like(places), ~prompt, np.zeros(len(ids), np.int64)
         if self.read_thoughts is not None:
             inside, answering, announced = self.read_thoughts(ids, prompt)
@@ -204,15 +208,21 @@ class Format:
 
     def coordinates(self, ids: Ids, kind: Coordinates = "places") -> Ints:
         """What a model is told of the tokens of texts or prefixes [N, T, 2]: first their `places`, or for `runs` the
-        position of each digit in its own number, from the left; then the segment, 1 from the first `=` on."""
-        first = self.places(ids) if kind == "places" else run_positions(ids < 10)
+        position of each digit in its own number, from the left, or for `order` that of the token in the text, from 0;
+        then the segment, 1 from the first `=` on."""
+        if kind == "places":
+            first = self.places(ids)
+        elif kind == "runs":
+            first = run_positions(ids < 10)
+        else:
+            first = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         return np.stack([first, np.cumsum(ids == EQUALS, 1) > 0], axis=-1)
 
     def check_coordinates(self, kind: Coordinates) -> None:
         """Raises UsageError where this notation cannot tell a model what it is to be told."""
         if kind == "places":
             self.check_places()
-        elif not self.least_significant_first:
+        elif kind == "runs" and not self.least_significant_first:
             raise UsageError(
                 f"in format {self.name!r} the position of a digit in its number is not its place",
                 "use --format reversed: all numbers least significant digit first",

@@ -100,6 +100,8 @@ class Solver:
             unseen.append(f"a problem of {TASKS[code].name}")
         if digits > data.max_digits:
             unseen.append(f"a number of more than {_count(data.max_digits, 'digit')}")
+        if 0 < TASKS[code].factor_digits < int(problem.lengths[0].min()):
+            unseen.append(f"a factor of more than {_count(TASKS[code].factor_digits, 'digit')}")
         if operands > max(data.max_operands, 2):
             unseen.append(f"a problem of more than {data.max_operands} numbers")
         if answer(problem).negative[0] and not data.signed:

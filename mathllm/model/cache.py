@@ -50,7 +50,7 @@ class KeyValueCache:
         if self.reach is None or key.shape[1] < 4 * self.reach:
             return None
         lowest, highest = query.amin(1, keepdim=True) - self.reach, query.amax(1, keepdim=True) + self.reach
-        columns = ((key >= lowest) & (key <= highest)).any(0).nonzero()[:, 0]
+        columns = (((key >= lowest) & (key <= highest)) | (key == 0)).any(0).nonzero()[:, 0]
         return columns if 2 * len(columns) <= key.shape[1] else None
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from mathllm.config import position_names
-from mathllm.formats.places import Coordinates
+from mathllm.formats.places import SPREAD, Coordinates
 
 
 @dataclass(frozen=True)
 class Where:
     """Where tokens stand: `index` (T) counts from the start of the text. For schemes that use more, `place` (B, T)
-    is the digit place that each token is about (units 1; 0: none), or the position of a digit in its own number,
-    and `segment` (B, T) is 1 from `=` on."""
+    is the digit place that each token is about (units 1; 0: none), the position of a digit in its own number, or a
+    number drawn for the token, and `segment` (B, T) is 1 from `=` on."""
 
     index: Tensor
     place: Tensor | None = None
@@ -144,6 +144,27 @@ class Abacus(Coupled):
     uses: Coordinates | None = "runs"
 
 
+class Randomized(Scheme):
+    """A trained vector per position, where positions are drawn (Randomized Positional Encodings, arXiv 2305.16843).
+
+    While training, the tokens of a text have ordered random numbers below SPREAD max_length (the batch has them), so
+    that high ones are trained, too. Otherwise token i has number SPREAD i, where the paper draws there as well:
+    numbers must not change when a token is appended.
+    """
+
+    uses: Coordinates | None = "order"
+
+    def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
+        super().__init__(hidden, heads, layers, max_length)
+        self.table = nn.Embedding(SPREAD * max_length, hidden)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        assert where.place is not None
+        embedded: Tensor = x + self.table(where.place if self.training else SPREAD * where.place)
+        return embedded
+
+
 class Alibi(Scheme):
     """A penalty that grows with the distance, with a fixed slope per head (ALiBi, arXiv 2108.12409)."""
 
@@ -214,6 +235,7 @@ class CoupledBias(Scheme):
         self.reaches = near
         self.near = nn.Parameter(torch.zeros(layers, 2 * near + 1, heads))
         self.decay = nn.Parameter(torch.full((layers, heads), decay / self.UNIT))
+        self.placeless = nn.Parameter(torch.zeros(layers, heads))
         self.segments = nn.Embedding(2, hidden)
         nn.init.normal_(self.segments.weight, std=0.02)
 
@@ -226,16 +248,19 @@ class CoupledBias(Scheme):
         assert key.place is not None
         difference = key.place[:, None, :] - query.place[:, :, None]  # (B, T, S)
         within = difference.clamp(-self.reaches, self.reaches)
+        placeless = (key.place[:, None, :] == 0) & (query.place[:, :, None] > 0)
         batch, length, seen = difference.shape
-        planes = self.near.new_empty(batch, 2 * self.reaches + 2, length, seen)
+        planes = self.near.new_empty(batch, 2 * self.reaches + 3, length, seen)
         for column, near in enumerate(range(-self.reaches, self.reaches + 1)):
-            planes[:, column] = within == near
-        planes[:, -1] = (difference - within).abs()
+            planes[:, column] = (within == near) & ~placeless
+        planes[:, -2] = (difference - within).abs().masked_fill(placeless, 0)
+        planes[:, -1] = placeless
         # a bias is a product with these: cheaper than to look each up in a table, above all backwards
         return planes
 
     def bias(self, layer: int, pairs: Tensor) -> Tensor:
-        weights = torch.cat([self.near[layer], -self.decay[layer][None]]).T * self.UNIT  # (H, 2 near + 2)
+        learned = [self.near[layer], -self.decay[layer][None], self.placeless[layer][None]]
+        weights = torch.cat(learned).T * self.UNIT  # (H, 2 near + 3)
         # in full precision: bf16 would round what is learned here to a few steps
         with torch.autocast(pairs.device.type, enabled=False):
             bias = torch.bmm(weights.expand(len(pairs), -1, -1), pairs.flatten(2))  # (B, H, T S)
@@ -287,6 +312,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "nope": Scheme,
     "alibi": Alibi,
     "fire": Fire,
+    "randomized": Randomized,
     "abacus": Abacus,
     "coupled": Coupled,
     "coupled-rope": CoupledRope,

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.tasks.addition import Addition
 from mathllm.tasks.base import Problems, Task, concatenate, make_problems
+from mathllm.tasks.multiplication import Multiplication
 from mathllm.tasks.numbers import Ints, Numbers, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
 from mathllm.tasks.subtraction import Subtraction
 
-TASKS: tuple[Task, ...] = (Addition(), Subtraction())
+TASKS: tuple[Task, ...] = (Addition(), Subtraction(), Multiplication())
 TASK_NAMES = tuple(task.name for task in TASKS)
 
 __all__ = [

@@ -25,6 +25,7 @@ class Addition:
     operator: tuple[int, ...] = (PLUS,)
     commutative = True
     max_operands = MAX_OPERANDS
+    factor_digits = 0
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
         if method == "balanced":

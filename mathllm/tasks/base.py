@@ -66,13 +66,15 @@ def concatenate(parts: Sequence[Problems]) -> Problems:
 
 
 class Task(Protocol):
-    """One operation. `symbol` is what a person types, `operator` the token ids that stand for it."""
+    """One operation. `symbol` is what a person types, `operator` the token ids that stand for it; `factor_digits` is
+    the most digits of any operand but the first in the problems that are drawn (0: as many as the first)."""
 
     name: str
     symbol: str
     operator: tuple[int, ...]
     commutative: bool
     max_operands: int
+    factor_digits: int
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
         """Operands [n, K, D] drawn by one method; of row i, only the first counts[i] will be used."""

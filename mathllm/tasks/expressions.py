@@ -11,11 +11,12 @@ from mathllm.errors import ExpressionError
 from mathllm.tasks import TASKS, Problems
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, significant
 from mathllm.tasks.slots import compact, expression_slots
-from mathllm.tokenizer import EQUALS, MINUS, TOKENS, Ids, decode_rows, encode, encode_rows
+from mathllm.tokenizer import END, EQUALS, MINUS, TOKENS, Ids, decode_rows, encode, encode_rows
 
 # of one operand, in anything that people type or hand in: Python's int() reads no more than 4,300
 MAX_DIGITS = 4000
-_GAP = re.compile(r"(?<=[0-9])[ \t\r\f\v]+[0-9]")
+# what tokens do not show: a gap inside a number, and `++` written out, which would be a `*`
+_UNCLEAR = re.compile(r"(?<=[0-9])[ \t\r\f\v]+[0-9]|\+[ \t\r\f\v]*\+")
 
 
 def parse_expression(text: str) -> Problems:
@@ -24,7 +25,7 @@ def parse_expression(text: str) -> Problems:
     Raises ExpressionError with the position of the first character that does not belong there: white space
     inside a number is one, since whoever typed `1 2+3` may have meant `1+2+3` as well as `12+3`.
     """
-    _refuse_gap(text)
+    _refuse_unclear(text)
     ids = encode(text)[None]
     problems, good = problems_from_ids(*_without_equals(ids, np.array([ids.shape[1]])))
     if not good[0]:
@@ -34,10 +35,10 @@ def parse_expression(text: str) -> Problems:
 
 def parse_expressions(texts: Sequence[str]) -> Problems:
     """Problems from many expressions. Raises DataError naming the (1-based) row of the first bad one."""
-    if _GAP.search("\n".join(texts)):
+    if _UNCLEAR.search("\n".join(texts)):
         for row, text in enumerate(texts):
             try:
-                _refuse_gap(text)
+                _refuse_unclear(text)
             except ExpressionError as error:
                 raise error.in_row(row) from None
     problems, good = problems_from_ids(*_without_equals(*encode_rows(texts)))
@@ -47,11 +48,11 @@ def parse_expressions(texts: Sequence[str]) -> Problems:
     return problems
 
 
-def _refuse_gap(text: str) -> None:
-    if gap := _GAP.search(text):
-        raise ExpressionError(
-            "white space inside a number", text, gap.end() - 1, "write a problem like 12+34"
-        )
+def _refuse_unclear(text: str) -> None:
+    if found := _UNCLEAR.search(text):
+        plus = found.group().endswith("+")
+        what = "a number was expected here" if plus else "white space inside a number"
+        raise ExpressionError(what, text, found.end() - 1, "write a problem like 12+34")
 
 
 def _without_equals(ids: Ids, lengths: Ints) -> tuple[Ids, Ints]:
@@ -70,18 +71,22 @@ def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
     n, width = ids.shape
     inside = np.arange(width) < lengths[:, None]
     digit = (ids < 10) & inside
-    start = digit & ~np.pad(digit, ((0, 0), (1, 0)))[:, :-1]
+    start = digit & ~_shifted(digit)
     operator = inside & ~digit
-    numbers, operators = start.sum(1), operator.sum(1)
+    opens = operator & ~_shifted(operator)
+    numbers, operators = start.sum(1), opens.sum(1)
 
-    # well formed: numbers and operators alternate, and all operators of a row are the same one-token operator
-    first_operator = np.where(operators > 0, ids[np.arange(n), operator.argmax(1)] if width else 0, 0)
-    code = np.full(n, len(TASKS), np.uint8)
+    # well formed: numbers and operators alternate, and all operators of a row are the same one
+    following = np.pad(np.where(inside, ids, END), ((0, 0), (0, 1)), constant_values=END)[:, 1:]
+    code, symbols = np.full(n, len(TASKS), np.uint8), np.zeros(n, np.int64)
     for index, task in enumerate(TASKS):
-        fits = (numbers >= 2) & (numbers <= task.max_operands)
-        code[fits & (len(task.operator) == 1) & (first_operator == task.operator[0])] = index
+        first, second = (*task.operator, None)[:2]
+        single = (following < 10) | (following == END)
+        here = opens & (ids == first) & (single if second is None else following == second)
+        fits = (numbers >= 2) & (numbers <= task.max_operands) & (here.sum(1) == operators)
+        fits &= operator.sum(1) == operators * len(task.operator)
+        code[fits], symbols[fits] = index, len(task.operator)
     good = (code < len(TASKS)) & (numbers == operators + 1)
-    good &= ((ids == first_operator[:, None]) | ~operator).all(1)
     good &= digit[:, 0] if width else False
     good &= digit[np.arange(n), np.maximum(lengths - 1, 0)] if width else False
 
@@ -98,12 +103,19 @@ def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
     if too_long.any():
         return problems_from_ids(ids, np.where(too_long, 0, lengths))
     # place of a digit, units 0: how many digits of its number stand to its right
-    ends = np.cumsum(written, 1) + np.arange(operands_at_most)  # the column past each number
+    ends = (
+        np.cumsum(written, 1) + np.arange(operands_at_most) * symbols[:, None]
+    )  # the column past each number
     place = ends[rows, which] - 1 - columns
     operands = np.zeros((n, operands_at_most, max(1, int(written.max(initial=0)))), np.uint8)
     operands[rows, which, place] = ids[rows, columns]
     lengths = lengths_of(operands) * (written > 0)
     return Problems(operands, lengths, np.where(good, code, 0).astype(np.uint8)), good
+
+
+def _shifted(flags: Bools) -> Bools:
+    """The flags [N, T] of the columns before."""
+    return np.pad(flags, ((0, 0), (1, 0)))[:, :-1]
 
 
 def numbers_from_ids(ids: Ids, lengths: Ints, least_significant_first: bool = False) -> tuple[Numbers, Bools]:

@@ -109,6 +109,32 @@ def column_differences(larger: Digits, smaller: Digits) -> tuple[Ints, Ints]:
     return differences, borrows
 
 
+def column_products(digits: Digits, factors: Digits) -> tuple[Ints, Ints]:
+    """School multiplication of [N, D] digits by one-digit factors [N], column by column.
+
+    Returns totals [N, D] (digit times factor plus the carry into the column) and carries [N, D + 1] (into each column;
+    the last one is what is left over).
+    """
+    totals = digits.astype(np.int64) * factors[:, None]
+    carries = np.zeros((len(totals), totals.shape[1] + 1), np.int64)
+    for place in range(totals.shape[1]):
+        totals[:, place] += carries[:, place]
+        carries[:, place + 1] = totals[:, place] // 10
+    return totals, carries
+
+
+def multiply(left: Digits, right: Digits) -> Digits:
+    """Products of [N, D] and [N, E] digits as digits [N, D + E]: a column's total fits 64 bits at any length."""
+    right = right[:, : int(lengths_of(right).max(initial=1))]
+    product = np.zeros((len(left), left.shape[1] + right.shape[1]), np.int64)
+    for place in range(right.shape[1]):
+        product[:, place : place + left.shape[1]] += left * right[:, place, None].astype(np.int64)
+    for place in range(product.shape[1] - 1):
+        product[:, place + 1] += product[:, place] // 10
+        product[:, place] %= 10
+    return product.astype(np.uint8)
+
+
 def compare(left: Digits, right: Digits) -> Ints:
     """-1, 0 or 1 [N]: how left [N, D] stands to right [N, D]."""
     difference = np.sign(left.astype(np.int8) - right.astype(np.int8))[:, ::-1]

@@ -20,7 +20,8 @@ class Sampling:
     `digits`: every operand's number of digits is uniform from 1 to max_digits (the default);
     `uniform`: operands are uniform from 0 to 10**max_digits - 1;
     `balanced`: the answer's number of digits is uniform, and so is the longest chain of carries (or borrows) that
-    such an answer can have (exactly so for up to five operands): 99+1 and 100-99 are not rare;
+    such an answer can have (exactly so for up to five operands): 99+1 and 100-99 are not rare; of a product, the
+    number of digits alone;
     several, like `digits,balanced`: equal shares of each.
     """
 
@@ -126,6 +127,43 @@ def draw_carry_stress(rng: np.random.Generator, n: int, operands: int, digits: i
         parts.append(part)
     drawn: Digits = np.stack([*parts, rest], axis=1).astype(np.uint8)
     return drawn
+
+
+def draw_products(rng: np.random.Generator, n: int, max_digits: int) -> Digits:
+    """Numbers and one-digit factors [n, 2, max_digits], even in the number of digits of their products."""
+    digits = rng.integers(1, max_digits + 2, n)  # of the product
+    longer = (digits > max_digits) | (
+        (digits > 1) & (rng.random(n) < 0.5)
+    )  # than the number that is multiplied
+    factor = np.where(longer, rng.integers(2, 10, n), rng.integers(digits > 1, 6))
+    # times the factor, the number's leading digit alone says how long the product is
+    leads = np.maximum(factor, 1)
+    low, high = np.where(longer, -(-10 // leads), 1), np.where(longer, 9, np.minimum(10 // leads - 1, 9))
+    lengths = digits - longer
+    operands = np.zeros((n, 2, max_digits), np.uint8)
+    operands[:, 0] = random_digits(rng, lengths, max_digits)
+    operands[np.arange(n), 0, lengths - 1] = rng.integers(low, high + 1)
+    operands[:, 1, 0] = factor
+    return operands
+
+
+def draw_product_stress(rng: np.random.Generator, n: int, digits: int) -> Digits:
+    """Numbers of exactly that many digits and one-digit factors [n, 2, digits] whose carries run far.
+
+    A chain of any length at any place (in half of them through all columns): digits whose product ends in 9, so that
+    the next column's carry hangs on the one from below, above a digit that carries or does not.
+    """
+    factor = rng.choice([3, 7, 9], n)
+    link = np.select([factor == 3, factor == 7], [3, 7], 1)  # 9, 49, 9
+    column = np.arange(digits)
+    length = np.where(rng.random(n) < 0.5, digits, rng.integers(1, digits + 1, n))
+    start = rng.integers(0, digits - length + 1)
+    chain = (column > start[:, None]) & (column < (start + length)[:, None])
+    number = random_digits(rng, np.full(n, digits), digits)
+    operands = np.zeros((n, 2, digits), np.uint8)
+    operands[:, 0] = np.where(chain, link[:, None], number)
+    operands[:, 1, 0] = factor
+    return operands
 
 
 def _fill_columns(rng: np.random.Generator, lengths: Ints, start: Ints, chain: Ints, width: int) -> Digits:

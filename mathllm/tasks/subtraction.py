@@ -28,6 +28,7 @@ class Subtraction:
     operator: tuple[int, ...] = (MINUS,)
     commutative = False
     max_operands = 2
+    factor_digits = 0
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
         if method == "balanced":

@@ -32,6 +32,7 @@ from mathllm.model import Transformer
 from mathllm.model.checkpoint import WEIGHTS, read_config, read_tensors, save_model, step_checkpoints
 
 STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
+TRAINED = "training_weights.safetensors"  # where the checkpoint's own weights are an average of them
 SETTINGS, RESULTS, METRICS, LOG = (
     "training_config.json",
     "test_results.json",
@@ -64,11 +65,17 @@ def save_step(
     scaler: torch.amp.GradScaler,
     progress: Progress,
     card: str,
+    average: Transformer | None = None,
 ) -> Path:
-    """Writes `checkpoint-STEP` with all that is needed to load it and to go on from it."""
+    """Writes `checkpoint-STEP` with all that is needed to load it and to go on from it.
+
+    With an `average` of the model, that is what the checkpoint loads; the weights in training lie beside it.
+    """
     path = run / f"checkpoint-{progress.step}"
     with new_directory(path) as directory:
-        save_model(directory, model, config.model, config.data)
+        save_model(directory, average or model, config.model, config.data)
+        if average:
+            write_bytes(directory / TRAINED, save_tensors(_weights(model)))
         write_json(directory / SETTINGS, config.to_dict())
         write_bytes(directory / CARD, card.encode())
         write_bytes(directory / STATE_TENSORS, save_tensors(_optimizer_tensors(optimizers)))
@@ -82,16 +89,25 @@ def load_step(
     model: Transformer,
     optimizers: list[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler,
+    average: Transformer | None = None,
 ) -> Progress:
-    """Puts model, optimizers and scaler into the state saved at `path`.
+    """Puts model, average, optimizers and scaler into the state saved at `path`.
 
     Raises UsageError for a model or an optimizer of another kind than was saved, CheckpointError for damage.
     """
     _check_same_model(path, config)
-    weights = read_tensors(path / WEIGHTS, dict(model.state_dict()))
+    if (path / TRAINED).is_file() != (average is not None):
+        raise UsageError(
+            "this run was started with an average of its weights, or without one, and cannot change that",
+            "leave out optim.ema_decay as it was, or start anew in another --output-dir",
+        )
+    weights = read_tensors(path / (TRAINED if average else WEIGHTS), dict(model.state_dict()))
+    averaged = read_tensors(path / WEIGHTS, dict(average.state_dict())) if average else {}
     progress, scaler_state = read_progress(path)
     _load_optimizers(path, optimizers)
     model.load_state_dict(weights)
+    if average:
+        average.load_state_dict(averaged)
     if scaler_state:
         scaler.load_state_dict(scaler_state)
     return progress
@@ -118,6 +134,10 @@ def _check_same_model(path: Path, config: ModelConfig) -> None:
                 f"this run's model has {name} {before!r}, not {value!r}: it cannot go on as another one",
                 "leave that out, or start anew in another --output-dir",
             )
+
+
+def _weights(model: Transformer) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ stopped and resumed gives the same weights, bit for bit on the CPU, as one that 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import signal
 import threading
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from mathllm.config import Config
 from mathllm.data.batches import micro_batches
-from mathllm.data.sources import Source, random_starts
+from mathllm.data.sources import Source, drawn_coordinates
 from mathllm.device import autocast, pick_precision
 from mathllm.errors import TrainingError
 from mathllm.evaluation.exact_match import judge
@@ -38,7 +39,7 @@ from mathllm.training.card import model_card
 from mathllm.training.distributed import Processes, wrap
 from mathllm.training.loggers import RunLog, check_wandb, start_wandb
 from mathllm.training.objectives import teacher_forcing
-from mathllm.training.optim import make_optimizers, make_schedule
+from mathllm.training.optim import make_optimizers, make_schedule, move_average
 from mathllm.training.replicas import Replicas
 from mathllm.training.state import Progress, load_step, mark_best, mend, newest, prune, save_step
 
@@ -92,8 +93,10 @@ class Trainer:
         check_wandb(config.train.wandb)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
+        self.average = copy.deepcopy(self.model) if optim.ema_decay else None
         if resume is not None:
-            self.progress = load_step(resume, config.model, self.model, self.optimizers, self.scaler)
+            state = self.model, self.optimizers, self.scaler
+            self.progress = load_step(resume, config.model, *state, self.average)
         self.shared = wrap(self.model, self.processes, device)
         # evaluation goes on with the plain model: a compiled one would be made anew for each width of a cache
         self.trained = cast(nn.Module, torch.compile(self.shared)) if config.train.compile else self.shared
@@ -140,8 +143,7 @@ class Trainer:
         places = None
         if uses := self.model.positions.uses:
             places = self.notation.coordinates(rendered.ids, uses)
-            highest = self.config.model.random_start
-            places = random_starts(places, highest, self.config.train.seed, step) if highest else places
+            places = drawn_coordinates(places, uses, self.config.model, self.config.train.seed, step)
         counted = int((rendered.lengths - rendered.prompt_lengths).sum())
         rows = np.arange(self.processes.rank, self.rows_in_all, self.processes.world)
         most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
@@ -180,6 +182,8 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
+        if self.average is not None:
+            move_average(self.average, self.model, self.config.optim.ema_decay, step)
 
     def _after_step(self, log: RunLog | None) -> str:
         """Logs, evaluates and saves where it is time to. Returns why the run should end, or nothing.
@@ -229,7 +233,8 @@ class Trainer:
     def _evaluate(self, log: RunLog) -> str:
         """Exact match on validation; keeps the checkpoint if none was better. Returns one of VERDICTS."""
         train, progress = self.config.train, self.progress
-        verdicts = judge(self.model, self.notation, self.validation, train.eval_batch_size)
+        model = self.average or self.model
+        verdicts = judge(model, self.notation, self.validation, train.eval_batch_size)
         exact_match = float(verdicts.answer_correct.mean())
         token_accuracy = float(verdicts.token_hits.sum() / verdicts.token_counts.sum())
         log.log(progress.step, {"val/exact_match": exact_match, "val/token_accuracy": token_accuracy})
@@ -256,7 +261,8 @@ class Trainer:
         if log is None or self.saved_step == self.progress.step:
             return
         card = model_card(self.config, self.model.num_parameters, self.progress)
-        save_step(self.run_dir, self.config, self.model, self.optimizers, self.scaler, self.progress, card)
+        state = self.model, self.optimizers, self.scaler, self.progress
+        save_step(self.run_dir, self.config, *state, card, self.average)
         self.saved_step = self.progress.step
         prune(self.run_dir, self.config.train.keep)
 

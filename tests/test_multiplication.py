@@ -1,0 +1,112 @@
+"""Multiplication by one digit, from its two tokens to a trained model that is asked `12*3`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from runs import finished, tiny
+from strategies import ALL_FORMATS, Question, arrays, ask, batches, format_id, integers_of
+
+import mathllm
+from mathllm.data.importing import read_problems
+from mathllm.errors import DataError, UsageError
+from mathllm.evaluation.exact_match import judge
+from mathllm.evaluation.exhaustive import AllPairs
+from mathllm.evaluation.grid import draw_cells
+from mathllm.formats import Format, get_format
+from mathllm.inference.solver import Solver
+from mathllm.model.checkpoint import load_checkpoint
+from mathllm.tasks import get_tasks
+from mathllm.tasks.expressions import expressions, parse_expression
+from mathllm.tasks.splits import TRAIN, SplitRatios, split_of
+from mathllm.tokenizer import PLUS, decode, encode
+
+(CODE,) = get_tasks("multiplication")
+WITHOUT_THOUGHTS = [notation for notation in ALL_FORMATS if notation.thoughts is None]
+
+
+def test_times_is_two_tokens() -> None:
+    assert encode("12*3").tolist() == [1, 2, PLUS, PLUS, 3]
+    assert decode(encode("12*3=36<end>")) == "12*3=36<end>"
+
+
+@pytest.mark.parametrize("notation", WITHOUT_THOUGHTS, ids=format_id)
+@given(asked=batches(max_digits=8, symbols="+-*"))
+def test_what_is_rendered_reads_back(notation: Format, asked: list[Question]) -> None:
+    rendered = notation.render(arrays(asked))
+    parsed = notation.parse(rendered.ids)
+    assert integers_of(parsed.answer) == [question.answer for question in asked]
+    assert (parsed.well_formed & parsed.ended).all()
+
+
+@pytest.mark.parametrize("notation", [n for n in WITHOUT_THOUGHTS if n.knows_places], ids=format_id)
+@given(asked=batches(max_digits=6, symbols="+-*"))
+def test_places_do_not_change_when_a_token_is_appended(notation: Format, asked: list[Question]) -> None:
+    rendered = notation.render(arrays(asked))
+    whole = notation.places(rendered.ids)
+    for row, (prompt, length) in enumerate(zip(rendered.prompt_lengths, rendered.lengths, strict=True)):
+        for width in range(int(prompt), int(length)):
+            prefix = rendered.ids[row : row + 1, :width]
+            assert notation.places(prefix)[0].tolist() == whole[row, :width].tolist()
+
+
+def test_a_factor_is_about_no_place() -> None:
+    notation = get_format("reversed")
+    rendered = notation.render(arrays([ask("123*4")]))
+    assert decode(rendered.ids[0]) == "321*4=294<end>"
+    assert notation.places(rendered.ids)[0].tolist() == [1, 2, 3, 0, 0, 0, 1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize("name", ["column", "pairwise"])
+def test_formats_that_cannot_reason_about_it_say_so(name: str) -> None:
+    with pytest.raises(UsageError, match="no thought for task 'multiplication'"):
+        get_format(name).render(arrays([ask("12*3")]))
+
+
+def test_products_are_read_from_files(tmp_path: Path) -> None:
+    path = tmp_path / "products.txt"
+    path.write_text("12*3=36\n7*8=56\n1+2=3\n")
+    assert expressions(read_problems(path)) == ["12*3", "7*8", "1+2"]
+    path.write_text("12*3=36\n12++3=36\n2*2=5\n")
+    with pytest.raises(DataError) as error:
+        read_problems(path)
+    assert "products.txt:2: '12++3=36': a number was expected here" in error.value.message
+    assert "products.txt:3: '2*2=5': the answer is 4" in error.value.message
+
+
+def test_every_product_by_one_digit_is_tried_once() -> None:
+    pairs = AllPairs((0, CODE), 30)
+    assert len(pairs) == 31 * 31 + 31 * 10
+    products = set(expressions(pairs[31 * 31 :]))
+    assert products == {f"{a}*{b}" for a in range(31) for b in range(10)}
+    problems, cells = draw_cells(np.array([1, 2, 3]), 4, CODE, signed=False)
+    assert set(map(tuple, cells.tolist())) == {(0, 0), (1, 0), (2, 0)}
+    assert problems.lengths.max(0).tolist() == [3, 1]
+
+
+def test_a_model_learns_to_multiply(tmp_path: Path) -> None:
+    settings = (
+        "data.task=multiplication",
+        "data.format=reversed",
+        "model.position=coupled-bias",
+        "model.hidden=32",
+        "train.batch_size=32",
+        "train.max_steps=250",
+        "optim.learning_rate=1e-2",
+        "optim.muon_learning_rate=3e-2",
+    )
+    finished(tiny(tmp_path / "run", *settings))
+    loaded = load_checkpoint(tmp_path / "run")
+    # what it was shown it knows, 3*7 as well as 7*3; the other products are anyone's guess
+    problems = AllPairs((CODE,), 9)[0:100]
+    shown = split_of(problems, SplitRatios(0.7, 0.15)) == TRAIN
+    assert 60 < shown.sum() < 90
+    verdicts = judge(loaded.model, loaded.notation, problems)
+    assert verdicts.answer_correct[shown].mean() > 0.9
+    solution = mathllm.load(tmp_path / "run").solve(expressions(problems[shown])[0])
+    assert "*" in solution.text
+    assert Solver(loaded).unseen(parse_expression("12*34")) == [
+        "a number of more than 1 digit",
+        "a factor of more than 1 digit",
+    ]
