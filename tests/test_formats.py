@@ -42,6 +42,8 @@ def written(number: int, notation: Format, width: int = 1, backwards: bool | Non
     digits = str(abs(number)).zfill(width if notation.zero_pad else 1)
     if notation.least_significant_first if backwards is None else backwards:
         digits = digits[::-1]
+    if notation.hints:
+        digits = "".join(f"{place % 10}{digit}" for place, digit in enumerate(digits, 1))
     return "-" * (number < 0) + digits
 
 
@@ -88,6 +90,8 @@ EXAMPLES = {
     ],
     ("reversed", False): ["99+12=021<end>", "001-99=1<end>", "3-21=-9<end>", "5+7+9=12<end>"],
     ("reversed", True): ["99+50=401<end>", "001-990=100<end>", "30-21=-90<end>"],
+    ("hinted", False): ["1929+1122=102231<end>", "102031-1929=11<end>", "13-1221=-19<end>"],
+    ("hinted", True): ["1929+1520=142031<end>"],
     ("plain", False): ["3+5=8<end>", "99+1=100<end>", "100-99=1<end>", "3-12=-9<end>", "1+2+3=6<end>"],
     ("plain", True): ["3+5=08<end>", "99+01=100<end>", "100-099=001<end>", "03-12=-09<end>"],
 }
@@ -99,7 +103,9 @@ def test_worked_examples(key: tuple[str, bool], text: str) -> None:
     prompt = text[: text.index("=")]
     symbol = "+" if "+" in prompt else "-"
     backwards = -1 if notation.least_significant_first else 1
-    question = Question(symbol, tuple(int(number[::backwards]) for number in prompt.split(symbol)))
+    question = Question(
+        symbol, tuple(int(n[1::2][::-1] if notation.hints else n[::backwards]) for n in prompt.split(symbol))
+    )
     assert write(notation, question.text) == text
     parsed = notation.parse(encode(text)[None])
     assert integers_of(parsed.answer) == [question.answer]
@@ -243,7 +249,8 @@ def test_no_two_small_problems_are_written_alike(notation: Format) -> None:
     backwards = -1 if notation.least_significant_first else 1
     for question, prompt in zip(asked, prompts, strict=True):
         symbol = question.symbol
-        read = tuple(int(number[::backwards]) for number in prompt.removesuffix("=").split(symbol))
+        bare = [n[1::2] if notation.hints else n for n in prompt.removesuffix("=").split(symbol)]
+        read = tuple(int(number[::backwards]) for number in bare)
         assert Question(symbol, read) == question
 
 
@@ -325,7 +332,12 @@ def expected_of(notation: Format, ids: list[int]) -> tuple[bool, bool, int | Non
     match = re.fullmatch(rf"[^=]*={thought}(-?)(\d+)", before)
     value = None
     if match:
-        digits = match[2][::-1] if notation.least_significant_first else match[2]
+        digits = match[2]
+        if notation.hints:
+            if len(digits) % 2 or any(int(hint) != place % 10 for place, hint in enumerate(digits[::2], 1)):
+                return False, bool(end), None
+            digits = digits[1::2]
+        digits = digits[::-1] if notation.least_significant_first else digits
         value = int(match[1] + digits)
     return match is not None, bool(end), value
 
@@ -429,7 +441,7 @@ def test_numbers_of_200_digits(notation: Format) -> None:
 
 
 def test_formats_are_chosen_by_name() -> None:
-    assert list(FORMATS) == ["column", "pairwise", "reversed", "plain"]
+    assert list(FORMATS) == ["column", "pairwise", "reversed", "hinted", "plain"]
     for name in FORMATS:
         assert get_format(name).name == name
         assert not get_format(name).zero_pad

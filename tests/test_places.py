@@ -76,7 +76,8 @@ def test_digits_of_operands_have_their_own_places(notation: Format, asked: list[
         for operand in question.operands:
             length = question.width if notation.zero_pad else len(str(operand))
             counted = range(1, length + 1)
-            expected += [*(counted if notation.least_significant_first else reversed(counted)), 0]
+            shown = [*(counted if notation.least_significant_first else reversed(counted)), 0]
+            expected += [place for place in shown for _ in range(2 if notation.hints and place else 1)]
         assert places[row, : rendered.prompt_lengths[row] - 1].tolist() == expected[:-1]
 
 
@@ -89,6 +90,8 @@ def test_the_token_before_an_answer_digit_has_its_place(notation: Format, asked:
         start, end = int(parsed.answer_start[row]), int(parsed.answer_end[row])
         columns = [c for c in range(start, end) if TOKENS[ids[row, c]] in DIGITS]
         counted = range(1, len(columns) + 1)
+        if notation.hints:  # a hint and its digit
+            counted = [1 + column // 2 for column in range(len(columns))]
         expected = list(counted if notation.least_significant_first else reversed(counted))
         assert places[row, [c - 1 for c in columns]].tolist() == expected
         if (

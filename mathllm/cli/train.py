@@ -56,7 +56,7 @@ def train(
         ),
     ] = None,
     format: Annotated[
-        str | None, option("column, pairwise, reversed or plain.", DATA, "the data's, else column")
+        str | None, option("column, pairwise, reversed, hinted or plain.", DATA, "the data's, else column")
     ] = None,
     max_digits: Annotated[
         int | None, option("Of a stream: digits of the longest operand.", DATA, DataConfig.max_digits)

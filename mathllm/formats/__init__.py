@@ -10,11 +10,12 @@ from dataclasses import replace
 from mathllm.errors import unknown_choice
 from mathllm.formats.base import Format, Parsed, Rendered
 from mathllm.formats.column import COLUMN
+from mathllm.formats.hinted import HINTED
 from mathllm.formats.pairwise import PAIRWISE
 from mathllm.formats.plain import PLAIN
 from mathllm.formats.reversed import REVERSED
 
-FORMATS = {notation.name: notation for notation in (COLUMN, PAIRWISE, REVERSED, PLAIN)}
+FORMATS = {notation.name: notation for notation in (COLUMN, PAIRWISE, REVERSED, HINTED, PLAIN)}
 
 __all__ = ["FORMATS", "Format", "Parsed", "Rendered", "get_format"]
 

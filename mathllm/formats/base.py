@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mathllm.errors import UsageError
 from mathllm.formats.places import Coordinates, answer_places, number_places, run_positions
 from mathllm.tasks import TASKS, Problems, answer, answer_widths, concatenate
-from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids
+from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids, without_hints
 from mathllm.tasks.numbers import Bools, Ints, Numbers
 from mathllm.tasks.slots import (
     ABSENT,
@@ -86,6 +86,7 @@ class Format:
     least_significant_first: bool = False
     thoughts: Mapping[str, ThoughtWriter] | None = None
     read_thoughts: ThoughtReader | None = None
+    hints: bool = False  # before every digit its place; only for numbers least significant digit first
     zero_pad: bool = field(default=False, kw_only=True)
 
     def check_task(self, code: int) -> None:
@@ -123,13 +124,13 @@ class Format:
         if self.thoughts is not None:
             writer = self.thoughts[TASKS[problems.task[0]].name]
             parts += [constant(n, THINK), writer(problems, result, width), constant(n, END_THINK)]
-        parts += [signed_slots(result, width, self.least_significant_first), constant(n, END)]
+        parts += [signed_slots(result, width, self.least_significant_first, self.hints), constant(n, END)]
         ids, lengths = compact(stack(parts))
         return Rendered(ids, lengths, (prompt != ABSENT).sum(0))
 
     def _prompt_slots(self, problems: Problems) -> Slots:
         widths = problems.widths if self.zero_pad else None
-        expression = expression_slots(problems, self.least_significant_first, widths)
+        expression = expression_slots(problems, self.least_significant_first, widths, self.hints)
         return stack([expression, constant(len(problems), EQUALS)])
 
     def prompts(self, problems: Problems) -> tuple[Ids, Ints]:
@@ -169,6 +170,9 @@ class Format:
         lengths = end - answer_start
         source = np.minimum(answer_start[:, None] + np.arange(lengths.max(initial=1)), width)
         body = ids[np.arange(n)[:, None], source]
+        if self.hints:
+            body, lengths, hinted = without_hints(body, lengths)
+            well_formed &= hinted
         number, is_number = numbers_from_ids(body, lengths, self.least_significant_first)
         return Parsed(number, well_formed & is_number, ended, thought_start, thought_end, answer_start, end)
 
@@ -198,13 +202,16 @@ class Format:
         placed = prompt.copy()
         placed[:, 1:] &= ~factor
         places = number_places(ids, placed, self.least_significant_first)
+        if self.hints:
+            places = (places + 1) // 2  # a hint and its digit have one place
         inside, answering, announced = np.zeros_like(places), ~prompt, np.zeros(len(ids), np.int64)
         if self.read_thoughts is not None:
             inside, answering, announced = self.read_thoughts(ids, prompt)
-        if self.zero_pad:
+        if self.zero_pad and not self.least_significant_first:
             problems, _ = problems_from_ids(np.where(prompt, ids, END), prompt.sum(1))
             announced = answer_widths(problems)
-        return places + inside + answer_places(ids, answering, announced, self.least_significant_first)
+        said = answer_places(ids, answering, announced, self.least_significant_first)
+        return places + inside + (((said + 1) // 2) if self.hints else said)
 
     def coordinates(self, ids: Ids, kind: Coordinates = "places") -> Ints:
         """What a model is told of the tokens of texts or prefixes [N, T, 2]: first their `places`, or for `runs` the
@@ -214,6 +221,7 @@ class Format:
             first = self.places(ids)
         elif kind == "runs":
             first = run_positions(ids < 10)
+            first = (first + 1) // 2 if self.hints else first
         else:
             first = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         return np.stack([first, np.cumsum(ids == EQUALS, 1) > 0], axis=-1)
@@ -229,10 +237,12 @@ class Format:
             )
 
 
-def signed_slots(number: Numbers, widths: Ints | None, least_significant_first: bool) -> Slots:
+def signed_slots(
+    number: Numbers, widths: Ints | None, least_significant_first: bool, hints: bool = False
+) -> Slots:
     """Numbers with a minus sign in front where they are negative; `widths` [N] pads them with zeros."""
     lengths = number.lengths if widths is None else np.maximum(number.lengths, widths)
-    digits = number_slots(number.digits, lengths, least_significant_first)
+    digits = number_slots(number.digits, lengths, least_significant_first, hints)
     return stack([token_slot(MINUS, number.negative), digits])
 
 

@@ -121,6 +121,11 @@ class Solver:
         except ExpressionError as error:  # about what was written, not about the 0
             raise ExpressionError(error.message, text, error.position, error.hint) from None
         self.check(problem)
+        if self.notation.hints:
+            raise UsageError(
+                f"with format {self.notation.name!r} a model chooses no numbers",
+                "write the whole problem, like 7+5",
+            )
         prompt = self.notation.prompts(problem)[0][0]
         prompt = prompt[: np.flatnonzero((prompt == PLUS) | (prompt == MINUS))[-1] + 1]
         written: list[int] = []

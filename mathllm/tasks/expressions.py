@@ -113,6 +113,23 @@ def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
     return Problems(operands, lengths, np.where(good, code, 0).astype(np.uint8)), good
 
 
+def without_hints(ids: Ids, lengths: Ints) -> tuple[Ids, Ints, Bools]:
+    """Ids [N, T] of integers without the place that stands before each of their digits (see tasks.slots), their
+    lengths [N], and which rows [N] had just those places."""
+    n, width = ids.shape
+    signed = ((ids[:, :1] == MINUS) & (lengths[:, None] > 0)).astype(np.int64)
+    body = lengths[:, None] - signed
+    pair = np.arange(width // 2 + 1)
+    # an index past the end is one of a column that the lengths leave out
+    hint, digit = (np.take_along_axis(ids, np.minimum(signed + 2 * pair + k, width - 1), 1) for k in (0, 1))
+    good: Bools = ((hint == (pair + 1) % 10) | (2 * pair >= body)).all(1) & (body[:, 0] % 2 == 0)
+    bare = np.full((n, len(pair) + 1), END, np.uint8)
+    bare[:, :-1] = digit
+    rows = signed[:, 0] > 0
+    bare[rows, 1:], bare[rows, 0] = digit[rows], MINUS
+    return bare, signed[:, 0] + body[:, 0] // 2, good
+
+
 def _shifted(flags: Bools) -> Bools:
     """The flags [N, T] of the columns before."""
     return np.pad(flags, ((0, 0), (1, 0)))[:, :-1]

@@ -32,11 +32,19 @@ def constant(n: int, *tokens: int) -> Slots:
     return np.repeat(np.array(tokens, np.uint8)[:, None], n, axis=1)
 
 
-def number_slots(digits: Digits, lengths: Ints, least_significant_first: bool = False) -> Slots:
-    """The first `lengths` [N] of the digits [N, D] (zeros beyond them), as [S, N], in the order asked for."""
+def number_slots(
+    digits: Digits, lengths: Ints, least_significant_first: bool = False, hints: bool = False
+) -> Slots:
+    """The first `lengths` [N] of the digits [N, D] (zeros beyond them), as [S, N], in the order asked for; with
+    `hints`, the last digit of its place (1 for the units) before each."""
     # a copy also where the transpose is contiguous already: the problems must not change
     slots = widen(digits, int(lengths.max(initial=1))).T.copy()
     slots[np.arange(len(slots))[:, None] >= lengths] = ABSENT
+    if hints:
+        place = np.arange(1, len(slots) + 1, dtype=np.uint8)[:, None] % 10
+        slots = np.stack([np.where(slots == ABSENT, slots, place), slots], axis=1)  # [D, 2, N]
+        slots = slots if least_significant_first else slots[::-1]
+        return slots.reshape(2 * len(slots), -1 if slots.size else 0)
     return slots if least_significant_first else slots[::-1]
 
 
@@ -64,7 +72,10 @@ def compact(slots: Slots) -> tuple[Ids, Ints]:
 
 
 def expression_slots(
-    problems: Problems, least_significant_first: bool = False, widths: Ints | None = None
+    problems: Problems,
+    least_significant_first: bool = False,
+    widths: Ints | None = None,
+    hints: bool = False,
 ) -> Slots:
     """`658+189`: the operands and the operator between them; `widths` [N] pads every operand with zeros."""
     longest = max(len(task.operator) for task in TASKS)
@@ -80,5 +91,5 @@ def expression_slots(
             parts.append(np.where(present, operator, np.uint8(ABSENT)))
         if widths is not None:
             lengths = widths * present
-        parts.append(number_slots(problems.operands[:, k], lengths, least_significant_first))
+        parts.append(number_slots(problems.operands[:, k], lengths, least_significant_first, hints))
     return stack(parts)
