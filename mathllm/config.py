@@ -76,7 +76,6 @@ class ModelConfig:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        position_names(self.position)
         _choice("norm", self.norm, NORMS)
         _choice("activation", self.activation, ACTIVATIONS)
         for name in ("layers", "hidden", "heads", "feed_forward", "loops"):
@@ -93,6 +92,7 @@ class ModelConfig:
             raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
         per_head = self.hidden // self.heads
         names = position_names(self.position)
+        object.__setattr__(self, "position", "+".join(names))  # without the spaces that it may have been given with
         for setting, users in POSITION_SETTINGS.items():
             default = type(self).__dataclass_fields__[setting].default
             if getattr(self, setting) != default and not set(names) & set(users):

@@ -407,6 +407,15 @@ def test_an_output_directory_that_cannot_be_is_an_error(run: Any) -> None:
     assert "cannot write file/below: Not a directory" in ended.err
 
 
+def test_a_curriculum_trains_on_a_stream_whatever_lies_about(run: Any) -> None:
+    generate_dataset(DataConfig(max_digits=2), 200, 0, Path("data"))
+    assert run(*QUICK, "--set", "data.curriculum_steps=2", "--output-dir", "run").code == 0
+    settings = json.loads(Path("run/training_config.json").read_text())
+    assert settings["data"]["data_dir"] == ""
+    ended = run(*QUICK, "--set", "data.curriculum_steps=2", "--data-dir", "data")
+    assert "a curriculum over length needs an endless stream" in ended.err
+
+
 def test_a_data_directory_that_is_none_is_an_error(run: Any) -> None:
     ended = run(*SMALL, "--data-dir", "nowhere")
     assert ended.code == 1

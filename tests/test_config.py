@@ -235,6 +235,10 @@ def test_a_configuration_survives_its_dictionary() -> None:
     assert list(config.to_dict()) == list(SECTIONS)
 
 
+def test_a_position_has_one_name_however_it_is_typed() -> None:
+    assert build_config(assignments=["model.position=coupled + rope"]).model.position == "coupled+rope"
+
+
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         build_config().model.layers = 3  # type: ignore[misc]

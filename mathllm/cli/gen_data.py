@@ -64,7 +64,7 @@ def gen_data(
         str,
         option(
             "column: digit by digit, as in school; pairwise: the whole sum again, turned round; "
-            "reversed: no reasoning, units first; hinted: the same with its place before every digit; plain: no reasoning.",
+            "reversed: no reasoning, units first; hinted: the same, a place before every digit; plain: no reasoning.",
             TEXT,
         ),
     ] = DEFAULTS.format,

@@ -252,7 +252,7 @@ def data_settings(data_dir: str, asked: dict[str, Any], recipe: str | None) -> d
     from mathllm.data.files import read_metadata
     from mathllm.data.sources import STREAM_SETTINGS
 
-    stream = [name for name in STREAM_SETTINGS if name in asked]
+    stream = [name for name in (*STREAM_SETTINGS, "curriculum_steps") if name in asked]
     if data_dir and stream:
         raise UsageError(
             f"{stream[0]} describes a stream of new problems, but {data_dir} has its own",
