@@ -411,7 +411,7 @@ def test_a_curriculum_trains_on_a_stream_whatever_lies_about(run: Any) -> None:
     generate_dataset(DataConfig(max_digits=2), 200, 0, Path("data"))
     curriculum = (*SMALL, "--max-steps", "3", "--set", "data.curriculum_steps=2")
     assert run(*curriculum, "--output-dir", "run").code == 0
-    assert settings("run")["data_dir"] == ""
+    assert settings("run")["data.data_dir"] == ""
     ended = run(*curriculum, "--data-dir", "data")
     assert "a curriculum over length needs an endless stream" in ended.err
 
