@@ -92,7 +92,9 @@ class ModelConfig:
             raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
         per_head = self.hidden // self.heads
         names = position_names(self.position)
-        object.__setattr__(self, "position", "+".join(names))  # without the spaces that it may have been given with
+        object.__setattr__(
+            self, "position", "+".join(names)
+        )  # without the spaces that it may have been given with
         for setting, users in POSITION_SETTINGS.items():
             default = type(self).__dataclass_fields__[setting].default
             if getattr(self, setting) != default and not set(names) & set(users):

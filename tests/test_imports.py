@@ -22,7 +22,7 @@ LEVELS = [
     {"inference"},
     {"evaluation"},
     {"training"},
-    {"chat", "api", "study"},
+    {"chat", "api", "study", "bench"},
     {"cli"},
     {"__main__"},
 ]

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from mathllm import __version__
+from mathllm.cli.bench import bench
 from mathllm.cli.chat import chat
 from mathllm.cli.demo import demo
 from mathllm.cli.eval import evaluate
@@ -42,6 +43,7 @@ app.command("eval")(evaluate)
 app.command("chat")(chat)
 app.command("solve")(solve)
 app.command("study")(study)
+app.command("bench")(bench)
 
 
 def show_version(wanted: bool) -> None:

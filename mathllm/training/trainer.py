@@ -237,7 +237,8 @@ class Trainer:
         verdicts = judge(model, self.notation, self.validation, train.eval_batch_size)
         exact_match = float(verdicts.answer_correct.mean())
         token_accuracy = float(verdicts.token_hits.sum() / verdicts.token_counts.sum())
-        log.log(progress.step, {"val/exact_match": exact_match, "val/token_accuracy": token_accuracy})
+        values = {"val/exact_match": exact_match, "val/token_accuracy": token_accuracy}
+        log.log(progress.step, {**values, "perf/seconds": progress.seconds})
         if exact_match >= progress.best_exact_match:  # of equals the later: it has seen more
             better = exact_match > progress.best_exact_match
             progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1

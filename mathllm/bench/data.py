@@ -1,0 +1,32 @@
+"""Problems drawn, rendered and written, on one core."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mathllm.bench.measure import Measurement, Options, rate, seconds_of
+from mathllm.config import DataConfig
+from mathllm.data.files import generate_dataset
+from mathllm.formats import FORMATS, get_format
+from mathllm.tasks import Sampling, sample
+
+ROWS = 100_000
+
+
+def measure(options: Options) -> list[Measurement]:
+    cpu = torch.device("cpu")
+    problems = sample(np.random.default_rng(0), ROWS, (0,), Sampling(3))
+    found = []
+    for name in FORMATS:
+        times = seconds_of(lambda name=name: get_format(name).render(problems), options.repeats, cpu)  # type: ignore[misc]
+        found.append(rate(f"rendered, {name}, up to 3 digits", ROWS, "rows/s", times))
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "data"
+        times = seconds_of(
+            lambda: generate_dataset(DataConfig(), ROWS, 0, out, overwrite=True), options.repeats, cpu
+        )
+    return [*found, rate("drawn, rendered and written, column", ROWS, "rows/s", times)]

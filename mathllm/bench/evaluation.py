@@ -1,0 +1,75 @@
+"""Exact match by three ways of greedy decoding, with the same verdicts: gold as draft, with a cache, without one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mathllm.bench.measure import Measurement, Options, rate, seconds_of
+from mathllm.data.sources import held_out
+from mathllm.device import pick_device
+from mathllm.errors import MathLLMError
+from mathllm.evaluation.exact_match import Verdicts, judge
+from mathllm.model.checkpoint import SHIPPED, Checkpoint, load_checkpoint
+from mathllm.tasks.splits import TEST
+from mathllm.tokenizer import END
+
+PROBLEMS, ONE_BY_ONE = 10_000, 50
+
+
+def measure(options: Options) -> list[Measurement]:
+    loaded = load_checkpoint(SHIPPED, pick_device(options.device))
+    problems = held_out(loaded.data, TEST, PROBLEMS)
+    few = problems[np.arange(ONE_BY_ONE) * (len(problems) // ONE_BY_ONE)]
+    device, repeats = pick_device(options.device), options.repeats
+    verdicts: dict[bool, Verdicts] = {}
+
+    def evaluate(draft: bool) -> None:
+        verdicts[draft] = judge(loaded.model, loaded.notation, problems, draft=draft)
+
+    drafted, decoded = (
+        seconds_of(lambda draft=draft: evaluate(draft), max(1, repeats // 2), device)  # type: ignore[misc]
+        for draft in (True, False)
+    )
+    texts: list[list[int]] = []
+    alone = seconds_of(lambda: texts.extend(without_cache(loaded, few)), 1, device)
+    check_equal(verdicts, few_written(loaded, few), texts)
+    slowest = ONE_BY_ONE / alone[0]
+    found = []
+    for what, times in (("gold as draft", drafted), ("cached, in batches", decoded)):
+        speed = rate(f"{what}, {len(problems):,} problems", len(problems), "problems/s", times)
+        found.append(Measurement(**{**vars(speed), "more": {"times_one_by_one": speed.value / slowest}}))
+    return [
+        *found,
+        rate(f"without a cache, one by one, {ONE_BY_ONE} problems", ONE_BY_ONE, "problems/s", alone),
+    ]
+
+
+@torch.inference_mode()
+def without_cache(loaded: Checkpoint, problems: object) -> list[list[int]]:
+    """Greedy completions of problems, each alone, everything computed anew for every token."""
+    prompts, lengths = loaded.notation.prompts(problems)  # type: ignore[arg-type]
+    uses, device = loaded.model.positions.uses, loaded.model.embedding.weight.device
+    completions = []
+    for prompt, length in zip(prompts, lengths, strict=True):
+        text = prompt[:length].tolist()
+        while len(text) < loaded.model.max_length and text[-1] != END:
+            ids = np.array([text], np.uint8)
+            places = torch.from_numpy(loaded.notation.coordinates(ids, uses)).to(device) if uses else None
+            logits = loaded.model(torch.tensor([text], device=device), places)
+            text.append(int(logits[0, -1].argmax()))
+        completions.append(text)
+    return completions
+
+
+def few_written(loaded: Checkpoint, problems: object) -> list[list[int]]:
+    """What evaluation says that the model writes for the same problems."""
+    written = judge(loaded.model, loaded.notation, problems).written  # type: ignore[arg-type]
+    return [ids[:length].tolist() for ids, length in zip(written.ids, written.lengths, strict=True)]
+
+
+def check_equal(verdicts: dict[bool, Verdicts], ours: list[list[int]], alone: list[list[int]]) -> None:
+    """Raises MathLLMError where one way says another thing than the others."""
+    same = (verdicts[True].answer_correct == verdicts[False].answer_correct).all()
+    if not same or alone[-len(ours) :] != ours:
+        raise MathLLMError("three ways of greedy decoding wrote different texts", "please report this")

@@ -1,0 +1,81 @@
+"""What the machine can do: matrix products and memory, with which everything else is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from mathllm.bench.measure import Measurement, Options, rate, seconds_of
+from mathllm.config import SIZES
+from mathllm.device import pick_device, pick_precision
+from mathllm.training.trainer import MICRO_BATCH_TOKENS
+
+LARGE = 2048  # rows and columns of a matrix that no cache holds
+COPIED = 1 << 28  # bytes
+
+
+def measure(options: Options) -> list[Measurement]:
+    device = pick_device(options.device)
+    found = [peak(options.repeats, device, threads) for threads in thread_counts(device)]
+    if device.type == "cuda":
+        found.append(peak(options.repeats, device, 1, pick_precision("auto", device)))
+    tokens = min(MICRO_BATCH_TOKENS[device.type], 1 << 14)
+    for size in options.sizes:
+        shape = tokens, SIZES[size]["hidden"], SIZES[size]["feed_forward"]
+        what = f"matrix product of {size}, {' x '.join(map(str, shape))}"
+        found.append(product(what, shape, options.repeats, device, thread_counts(device)[-1]))
+    source = torch.empty(COPIED, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = seconds_of(lambda: target.copy_(source), options.repeats, device)
+    return [*found, rate("memory, copying (read and written)", 2 * COPIED / 1e9, "GB/s", times)]
+
+
+def thread_counts(device: torch.device) -> list[int]:
+    """One thread, and as many as there are, where that is more."""
+    return [1] if device.type == "cuda" else sorted({1, torch.get_num_threads()})
+
+
+def peak(repeats: int, device: torch.device, threads: int, dtype: torch.dtype = torch.float32) -> Measurement:
+    """Products of large matrices, one on each thread."""
+    name = str(dtype).removeprefix("torch.")
+    what = f"matrix product, {LARGE} x {LARGE} x {LARGE}, {name}, {threads} thread{'s' * (threads > 1)}"
+    return product(what, (LARGE, LARGE, LARGE), repeats, device, threads, dtype)
+
+
+def product(
+    what: str,
+    shape: tuple[int, int, int],
+    repeats: int,
+    device: torch.device,
+    threads: int,
+    dtype: torch.dtype = torch.float32,
+) -> Measurement:
+    """Matrices (n, k) times (k, m), one product after the other on each thread: as training does it."""
+    n, k, m = shape
+    flops = 2.0 * n * k * m
+    times = max(1, round(2e10 / flops))  # a fifth of a second on a slow core
+    left, right = torch.randn(n, k, device=device, dtype=dtype), torch.randn(k, m, device=device, dtype=dtype)
+
+    def work(_: int = 0) -> None:
+        out = torch.empty(n, m, device=device, dtype=dtype)
+        for _ in range(times):
+            torch.mm(left, right, out=out)
+
+    with thread_pool(threads) as pool:
+        taken = seconds_of(lambda: list(pool.map(work, range(threads))), repeats, device)
+    return rate(what, threads * times * flops / 1e9, "GFLOP/s", taken)
+
+
+@contextmanager
+def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that do not share their products with others."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown()
+        torch.set_num_threads(before)

@@ -1,0 +1,104 @@
+"""The sections of the benchmark, each run in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from mathllm import __version__
+from mathllm.bench.measure import Measurement, Options, SectionResult
+from mathllm.device import describe, pick_device
+from mathllm.errors import MathLLMError, TrainingError
+
+ALWAYS = ("machine", "data", "training", "decoding", "evaluation")
+SECTIONS = (*ALWAYS, "target")  # the last one trains for minutes: only when it is asked for
+
+
+def run_section(section: str, options: Options) -> SectionResult:
+    """Measures one section in a new process. Raises what went wrong there."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(section, options, there))
+    process.start()
+    there.close()
+    try:
+        result: SectionResult | MathLLMError = here.recv()
+    except EOFError:
+        process.join()
+        raise TrainingError(
+            f"the measurement of {section} ended with code {process.exitcode}", "was there enough memory?"
+        ) from None
+    finally:
+        if process.is_alive():
+            process.join(5)
+            process.kill()
+    if isinstance(result, MathLLMError):
+        raise result
+    return result
+
+
+def _work(section: str, options: Options, pipe: Connection) -> None:
+    started = time.perf_counter()
+    try:
+        measure: Callable[[Options], list[Measurement]] = import_module(f"mathllm.bench.{section}").measure
+        measurements = measure(options)
+        pipe.send(SectionResult(section, measurements, _peak_bytes(options), time.perf_counter() - started))
+    except MathLLMError as error:
+        pipe.send(error)
+
+
+def _peak_bytes(options: Options) -> int:
+    device = pick_device(options.device)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def about(options: Options) -> dict[str, str | int | None]:
+    """What was measured on: machine, versions, threads, commit."""
+    return {
+        "machine": describe(pick_device(options.device)),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "mathllm": __version__,
+        "commit": _commit(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _commit() -> str | None:
+    """Of the checkout that this package lies in, with a + where files have changed since; None outside of one."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.stdout.strip() or None

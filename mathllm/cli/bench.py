@@ -1,0 +1,123 @@
+"""`mathllm bench`: how fast is this machine, and how close to its limits is mathllm?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mathllm.errors import unknown_choice
+from mathllm.files import write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mathllm.bench import Measurement, SectionResult
+
+
+def bench(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="machine, data, training, decoding, evaluation or target (minutes: trains recipes until they are "
+            "right); may be given several times. Default: all but target.",
+            metavar="SECTION",
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="Sizes to train: nano, small, medium, large (default: all).", metavar="SIZE"),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Recipes whose time to target is measured (default: demo).", metavar="RECIPE"),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each piece of work.", min=1)] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    output_file: Annotated[Path | None, typer.Option(help="Write that document to a file.")] = None,
+) -> None:
+    """Measure data, training, decoding and evaluation, beside what the machine can do.
+
+    Every figure is the median of several runs, with the lowest and the highest; each section runs in a process of its
+    own, whose peak memory is told. Nothing is downloaded, and nothing is left behind.
+
+    \b
+    mathllm bench
+    mathllm bench --only training --size nano --size small
+    mathllm bench --only target --recipe demo --recipe addsub-40k
+    mathllm bench --json --output-file bench.json
+    """
+    from rich.console import Console
+
+    from mathllm.bench import ALWAYS, SECTIONS, Options, about, run_section
+    from mathllm.config import SIZES, recipe_names
+
+    sections = check(only, SECTIONS, "section") or ALWAYS
+    options = Options(device=device, repeats=repeats)
+    options = Options(
+        device,
+        check(size, tuple(SIZES), "size") or options.sizes,
+        check(recipe, recipe_names(), "recipe") or options.recipes,
+        repeats,
+    )
+    talk, console = Console(stderr=True, highlight=False), Console(highlight=False)
+    machine = about(options)
+    if not as_json:
+        console.print("\n".join(f"{name:<10}{value}" for name, value in machine.items()), markup=False)
+    results = []
+    for section in sections:
+        with talk.status(f"measuring {section}"):
+            results.append(run_section(section, options))
+        if not as_json:
+            show(console, results[-1])
+    document = {**machine, "sections": {result.section: asdict(result) for result in results}}
+    if as_json:
+        print(json.dumps(document, indent=2))
+    if output_file is not None:
+        write_json(output_file, document)
+
+
+def check(names: list[str] | None, known: Any, kind: str) -> tuple[str, ...]:
+    """The names as they are. Raises UsageError for one that is not known."""
+    for name in names or ():
+        if name not in known:
+            raise unknown_choice(kind, name, known)
+    return tuple(names or ())
+
+
+def show(console: Console, result: SectionResult) -> None:
+    """A section as a table."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
+    table.add_column(result.section)
+    for title in ("median", "", "lowest to highest", ""):
+        table.add_column(title, justify="right" if title == "median" else "left")
+    for one in result.measurements:
+        spread = f"{number(one.low)} to {number(one.high)}" if one.repeats > 1 else ""
+        table.add_row(one.what, number(one.value), one.unit, spread, remarks(one))
+    console.print()
+    console.print(table)
+    console.print(f"{result.seconds:.0f} s, at most {result.peak_bytes / 2**20:,.0f} MiB", style="dim")
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def remarks(one: Measurement) -> str:
+    """What else is to be said, like `share of peak 53%`."""
+    parts = []
+    for name, value in one.more.items():
+        if isinstance(value, str):
+            parts.append(value)
+        elif name.startswith("share"):
+            parts.append(f"{name.replace('_', ' ')} {value:.0%}")
+        else:
+            parts.append(f"{name.replace('_', ' ')} {number(value)}")
+    return ", ".join(parts)
