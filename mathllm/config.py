@@ -100,7 +100,7 @@ class ModelConfig:
             if getattr(self, setting) != default and not set(names) & set(users):
                 raise UsageError(
                     f"model.{setting} does nothing with position {self.position!r}",
-                    f"leave it out, or choose --position {users[0]}",
+                    f"--set model.{setting}={default}, or choose --position {users[0]}",
                 )
         for name in names:
             width = {"rope": per_head, "coupled-rope": per_head, "sinusoidal": self.hidden}.get(name, 0)

@@ -159,16 +159,20 @@ def load_study(name: str) -> Study:
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise UsageError(f"there is no study {name}", f"the package has: {', '.join(study_names())}")
-        text = Path(name).read_text(encoding="utf-8")
+        content = Path(name).read_bytes()
     elif name in study_names():
-        text = (resources.files("mathllm") / "studies" / f"{name}.toml").read_text(encoding="utf-8")
+        content = (resources.files("mathllm") / "studies" / f"{name}.toml").read_bytes()
     else:
         raise unknown_choice("study", name, study_names())
     try:
-        entries = tomllib.loads(text)
+        entries = tomllib.loads(content.decode())
         lists = {key: tuple(value) for key, value in entries.items() if isinstance(value, list)}
         return Study(name=Path(name).stem, **{**entries, **lists})
-    except (tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # TOML's own error is a ValueError, as is that of UTF-8
         raise UsageError(f"{name} is no study: {error}", "see mathllm/studies for some") from error
 
 
@@ -184,7 +188,7 @@ def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
             raise DataError(f"{path} is of other settings", "choose another --output-dir")
         return result
     if not has_ended(run):
-        trained = train(run.config, resume=bool(run_files(run.directory)), console=console)
+        trained = train(resumed(run), resume=bool(run_files(run.directory)), console=console)
         if trained.outcome.reason == "signal":
             raise KeyboardInterrupt
         if trained.test is None:
@@ -225,14 +229,18 @@ def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
 def has_ended(run: Run) -> bool:
     """Was the run trained to its end, its target or the end of patience, and tested?
 
-    Raises DataError where that was done with other settings.
+    Raises DataError where the directory holds a run of other settings.
     """
-    if not (run.directory / RESULTS).is_file():
-        return False
-    was = build_config(saved_settings(run.directory))
-    if without_place(was) != without_place(run.config):
+    saved = saved_settings(run.directory)
+    if saved and without_place(build_config(saved)) != without_place(run.config):
         raise DataError(f"{run.directory} is a run of other settings", "choose another --output-dir")
-    return True
+    return bool(saved) and (run.directory / RESULTS).is_file()
+
+
+def resumed(run: Run) -> Config:
+    """The settings of a run that may have been started on another machine, with another number of threads."""
+    threads = saved_settings(run.directory).get("train", {}).get("threads", run.config.train.threads)
+    return replace(run.config, train=replace(run.config.train, threads=threads))
 
 
 def without_place(config: Config) -> Config:
@@ -260,18 +268,18 @@ def is_of(result: dict[str, Any], signature: dict[str, Any]) -> bool:
     return {**{name: result.get(name) for name in signature}, "config": config} == signature
 
 
-def finished_results(study: Study, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], int]:
-    """Results of the runs that are done, by variant and seed; and how many are of other settings."""
-    order = list(study.variants)
-    found, others = [], 0
-    for run in sorted(runs, key=lambda run: (order.index(run.variant), run.seed)):
-        if (run.directory / RESULT).is_file():
-            result = read_result(run.directory / RESULT)
-            if is_of(result, study.signature(run)):
-                found.append(result)
-            else:
-                others += 1
-    return found, others
+def finished_results(study: Study, root: Path, more: Sequence[str] = ()) -> tuple[list[dict[str, Any]], int]:
+    """Results under `root` of all runs that are done, by variant and seed; and how many are of other settings."""
+    order, found, others = list(study.variants), [], 0
+    for path in root.glob(f"*/{RESULT}"):
+        result = read_result(path)
+        variant, seed = str(result.get("variant")), result.get("seed")
+        runs = study.runs(root, [seed], [variant], more) if variant in order and type(seed) is int else []
+        if runs and is_of(result, study.signature(runs[0])):
+            found.append(result)
+        else:
+            others += 1
+    return sorted(found, key=lambda result: (order.index(result["variant"]), result["seed"])), others
 
 
 def shares(results: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str], list[float]]:

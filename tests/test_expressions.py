@@ -74,6 +74,8 @@ def test_leading_zeros_spaces_and_an_equals_sign_are_allowed(
         ("12x3", 2, "character 'x' at position 3 is not one of the tokens"),
         ("1+ +2", 3, "a number was expected here"),
         ("12**3", 3, "a number was expected here"),
+        ("1+\n+2", 3, "a number was expected here"),
+        ("1\n2+3", 2, "white space inside a number"),
         ("*3", 0, "a number was expected here"),
         ("2*3*4", 3, "more than 2 operands of '*'"),
         ("1*2+3", 3, "'*' and '+' in one problem: no task knows that"),
@@ -103,7 +105,7 @@ def test_what_is_no_problem_is_refused_where_it_goes_wrong(text: str, position: 
     with pytest.raises(DataError) as of_rows:
         parse_expressions(["1+2", text, "?"])
     # the tokenizer looks at all rows before any problem is read; what tokens do not show is looked for before that
-    unseen_by_tokens = "++" in text.replace(" ", "")
+    unseen_by_tokens = "++" in "".join(text.split()) or "white space" in message
     first = 2 if message.startswith("character") or unseen_by_tokens else 3
     assert of_rows.value.message.startswith(f"row {first}: ")
     with pytest.raises(DataError) as of_rows:

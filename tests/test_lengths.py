@@ -14,7 +14,7 @@ from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import LENGTH_ERRORS, wrong_lengths
 from mathllm.evaluation.exact_match import judge
-from mathllm.evaluation.lengths import KINDS, RANDOM, STRESS, draw_length, evaluate_lengths
+from mathllm.evaluation.lengths import KINDS, RANDOM, STRESS, check_length, draw_length, evaluate_lengths
 from mathllm.formats import get_format
 from mathllm.model.checkpoint import save_model
 from mathllm.tasks import chain_lengths
@@ -138,3 +138,9 @@ def test_what_makes_no_sense_is_refused(checkpoint: Path, options: list[str], sa
     result = CliRunner().invoke(app, ["eval", "--checkpoint", str(checkpoint), *options])
     assert isinstance(result.exception, UsageError)
     assert said in result.exception.message
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_the_longest_text_is_known_at_any_length(code: int) -> None:
+    """Beyond what may be typed in one number, too."""
+    assert check_length(1 << 20, get_format("reversed"), code, 100_000) > 200_000

@@ -11,13 +11,15 @@ from strategies import ALL_FORMATS, Question, arrays, ask, batches, format_id, i
 import mathllm
 from mathllm.data.importing import read_problems
 from mathllm.errors import DataError, UsageError
+from mathllm.evaluation.breakdown import wrong_digits
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.grid import draw_cells
+from mathllm.evaluation.samples import _token_span
 from mathllm.formats import Format, get_format
 from mathllm.inference.solver import Solver
 from mathllm.model.checkpoint import load_checkpoint
-from mathllm.tasks import get_tasks
+from mathllm.tasks import answer, get_tasks
 from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tasks.splits import TRAIN, SplitRatios, split_of
 from mathllm.tokenizer import PLUS, decode, encode
@@ -75,6 +77,15 @@ def test_products_are_read_from_files(tmp_path: Path) -> None:
     assert "products.txt:3: '2*2=5': the answer is 4" in error.value.message
 
 
+def test_only_one_digit_factors_have_a_carry_to_be_wrong_about() -> None:
+    problems = arrays([ask("12*34"), ask("19*4"), ask("4*19")])
+    wrong, right = (
+        answer(arrays([ask(text) for text in texts]))
+        for texts in (("409+9", "66+0", "66+0"), ("408+0", "76+0", "76+0"))
+    )
+    assert wrong_digits(problems, wrong, right)[1].tolist() == [False, True, True]
+
+
 def test_every_product_by_one_digit_is_tried_once() -> None:
     pairs = AllPairs((0, CODE), 30)
     assert len(pairs) == 31 * 31 + 31 * 10
@@ -110,3 +121,13 @@ def test_a_model_learns_to_multiply(tmp_path: Path) -> None:
         "a number of more than 1 digit",
         "a factor of more than 1 digit",
     ]
+    assert Solver(loaded).unseen(parse_expression("2*34"))[1:] == ["a factor of more than 1 digit"]
+    assert Solver(loaded).unseen(parse_expression("2*3")) == []
+    (completed,) = expressions(Solver(loaded).complete("7*"))
+    assert completed in {f"7*{digit}" for digit in range(10)}
+    assert expressions(Solver(loaded).complete("7*"))[0][2:].isdigit()
+
+
+def test_a_wrong_token_is_marked_where_it_stands() -> None:
+    for token, (start, end) in {5: (4, 5), 6: (5, 6), 7: (6, 7), 3: (2, 3)}.items():
+        assert _token_span("12*3=35", encode("12*3=35"), token) == (start, end)

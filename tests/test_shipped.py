@@ -1,6 +1,7 @@
 """The checkpoints that come with mathllm: small, documented, and right wherever a sample looks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_a_sample_of_all_numbers_up_to_999(shipped: MathModel, method: str) -> N
     rng = np.random.default_rng(2024)
     assert wrong_answers(shipped, sample(rng, 3000, (0,), Sampling(3, 2, method))) == 0
     assert wrong_answers(shipped, sample(rng, 3000, (1,), Sampling(3, 2, method, signed=True))) == 0
+
+
+def test_they_are_known_by_name_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for named in ("add-any-length", "checkpoints/add-any-length"):
+        assert find_checkpoint(named) == ANY_LENGTH
+    own = tmp_path / "checkpoints" / "add-any-length"
+    shutil.copytree(SHIPPED, own)
+    assert find_checkpoint("checkpoints/add-any-length").resolve() == own
 
 
 @pytest.fixture(scope="module")

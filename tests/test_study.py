@@ -1,9 +1,11 @@
 """`mathllm study`: variants and seeds of one training, measured alike, and nothing done twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runs import finished
 from typer.testing import CliRunner
 
 from mathllm.cli.main import app
@@ -94,6 +96,39 @@ def test_a_run_that_ended_is_measured_but_not_trained_again(tmp_path: Path) -> N
         invoke(path, "--output-dir", out, "--seeds", "0", "--only", "no places", "--set", "data.max_digits=1")
 
 
+def test_a_run_that_was_interrupted_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.toml", tmp_path / "out"
+    path.write_text(STUDY)
+    study = load_study(str(path))
+    (run,) = study.runs(out, [0], ["no places"])
+    config = replace(run.config, train=replace(run.config.train, threads=2, save_steps=1, max_steps=2))
+    finished(config)  # as if it had been stopped after two of three steps, on a machine with more cores
+    (run.directory / "test_results.json").unlink()
+    settings = json.loads((run.directory / "training_config.json").read_text())
+    settings["train"] |= {"max_steps": 3, "save_steps": run.config.train.save_steps}
+    (run.directory / "training_config.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match="a run of other settings"):
+        invoke(path, "--output-dir", out, "--set", "optim.learning_rate=0.5")
+    invoke(path, "--output-dir", out, "--seeds", "0", "--only", "no places")
+    assert json.loads((run.directory / "study_result.json").read_text())["steps"] == 3
+    assert json.loads((run.directory / "training_config.json").read_text())["train"]["threads"] == 2
+
+
+def test_the_table_has_all_seeds_that_are_finished(tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.toml", tmp_path / "out"
+    path.write_text(STUDY)
+    for seed in (0, 7):
+        invoke(path, "--output-dir", out, "--seeds", seed, "--only", "no places")
+    results = json.loads((out / "results.json").read_text())["results"]
+    assert [result["seed"] for result in results] == [0, 7]
+    path.write_text(STUDY.replace("max_steps=3", "max_steps=4"))
+    invoke(path, "--output-dir", out, "--seeds", 1, "--only", "all of it")
+    assert "2 results of other settings were left out" in invoke(path, "--output-dir", out, "--table")
+    path.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="is no study"):
+        load_study(str(path))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -103,7 +138,7 @@ def test_a_run_that_ended_is_measured_but_not_trained_again(tmp_path: Path) -> N
         (('"no places" = [', '"no places" = 3 #'), "variants should be lists"),
         (('"no places"', '"all-of it"'), "differ in punctuation"),
         (("model.position=rope", "model.position=ropy"), "'no places'.*ropy"),
-        (("model.position=rope", "model.random_start=20000"), "'no places'.*random_start"),
+        (("model.position=rope", "model.random_start=40000"), "'no places'.*random_start"),
         (("model.position=rope", "train.seed=3"), "train.seed itself"),
     ],
 )

@@ -195,14 +195,16 @@ def choose_problems(
     """
     from mathllm.data.importing import read_problems
     from mathllm.evaluation.exhaustive import AllPairs
-    from mathllm.tasks import get_tasks
+    from mathllm.tasks import TASKS, get_tasks
 
     if sum(option is not None for option in (data_path, data_dir, exhaustive)) > 1:
         raise UsageError("--data-path, --data-dir and --exhaustive exclude each other", "give one of them")
     problems: ProblemSet
     if exhaustive is not None:
         problems = AllPairs(get_tasks(checkpoint.data.task), exhaustive, checkpoint.data.signed)
-        source = f"all problems of {checkpoint.data.task} with two operands from 0 to {exhaustive:,}"
+        codes = get_tasks(checkpoint.data.task)
+        factors = " (the second of products one digit)" * any(TASKS[code].factor_digits for code in codes)
+        source = f"all problems of {checkpoint.data.task} with two operands from 0 to {exhaustive:,}{factors}"
     else:
         path = _test_file(data_dir) if data_dir is not None else data_path or _default_file(checkpoint)
         if path is None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mathllm.study import Run, Study
+    from mathllm.study import Study
 
 
 def study(
@@ -65,7 +65,7 @@ def study(
             f"  {result['correct']:,} of {result['num_examples']:,} held out, {result['train_seconds']:.0f} s",
             style="dim",
         )
-    report(chosen, runs, root, Console(highlight=False))
+    report(chosen, root, settings or [], Console(highlight=False))
 
 
 def parse_seeds(text: str | None, count: int) -> list[int]:
@@ -80,13 +80,13 @@ def parse_seeds(text: str | None, count: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def report(chosen: Study, runs: list[Run], root: Path, console: Console) -> None:
-    """Prints the tables of these runs, as far as they are finished, and writes results.json."""
+def report(chosen: Study, root: Path, settings: list[str], console: Console) -> None:
+    """Prints the tables of what is finished, and writes results.json."""
     from mathllm.errors import UsageError
     from mathllm.evaluation.lengths import RANDOM, STRESS
     from mathllm.study import finished_results, shares
 
-    results, others = finished_results(chosen, runs)
+    results, others = finished_results(chosen, root, settings)
     if not results:
         raise UsageError(f"no run of {chosen.name} is finished in {root}", f"mathllm study {chosen.name}")
     write_json(root / "results.json", {"study": chosen.name, "results": results})

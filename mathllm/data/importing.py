@@ -18,8 +18,8 @@ import numpy as np
 
 from mathllm.errors import DataError, ExpressionError
 from mathllm.formats.base import signed_slots
-from mathllm.tasks import Problems, answer, concatenate, get_tasks, make_problems
-from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids
+from mathllm.tasks import Problems, answer, concatenate, make_problems
+from mathllm.tasks.expressions import UNCLEAR, numbers_from_ids, parse_expression, problems_from_ids
 from mathllm.tasks.numbers import Bools
 from mathllm.tasks.slots import compact
 from mathllm.tokenizer import END, EQUALS, decode_rows, encode_rows
@@ -185,8 +185,8 @@ def _true_equations(texts: Sequence[str]) -> tuple[Problems, Bools]:
     stated_ids = np.take_along_axis(ids, np.minimum(source, ids.shape[1] - 1), 1)
     stated, is_number = numbers_from_ids(stated_ids, stated_lengths)
     good &= is_number
-    for row in np.flatnonzero(good & (problems.task == get_tasks("multiplication")[0])).tolist():
-        good[row] = "+" not in texts[row]  # `1++2` was no `1*2`
+    if UNCLEAR.search(";".join(texts)):  # a gap in a number, or `1++2`, which is no `1*2`
+        good &= [UNCLEAR.search(text.partition("=")[0]) is None for text in texts]
     rows = np.flatnonzero(good)
     good[rows] = answer(problems[rows]).same(stated[rows])
     return problems, good

@@ -91,12 +91,14 @@ def drawn_coordinates(
     told: NDArray[np.int64], kind: Coordinates, model: ModelConfig, seed: int, step: int
 ) -> NDArray[np.int64]:
     """What Format.coordinates tells of a step's rows [N, T, 2], as training draws it: places or runs from a random
-    start (see `random_starts`), and for `order` ordered random numbers below SPREAD max_length."""
+    start (see `random_starts`), and for `order` ordered random numbers, in some rows as close as SPREAD to a token
+    and in others spread out over all that there are."""
     if kind == "order":
         rows, length = told.shape[:2]
         rng = np.random.default_rng([seed, _START, step])
+        most = rng.integers(SPREAD * length, SPREAD * model.max_length + 1, (rows, 1))
         # sorted, and spread out by their rank so that none comes twice
-        drawn = np.sort(rng.integers(0, SPREAD * model.max_length - length + 1, (rows, length)), axis=1)
+        drawn = np.sort(rng.integers(0, most - length + 1, (rows, length)), axis=1)
         return np.stack([drawn + np.arange(length), told[..., 1]], axis=-1)
     return random_starts(told, model.random_start, seed, step) if model.random_start else told
 

@@ -33,6 +33,7 @@ from mathllm.tasks.numbers import (
     column_products,
     column_sums,
     compare,
+    lengths_of,
     widen,
 )
 from mathllm.tasks.subtraction import by_size
@@ -174,8 +175,10 @@ def _subtraction_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
 
 def _multiplication_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
     longer, shorter = by_length(problems)
-    most = np.maximum(shorter[:, 0].astype(np.int64) - 1, 0)
-    return column_products(longer, shorter[:, 0])[1], np.zeros(len(problems), np.int64), most
+    carries, zero = column_products(longer, shorter[:, 0])[1], np.zeros(len(problems), np.int64)
+    one_digit = lengths_of(shorter) == 1  # else there are several such products: none of them is the carry
+    most = np.where(one_digit, np.maximum(shorter[:, 0].astype(np.int64) - 1, 0), 0)
+    return carries * one_digit[:, None], zero, most
 
 
 # of a task: what comes into each column [N, D + 1], added to its digit (a borrow is negative), and the least

@@ -100,8 +100,9 @@ def _first_difference(ids: Ids, gold: Ids) -> int:
 
 def _token_span(text: str, ids: Ids, token: int) -> tuple[int, int]:
     """Where in the text of ids [T], which has spaces put into it, the token of that index stands."""
-    before = len(decode(ids[:token]).replace(" ", ""))
     size = len(TOKENS[ids[token]]) if token < len(ids) else 1
+    # up to its end, since the second + of a * adds nothing to the text
+    before = len(decode(ids[: token + 1]).replace(" ", "")) - size * (token < len(ids))
     visible = [place for place, character in enumerate(text) if character != " "]
     start = visible[before] if before < len(visible) else len(text)
     return start, start + size

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mathllm.errors import UsageError
 from mathllm.formats.places import Coordinates, answer_places, number_places, run_positions
-from mathllm.tasks import TASKS, Problems, answer, answer_widths, concatenate
-from mathllm.tasks.expressions import numbers_from_ids, parse_expression, problems_from_ids, without_hints
+from mathllm.tasks import TASKS, Problems, answer, answer_widths, concatenate, make_problems
+from mathllm.tasks.expressions import numbers_from_ids, problems_from_ids, without_hints
 from mathllm.tasks.numbers import Bools, Ints, Numbers
 from mathllm.tasks.slots import (
     ABSENT,
@@ -142,9 +142,10 @@ class Format:
     ) -> int:
         """Tokens of the longest text of these tasks with operands up to this size."""
         extremes = [
-            parse_expression(text)
+            make_problems(
+                TASKS[code].extreme(max_digits, min(max_operands, TASKS[code].max_operands), signed), code
+            )
             for code in codes
-            for text in TASKS[code].extremes(max_digits, min(max_operands, TASKS[code].max_operands), signed)
         ]
         return int(self.render(concatenate(extremes)).lengths.max())
 

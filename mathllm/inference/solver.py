@@ -100,7 +100,7 @@ class Solver:
             unseen.append(f"a problem of {TASKS[code].name}")
         if digits > data.max_digits:
             unseen.append(f"a number of more than {_count(data.max_digits, 'digit')}")
-        if 0 < TASKS[code].factor_digits < int(problem.lengths[0].min()):
+        if 0 < TASKS[code].factor_digits < int(problem.lengths[0, 1:].max()):
             unseen.append(f"a factor of more than {_count(TASKS[code].factor_digits, 'digit')}")
         if operands > max(data.max_operands, 2):
             unseen.append(f"a problem of more than {data.max_operands} numbers")
@@ -112,7 +112,7 @@ class Solver:
         """The problem that the model makes of one like `7+`, whose last number it chooses itself.
 
         It was trained only on what follows `=`, so its choice is held to digits (at most as many as it was
-        trained on) and `=`. Raises as `solve` does, and ExpressionError where no operator ends the text.
+        trained on there) and `=`. Raises as `solve` does, and ExpressionError where no operator ends the text.
         """
         if not is_unfinished(text):
             raise ExpressionError("the model can go on after an operator only", text, len(text), "write 7+")
@@ -129,7 +129,7 @@ class Solver:
         prompt = self.notation.prompts(problem)[0][0]
         prompt = prompt[: np.flatnonzero((prompt == PLUS) | (prompt == MINUS))[-1] + 1]
         written: list[int] = []
-        most = max(1, self.checkpoint.data.max_digits)
+        most = TASKS[problem.task[0]].factor_digits or max(1, self.checkpoint.data.max_digits)
         while len(written) < most and written != [0]:
             allowed = (*range(10), EQUALS) if written else range(10)
             ids = torch.tensor([[*prompt.tolist(), *written]], device=self.device)

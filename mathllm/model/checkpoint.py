@@ -32,6 +32,7 @@ from mathllm.tokenizer import TOKENS, tokenizer_json
 _HOMES = [above / "checkpoints" for above in Path(__file__).parents[1:3]]
 SHIPPED = next((home for home in _HOMES if home.is_dir()), _HOMES[-1]) / "addsub-3digit"
 ANY_LENGTH = SHIPPED.with_name("add-any-length")  # ships too, and is taken only when named
+SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name)
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
@@ -84,7 +85,8 @@ def load_checkpoint(path: str | Path | None = None, device: torch.device | None 
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
-    """The directory of a checkpoint, given as itself, as its model.safetensors, or as the run that holds it.
+    """The directory of a checkpoint, given as itself, as its model.safetensors, or as the run that holds it; those
+    that ship can be given by their names.
 
     Of a run, the best checkpoint is taken, else the newest. Without a path: of the newest run under
     `checkpoints/`, else the checkpoint that ships with mathllm.
@@ -99,6 +101,8 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
             return SHIPPED
         raise CheckpointError("there is no checkpoint under checkpoints/", "train one: mathllm train")
     path = Path(path)
+    if path.parent in (Path(), DEFAULT_ROOT) and path.name in SHIPPED_NAMES and not path.exists():
+        path = SHIPPED.with_name(path.name)  # wherever mathllm is called from
     try:
         there = path.exists()
     except (OSError, ValueError) as error:  # a name that is too long, or has a zero byte in it

@@ -147,9 +147,10 @@ class Abacus(Coupled):
 class Randomized(Scheme):
     """A trained vector per position, where positions are drawn (Randomized Positional Encodings, arXiv 2305.16843).
 
-    While training, the tokens of a text have ordered random numbers below SPREAD max_length (the batch has them), so
-    that high ones are trained, too. Otherwise token i has number SPREAD i, where the paper draws there as well:
-    numbers must not change when a token is appended.
+    While training, the tokens of a text have ordered random numbers below SPREAD max_length (the batch has them: see
+    data.sources.drawn_coordinates), so that high ones are trained, too. Otherwise token i has number SPREAD i.
+    The paper draws numbers there as well, and always from the whole range; ours must not change when a token is
+    appended, so training shows rows as dense as that, too.
     """
 
     uses: Coordinates | None = "order"
@@ -268,10 +269,11 @@ class CoupledBias(Scheme):
 
     def reach(self, spread: float) -> int | None:
         steepest = self.decay.min().item() * self.UNIT
-        if steepest <= 0:
-            return None
         edges = self.near[:, [0, -1]].amax(1) - self.near[:, self.reaches]  # (layers, H), above the own place
-        return self.reaches + math.ceil((edges.max().item() * self.UNIT + spread) / steepest)
+        highest = edges.max().item() * self.UNIT
+        if not (steepest > 0 and math.isfinite(highest)):
+            return None
+        return self.reaches + max(1, math.ceil((highest + spread) / steepest))
 
 
 class Together(Scheme):

@@ -50,5 +50,5 @@ class Addition:
     def chain_lengths(self, problems: Problems) -> Ints:
         return longest_run(column_sums(problems.operands)[1][:, 1:])
 
-    def extremes(self, max_digits: int, max_operands: int, signed: bool) -> list[str]:
-        return ["+".join(["9" * max_digits] * max_operands)]
+    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Digits:
+        return np.full((1, max_operands, max_digits), 9, np.uint8)

@@ -92,8 +92,8 @@ class Task(Protocol):
     def chain_lengths(self, problems: Problems) -> Ints:
         """The longest chain [N] of carries or borrows."""
 
-    def extremes(self, max_digits: int, max_operands: int, signed: bool) -> list[str]:
-        """Expressions among which some is the longest text of this task, in any format."""
+    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Digits:
+        """Operands [1, K, max_digits] of the problem whose text is the longest of this task, in any format."""
 
 
 def select(condition: Bools, yes: Digits, no: Digits) -> Digits:

@@ -16,7 +16,7 @@ from mathllm.tokenizer import END, EQUALS, MINUS, TOKENS, Ids, decode_rows, enco
 # of one operand, in anything that people type or hand in: Python's int() reads no more than 4,300
 MAX_DIGITS = 4000
 # what tokens do not show: a gap inside a number, and `++` written out, which would be a `*`
-_UNCLEAR = re.compile(r"(?<=[0-9])[ \t\r\f\v]+[0-9]|\+[ \t\r\f\v]*\+")
+UNCLEAR = re.compile(r"(?<=[0-9])\s+[0-9]|\+\s*\+", re.ASCII)
 
 
 def parse_expression(text: str) -> Problems:
@@ -35,7 +35,7 @@ def parse_expression(text: str) -> Problems:
 
 def parse_expressions(texts: Sequence[str]) -> Problems:
     """Problems from many expressions. Raises DataError naming the (1-based) row of the first bad one."""
-    if _UNCLEAR.search("\n".join(texts)):
+    if UNCLEAR.search(";".join(texts)):
         for row, text in enumerate(texts):
             try:
                 _refuse_unclear(text)
@@ -49,7 +49,7 @@ def parse_expressions(texts: Sequence[str]) -> Problems:
 
 
 def _refuse_unclear(text: str) -> None:
-    if found := _UNCLEAR.search(text):
+    if found := UNCLEAR.search(text):
         plus = found.group().endswith("+")
         what = "a number was expected here" if plus else "white space inside a number"
         raise ExpressionError(what, text, found.end() - 1, "write a problem like 12+34")

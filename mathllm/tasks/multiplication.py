@@ -53,8 +53,10 @@ class Multiplication:
         longer, shorter = by_length(problems)
         return longest_run(column_products(longer, shorter[:, 0])[1][:, 1:])
 
-    def extremes(self, max_digits: int, max_operands: int, signed: bool) -> list[str]:
-        return ["9" * max_digits + "*9"]
+    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Digits:
+        operands = np.zeros((1, 2, max_digits), np.uint8)
+        operands[0, 0], operands[0, 1, 0] = 9, 9
+        return operands
 
 
 def by_length(problems: Problems) -> tuple[Digits, Digits]:

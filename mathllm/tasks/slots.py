@@ -41,9 +41,9 @@ def number_slots(
     slots = widen(digits, int(lengths.max(initial=1))).T.copy()
     slots[np.arange(len(slots))[:, None] >= lengths] = ABSENT
     if hints:
+        assert least_significant_first, "a hint is counted from the units"
         place = np.arange(1, len(slots) + 1, dtype=np.uint8)[:, None] % 10
         slots = np.stack([np.where(slots == ABSENT, slots, place), slots], axis=1)  # [D, 2, N]
-        slots = slots if least_significant_first else slots[::-1]
         return slots.reshape(2 * len(slots), -1 if slots.size else 0)
     return slots if least_significant_first else slots[::-1]
 

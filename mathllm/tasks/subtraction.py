@@ -63,10 +63,11 @@ class Subtraction:
         larger, smaller, _ = by_size(problems)
         return longest_run(column_differences(larger, smaller)[1][:, 1:])
 
-    def extremes(self, max_digits: int, max_operands: int, signed: bool) -> list[str]:
-        rest = max_digits - 1
-        larger, smaller = "9" + "0" * rest, ("1" + "9" * rest if rest else "1")
-        return [f"{smaller}-{larger}" if signed else f"{larger}-{smaller}"]
+    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Digits:
+        operands = np.zeros((1, 2, max_digits), np.uint8)  # 9000 - 1999: a borrow in every column
+        operands[0, 1] = 9
+        operands[0, :, -1] = 9, 1
+        return operands[:, ::-1] if signed else operands
 
 
 def by_size(problems: Problems) -> tuple[Digits, Digits, Bools]:

@@ -1,0 +1,1 @@
+"""mathllm beside the libraries that one would otherwise take: see README.md."""

@@ -1,0 +1,221 @@
+"""Ratios of mathllm to other libraries, in one run: `python -m benchmarks.compare`.
+
+Each comparison does the same work both ways, alternating, and tells the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.peers import llama, our_config, padded, x_transformer
+from mathllm.bench import Options, about
+from mathllm.bench.machine import peak, thread_counts
+from mathllm.data.batches import IGNORED
+from mathllm.data.sources import ProblemStream
+from mathllm.formats import get_format
+from mathllm.inference.engine import decode
+from mathllm.model import Transformer
+from mathllm.training.optim import make_optimizers
+from mathllm.training.run import complete
+from mathllm.training.trainer import Trainer
+
+RESULTS = Path(__file__).parent / "results"
+CPU = torch.device("cpu")
+STEPS = 8  # of training, timed together
+
+
+def rows_of_step(config: Any, step: int) -> list[dict[str, list[int]]]:
+    """The rows of a training step as a user of other libraries would hold them."""
+    problems = ProblemStream(config.data, config.train.seed).problems(step, config.train.batch_size)
+    rendered = get_format(config.data.format).render(problems)
+    rows = []
+    for ids, length, prompt in zip(rendered.ids, rendered.lengths, rendered.prompt_lengths, strict=True):
+        tokens = ids[:length].tolist()
+        labels = [IGNORED] * int(prompt) + tokens[int(prompt) :]
+        rows.append({"input_ids": tokens, "labels": labels, "attention_mask": [1] * len(tokens)})
+    return rows
+
+
+def check_same_loss(trainer: Trainer, peer: nn.Module, rows: list[dict[str, list[int]]]) -> None:
+    """Both models give the same mean loss for the tokens of the completion."""
+    with torch.no_grad():
+        theirs = peer(**padded(rows)).loss.item()
+        batch = padded(rows)
+        logits = trainer.model(batch["input_ids"][:, :-1]).flatten(0, 1)
+        ours = F.cross_entropy(logits, batch["labels"][:, 1:].flatten(), ignore_index=IGNORED).item()
+    assert abs(ours - theirs) < 1e-3 * abs(ours), f"another model: loss {ours} and {theirs}"
+
+
+def alternate(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way, run in turns after one round that is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for run in range(repeats + 1):
+        for name, work in ways.items():
+            started = time.perf_counter()
+            work()
+            if run:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def training(repeats: int) -> dict[str, Any]:
+    """Training steps on the default data: our loop, transformers' Trainer, and bare loops around either library."""
+    from transformers import Trainer as PeerTrainer
+    from transformers import TrainingArguments
+
+    config = complete(our_config())
+    source = ProblemStream(config.data, config.train.seed)
+    trainer = Trainer(config, source, source.problems(0, 1), 10_000, CPU)
+    data = [rows_of_step(config, step) for step in range(STEPS)]
+    flat = [row for rows in data for row in rows]
+    nn.init.normal_(trainer.model.head.weight, std=0.02)  # it starts at zero, where every model would agree
+    peer, other = llama(trainer.model, config), x_transformer(config)
+    check_same_loss(trainer, peer, data[0])
+
+    def ours() -> None:
+        for step in range(STEPS):
+            trainer.train_step(step)
+
+    def their_trainer() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            arguments = TrainingArguments(
+                output_dir=directory,
+                per_device_train_batch_size=config.train.batch_size,
+                max_steps=STEPS,
+                learning_rate=config.optim.learning_rate,
+                save_strategy="no",
+                report_to=[],
+                use_cpu=True,
+                disable_tqdm=True,
+                logging_strategy="no",
+            )
+            PeerTrainer(model=peer, args=arguments, train_dataset=flat, data_collator=padded).train()
+
+    def bare(
+        model: nn.Module, loss_of: Callable[[dict[str, torch.Tensor]], torch.Tensor]
+    ) -> Callable[[], None]:
+        (optimizer,) = make_optimizers(model, "adamw", config.optim.learning_rate, 0.0, 0.0)
+
+        def run() -> None:
+            model.train()
+            for rows in data:
+                loss_of(padded(rows)).backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return run
+
+    def x_loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = other(batch["input_ids"][:, :-1], mask=batch["attention_mask"][:, :-1].bool())
+        return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
+
+    ways = {
+        "mathllm": ours,
+        "transformers Trainer": their_trainer,
+        "transformers, bare loop": bare(peer, lambda batch: peer(**batch).loss),
+        "x-transformers, bare loop": bare(other, x_loss),
+    }
+    tokens = sum(len(row["input_ids"]) for row in flat)
+    times = alternate(ways, repeats)
+    limit = 1e9 * peak(repeats, CPU, thread_counts(CPU)[-1]).value
+    parameters = {
+        "mathllm": trainer.model.num_parameters,
+        "transformers Trainer": count(peer),
+        "transformers, bare loop": count(peer),
+        "x-transformers, bare loop": count(other),
+    }
+    found = summary(times, tokens, "tokens/s")
+    for name, row in found.items():
+        row["parameters"] = parameters[name]
+        row["share_of_peak"] = 6 * parameters[name] * row["median"] / limit
+    return {"what": f"training small, {STEPS} steps of {config.train.batch_size} rows", "ways": found}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def decoding(batch: int, repeats: int, written: int = 32) -> dict[str, Any]:
+    """Greedy decoding with a cache, the same weights and prompts; the tokens must be equal."""
+    config = our_config()
+    ours = Transformer.from_config(config.model).eval()
+    nn.init.normal_(ours.head.weight, std=1.0)
+    peer = llama(ours, config).eval()
+    prompts = torch.from_numpy(np.random.default_rng(0).integers(0, 10, (batch, 8)))
+    texts: dict[str, torch.Tensor] = {}
+
+    def with_ours() -> None:
+        steps = [step.ids for step in decode(ours, prompts, written, stop=-1)]
+        texts["mathllm"] = torch.stack(steps, 1)
+
+    def with_theirs() -> None:
+        mask = torch.ones_like(prompts)
+        with torch.inference_mode():
+            out = peer.generate(prompts, attention_mask=mask, max_new_tokens=written, do_sample=False)
+        texts["transformers generate()"] = out[:, prompts.shape[1] :]
+
+    times = alternate({"mathllm": with_ours, "transformers generate()": with_theirs}, repeats)
+    same = (texts["mathllm"] == texts["transformers generate()"]).all(1)
+    # where two tokens all but tie, sums in another order choose another one
+    assert same.float().mean() > 0.98, f"{int((~same).sum())} of {batch} texts differ"
+    found = summary(times, batch * written, "tokens/s")
+    found["mathllm"]["equal_texts"] = f"{int(same.sum())} of {batch}"
+    return {"what": f"decoding with small, batch {batch}, {written} tokens", "ways": found}
+
+
+def summary(times: dict[str, list[float]], amount: float, unit: str) -> dict[str, dict[str, Any]]:
+    """Rates by way, and how many times as fast ours is as each."""
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    return {
+        name: {
+            "median": amount / medians[name],
+            "low": amount / max(seconds),
+            "high": amount / min(seconds),
+            "unit": unit,
+            "mathllm_times": medians[name] / medians["mathllm"],
+        }
+        for name, seconds in times.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output-file", type=Path, default=RESULTS / "cpu.json")
+    options = parser.parse_args()
+    sections = []
+    for measure in (
+        lambda: training(options.repeats),
+        lambda: decoding(1, options.repeats),
+        lambda: decoding(256, options.repeats),
+    ):
+        sections.append(measure())
+        print(f"\n{sections[-1]['what']}")
+        for name, row in sections[-1]["ways"].items():
+            share = f"  {row['share_of_peak']:.0%} of the peak" if "share_of_peak" in row else ""
+            print(
+                f"  {name:<28}{row['median']:>12,.0f} {row['unit']}  ({row['low']:,.0f} to {row['high']:,.0f})"
+                f"  mathllm is {row['mathllm_times']:.2f} times as fast{share}"
+            )
+    versions = {name: __import__(name).__version__ for name in ("transformers",)}
+    document = {**about(Options()), **versions, "sections": sections}
+    options.output_file.parent.mkdir(parents=True, exist_ok=True)
+    options.output_file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{options.output_file}")
+
+
+if __name__ == "__main__":
+    main()
