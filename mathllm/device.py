@@ -6,6 +6,8 @@ import contextlib
 import os
 import platform
 import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import torch
@@ -28,6 +30,35 @@ def pick_device(name: str = "auto") -> torch.device:
             count = torch.cuda.device_count()
             raise DeviceError(f"there is no {name}: this machine has {count} CUDA device(s)")
     return device
+
+
+@contextlib.contextmanager
+def workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that work side by side, each on its own on a CPU.
+
+    PyTorch's own way, to let threads share every product, makes them wait for each other at each: for products as small
+    as ours that costs more than it brings, and on a busy machine almost everything.
+    """
+    before = torch.get_num_threads()
+    # OpenMP's number of threads belongs to the thread that sets it, and MKL's to all
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """No more than one thread for products on a CPU, inside."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-
 import torch
 
 from mathllm.bench.measure import Measurement, Options, rate, seconds_of
 from mathllm.config import SIZES
-from mathllm.device import pick_device, pick_precision
+from mathllm.device import pick_device, pick_precision, workers
 from mathllm.training.trainer import MICRO_BATCH_TOKENS
 
 LARGE = 2048  # rows and columns of a matrix that no cache holds
@@ -64,18 +60,6 @@ def product(
         for _ in range(times):
             torch.mm(left, right, out=out)
 
-    with thread_pool(threads) as pool:
+    with workers(threads) as pool:
         taken = seconds_of(lambda: list(pool.map(work, range(threads))), repeats, device)
     return rate(what, threads * times * flops / 1e9, "GFLOP/s", taken)
-
-
-@contextmanager
-def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that do not share their products with others."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown()
-        torch.set_num_threads(before)

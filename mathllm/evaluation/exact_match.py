@@ -8,7 +8,6 @@ decoded token by token. The verdicts are those of plain greedy decoding, to the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mathllm.data.batches import batches_by_length
+from mathllm.device import workers
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
 from mathllm.inference.engine import CUT, ENDED, Places, generate, places_for, read
@@ -165,14 +165,8 @@ def _score_all(
     if threads == 1:
         yield from ((rows, *score(rows)) for rows in batches)
         return
-    # whole batches side by side: threads that share one small product wait for each other at every operation,
-    # and on a busy machine almost only that
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
+    with workers(threads) as pool:
         yield from ((rows, *scores) for rows, scores in zip(batches, pool.map(score, batches), strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

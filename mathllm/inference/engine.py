@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mathllm.device import one_thread, workers
 from mathllm.errors import UsageError
 from mathllm.formats import Format
 from mathllm.inference.sampling import SamplingParams, pick
@@ -26,6 +27,8 @@ Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
 
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
 SCORES, CACHE_BYTES = 1 << 24, 1 << 30
+
+SHARE = 16  # rows that are worth a batch of their own, on another thread
 
 ENDED, CUT = 0, 1
 REASONS = ("end", "length")  # why a row ended: it wrote the stop token, or ran out of room
@@ -120,7 +123,8 @@ def read(
     batch, length = tokens.shape
     past = cache.length if cache else 0
     piece = max(1, SCORES // (batch * (past + length)))
-    if reach := cache.reach if cache else model.reach:
+    reach = cache.reach if cache else model.reach
+    if reach and past + length > 8 * reach:
         piece = min(piece, 2 * reach)  # from a short piece most of a long text is out of reach
     if cache is None and piece < length:
         cache = model.make_cache(batch, length)
@@ -165,23 +169,45 @@ def generate(
     written = np.zeros(n, np.int64)
     reasons = np.full(n, CUT, np.uint8)
     device = model.embedding.weight.device
-    for length in np.unique(lengths) if width else ():
-        same = np.flatnonzero(lengths == length)
-        room = int(length) + min(max_new_tokens, model.max_length - int(length))
-        most = max(1, min(batch_size, CACHE_BYTES // (room * model.cache_bytes)))
-        for start in range(0, len(same), most):
-            part = same[start : start + most]
-            prompt = torch.from_numpy(prompts[part, :length]).to(device).long()
-            steps = [
-                (step.rows, step.ids, step.log_probs)
-                for step in decode(model, prompt, max_new_tokens, params, stop, None, generator, places)
-            ]
-            # one transfer a batch: a GPU would otherwise wait for the host at every token
-            row, token, log_prob = (torch.cat(parts).cpu().numpy() for parts in zip(*steps, strict=True))
-            column = np.repeat(np.arange(len(steps)), [len(step[0]) for step in steps])
-            ids[part[row], column] = token
-            log_probs[part[row], column] = log_prob
-            written[part] = np.bincount(row, minlength=len(part))
-            reasons[part[row[token == stop]]] = ENDED
+    greedy = params is None or params.temperature == 0
+    threads = torch.get_num_threads() if device.type == "cpu" and greedy else 1  # random draws come in order
+
+    def complete(part: NDArray[np.int64]) -> None:
+        prompt = torch.from_numpy(prompts[part, : lengths[part[0]]]).to(device).long()
+        steps = [
+            (step.rows, step.ids, step.log_probs)
+            for step in decode(model, prompt, max_new_tokens, params, stop, None, generator, places)
+        ]
+        # one transfer a batch: a GPU would otherwise wait for the host at every token
+        row, token, log_prob = (torch.cat(parts).cpu().numpy() for parts in zip(*steps, strict=True))
+        column = np.repeat(np.arange(len(steps)), [len(step[0]) for step in steps])
+        ids[part[row], column] = token
+        log_probs[part[row], column] = log_prob
+        written[part] = np.bincount(row, minlength=len(part))
+        reasons[part[row[token == stop]]] = ENDED
+
+    jobs = _batches(model, lengths, max_new_tokens, batch_size, threads) if width else []
+    if threads > 1 and len(jobs) > 1:
+        with workers(threads) as pool:
+            list(pool.map(complete, jobs))
+    else:
+        with one_thread(device):
+            for job in jobs:
+                complete(job)
     width = int(written.max(initial=0))
     return Generation(ids[:, :width], written, log_probs[:, :width], reasons)
+
+
+def _batches(
+    model: Transformer, lengths: NDArray[np.int64], max_new_tokens: int, batch_size: int, threads: int
+) -> list[NDArray[np.int64]]:
+    """Rows [N] with prompts of these lengths, in batches of one length each that the cache has room for."""
+    found = []
+    for length in np.unique(lengths):
+        same = np.flatnonzero(lengths == length)
+        room = int(length) + min(max_new_tokens, model.max_length - int(length))
+        most = min(batch_size, CACHE_BYTES // (room * model.cache_bytes))
+        share = max(SHARE, -(-len(same) // threads))
+        size = max(1, min(most, share))
+        found += [same[start : start + size] for start in range(0, len(same), size)]
+    return found
