@@ -176,7 +176,7 @@ def test_a_run_says_what_it_does_and_leaves_all_its_files(tmp_path) -> None:
     assert [line["step"] for line in lines] == [5, 10, 10, 15, 20, 20]
     training = {"step", "train/loss", "train/learning_rate", "perf/tokens_per_second"}
     assert set(lines[0]) == training
-    assert set(lines[2]) == {"step", "val/exact_match", "val/token_accuracy"}
+    assert set(lines[2]) == {"step", "val/exact_match", "val/token_accuracy", "perf/seconds"}
     assert all(line["perf/tokens_per_second"] > 0 for line in lines if "train/loss" in line)
     log = (run / "logs" / "training.log").read_text()
     assert "W&B is off" in log
