@@ -49,18 +49,6 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """No more than one thread for products on a CPU, inside."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of matrix products. `auto` is bf16 on CUDA devices that have it, else fp32."""
     if name == "auto":

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mathllm.device import one_thread, workers
+from mathllm.device import workers
 from mathllm.errors import UsageError
 from mathllm.formats import Format
 from mathllm.inference.sampling import SamplingParams, pick
@@ -28,7 +28,8 @@ Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
 SCORES, CACHE_BYTES = 1 << 24, 1 << 30
 
-SHARE = 16  # rows that are worth a batch of their own, on another thread
+# rows that are worth a batch of their own on another thread: with fewer, threads wait for Python and not for products
+SHARE = 256
 
 ENDED, CUT = 0, 1
 REASONS = ("end", "length")  # why a row ended: it wrote the stop token, or ran out of room
@@ -191,9 +192,8 @@ def generate(
         with workers(threads) as pool:
             list(pool.map(complete, jobs))
     else:
-        with one_thread(device):
-            for job in jobs:
-                complete(job)
+        for job in jobs:
+            complete(job)
     width = int(written.max(initial=0))
     return Generation(ids[:, :width], written, log_probs[:, :width], reasons)
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mathllm.device import one_thread
 from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
 from mathllm.inference.engine import ENDED, REASONS, Generation, Step, decode, generate, places_for
 from mathllm.inference.sampling import SamplingParams
@@ -191,12 +190,8 @@ class Solver:
         """The completion of one problem, token by token. Raises UsageError if it does not fit the model."""
         self.check(problem)
         ids = torch.from_numpy(self.notation.prompts(problem)[0]).to(self.device).long()
-        return self._steps(ids)
-
-    def _steps(self, ids: torch.Tensor) -> Iterator[Step]:
         limit, generator = self.model.max_length, self.generator
-        with one_thread(self.device):
-            yield from decode(self.model, ids, limit, self.params, generator=generator, places=self.places)
+        return decode(self.model, ids, limit, self.params, generator=generator, places=self.places)
 
     def read(self, problem: Problems, ids: Ids, log_prob: float, reason: int) -> Solution:
         """The solution that a text (T) of prompt and completion amounts to; `reason` indexes REASONS."""
