@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def main() -> None:
                 f"  {name:<28}{row['median']:>12,.0f} {row['unit']}  ({row['low']:,.0f} to {row['high']:,.0f})"
                 f"  mathllm is {row['mathllm_times']:.2f} times as fast{share}"
             )
-    versions = {name: __import__(name).__version__ for name in ("transformers",)}
+    versions = {name: version(name) for name in ("transformers", "x-transformers", "accelerate")}
     document = {**about(Options()), **versions, "sections": sections}
     options.output_file.parent.mkdir(parents=True, exist_ok=True)
     options.output_file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

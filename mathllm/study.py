@@ -252,7 +252,9 @@ def read_result(path: Path) -> dict[str, Any]:
     """A JSON document. Raises DataError where it is none."""
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return result
+        if isinstance(result, dict):
+            return result
+        raise ValueError("it holds no object")
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read: {error}", "delete it, and it will be measured again"
@@ -274,8 +276,11 @@ def finished_results(study: Study, root: Path, more: Sequence[str] = ()) -> tupl
     for path in root.glob(f"*/{RESULT}"):
         result = read_result(path)
         variant, seed = str(result.get("variant")), result.get("seed")
-        runs = study.runs(root, [seed], [variant], more) if variant in order and type(seed) is int else []
-        if runs and is_of(result, study.signature(runs[0])):
+        try:
+            runs = study.runs(root, [seed], [variant], more) if variant in order and type(seed) is int else []
+        except UsageError:  # `more` does not go together with every variant
+            runs = []
+        if runs and runs[0].directory == path.parent and is_of(result, study.signature(runs[0])):
             found.append(result)
         else:
             others += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def measure(options: Options) -> list[Measurement]:
     problems = sample(np.random.default_rng(0), ROWS, (0,), Sampling(3))
     found = []
     for name in FORMATS:
-        times = seconds_of(lambda name=name: get_format(name).render(problems), options.repeats, cpu)  # type: ignore[misc]
+        times = seconds_of(partial(get_format(name).render, problems), options.repeats, cpu)
         found.append(rate(f"rendered, {name}, up to 3 digits", ROWS, "rows/s", times))
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "data"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import time
+from functools import partial
 
+import numpy as np
 import torch
 
-from mathllm.bench.measure import Measurement, Options, rate, wait_for
+from mathllm.bench.measure import Measurement, Options, rate, seconds_of
 from mathllm.config import build_config
 from mathllm.device import pick_device
-from mathllm.inference.engine import decode
+from mathllm.inference.engine import decode, generate
 from mathllm.model import Transformer
 
 SIZE, PROMPT, WRITTEN = "small", 8, 32
@@ -23,13 +24,12 @@ def measure(options: Options) -> list[Measurement]:
     model = Transformer.from_config(config).to(device).eval()
     found = []
     for batch in BATCHES:
-        prompts = torch.randint(10, (batch, PROMPT), generator=torch.Generator().manual_seed(0)).to(device)
-        times, firsts = [], []
-        for run in range(options.repeats + 1):
-            first, whole = decode_once(model, prompts, device)
-            if run:
-                times.append(whole)
-                firsts.append(first)
+        prompts = np.random.default_rng(0).integers(0, 10, (batch, PROMPT)).astype(np.uint8)
+        lengths = np.full(batch, PROMPT)
+        work = partial(generate, model, prompts, lengths, WRITTEN, stop=-1)
+        times = seconds_of(work, options.repeats, device)
+        ids = torch.from_numpy(prompts).to(device).long()
+        firsts = seconds_of(partial(first_token, model, ids), options.repeats, device)
         tokens = batch * WRITTEN
         more: dict[str, float | str] = {
             "ms_to_first_token": 1e3 * statistics.median(firsts),
@@ -39,13 +39,5 @@ def measure(options: Options) -> list[Measurement]:
     return found
 
 
-def decode_once(model: Transformer, prompts: torch.Tensor, device: torch.device) -> tuple[float, float]:
-    """Seconds to the first token, and to the last; nothing ends a row."""
-    wait_for(device)
-    started, first = time.perf_counter(), 0.0
-    for _ in decode(model, prompts, WRITTEN, stop=-1):
-        if not first:
-            wait_for(device)
-            first = time.perf_counter() - started
-    wait_for(device)
-    return first, time.perf_counter() - started
+def first_token(model: Transformer, prompts: torch.Tensor) -> None:
+    next(decode(model, prompts, WRITTEN, stop=-1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -11,6 +13,7 @@ from mathllm.device import pick_device
 from mathllm.errors import MathLLMError
 from mathllm.evaluation.exact_match import Verdicts, judge
 from mathllm.model.checkpoint import SHIPPED, Checkpoint, load_checkpoint
+from mathllm.tasks import Problems
 from mathllm.tasks.splits import TEST
 from mathllm.tokenizer import END
 
@@ -28,8 +31,7 @@ def measure(options: Options) -> list[Measurement]:
         verdicts[draft] = judge(loaded.model, loaded.notation, problems, draft=draft)
 
     drafted, decoded = (
-        seconds_of(lambda draft=draft: evaluate(draft), max(1, repeats // 2), device)  # type: ignore[misc]
-        for draft in (True, False)
+        seconds_of(partial(evaluate, draft), max(1, repeats // 2), device) for draft in (True, False)
     )
     texts: list[list[int]] = []
     alone = seconds_of(lambda: texts.extend(without_cache(loaded, few)), 1, device)
@@ -46,9 +48,9 @@ def measure(options: Options) -> list[Measurement]:
 
 
 @torch.inference_mode()
-def without_cache(loaded: Checkpoint, problems: object) -> list[list[int]]:
+def without_cache(loaded: Checkpoint, problems: Problems) -> list[list[int]]:
     """Greedy completions of problems, each alone, everything computed anew for every token."""
-    prompts, lengths = loaded.notation.prompts(problems)  # type: ignore[arg-type]
+    prompts, lengths = loaded.notation.prompts(problems)
     uses, device = loaded.model.positions.uses, loaded.model.embedding.weight.device
     completions = []
     for prompt, length in zip(prompts, lengths, strict=True):
@@ -62,9 +64,9 @@ def without_cache(loaded: Checkpoint, problems: object) -> list[list[int]]:
     return completions
 
 
-def few_written(loaded: Checkpoint, problems: object) -> list[list[int]]:
+def few_written(loaded: Checkpoint, problems: Problems) -> list[list[int]]:
     """What evaluation says that the model writes for the same problems."""
-    written = judge(loaded.model, loaded.notation, problems).written  # type: ignore[arg-type]
+    written = judge(loaded.model, loaded.notation, problems).written
     return [ids[:length].tolist() for ids, length in zip(written.ids, written.lengths, strict=True)]
 
 

@@ -16,7 +16,7 @@ COPIED = 1 << 28  # bytes
 def measure(options: Options) -> list[Measurement]:
     device = pick_device(options.device)
     found = [peak(options.repeats, device, threads) for threads in thread_counts(device)]
-    if device.type == "cuda":
+    if device.type == "cuda" and pick_precision("auto", device) != torch.float32:
         found.append(peak(options.repeats, device, 1, pick_precision("auto", device)))
     tokens = min(MICRO_BATCH_TOKENS[device.type], 1 << 14)
     for size in options.sizes:

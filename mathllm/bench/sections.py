@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -40,8 +41,10 @@ def run_section(section: str, options: Options) -> SectionResult:
             f"the measurement of {section} ended with code {process.exitcode}", "was there enough memory?"
         ) from None
     finally:
+        process.join(1)
         if process.is_alive():
-            process.join(5)
+            process.terminate()
+            process.join(10)
             process.kill()
     if isinstance(result, MathLLMError):
         raise result
@@ -50,12 +53,17 @@ def run_section(section: str, options: Options) -> SectionResult:
 
 def _work(section: str, options: Options, pipe: Connection) -> None:
     started = time.perf_counter()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that temporary files go
     try:
         measure: Callable[[Options], list[Measurement]] = import_module(f"mathllm.bench.{section}").measure
         measurements = measure(options)
         pipe.send(SectionResult(section, measurements, _peak_bytes(options), time.perf_counter() - started))
     except MathLLMError as error:
         pipe.send(error)
+    except (KeyboardInterrupt, SystemExit):  # the parent has been told, too
+        pass
+    except Exception as error:
+        pipe.send(TrainingError(f"the measurement of {section} failed: {error!r}"))
 
 
 def _peak_bytes(options: Options) -> int:

@@ -86,7 +86,7 @@ def check(names: list[str] | None, known: Any, kind: str) -> tuple[str, ...]:
     for name in names or ():
         if name not in known:
             raise unknown_choice(kind, name, known)
-    return tuple(names or ())
+    return tuple(dict.fromkeys(names or ()))
 
 
 def show(console: Console, result: SectionResult) -> None:

@@ -35,7 +35,7 @@ def study(
         Path | None, typer.Option(help="Where runs and results go (default: studies/NAME).")
     ] = None,
     table_only: Annotated[
-        bool, typer.Option("--table", help="Train nothing: show what is finished.")
+        bool, typer.Option("--table", help="Train nothing: show all that is finished.")
     ] = False,
 ) -> None:
     """Compare variants of a training run, over several seeds.
@@ -52,8 +52,11 @@ def study(
     """
     from rich.console import Console
 
+    from mathllm.errors import UsageError
     from mathllm.study import load_study, measure
 
+    if table_only and (seeds or only):
+        raise UsageError("--table shows all that is finished", "leave out --seeds and --only")
     chosen = load_study(name)
     root = output_dir or Path("studies") / chosen.name
     runs = chosen.runs(root, parse_seeds(seeds, chosen.seeds), only or (), settings or ())

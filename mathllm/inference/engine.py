@@ -28,8 +28,9 @@ Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
 SCORES, CACHE_BYTES = 1 << 24, 1 << 30
 
-# rows that are worth a batch of their own on another thread: with fewer, threads wait for Python and not for products
-SHARE = 256
+# rows that are worth a batch of their own on another thread (with fewer, threads wait for Python and not for products),
+# and the most threads
+SHARE, MOST = 256, 8
 
 ENDED, CUT = 0, 1
 REASONS = ("end", "length")  # why a row ended: it wrote the stop token, or ran out of room
@@ -171,7 +172,8 @@ def generate(
     reasons = np.full(n, CUT, np.uint8)
     device = model.embedding.weight.device
     greedy = params is None or params.temperature == 0
-    threads = torch.get_num_threads() if device.type == "cpu" and greedy else 1  # random draws come in order
+    # random draws come in order
+    threads = min(MOST, torch.get_num_threads()) if device.type == "cpu" and greedy else 1
 
     def complete(part: NDArray[np.int64]) -> None:
         prompt = torch.from_numpy(prompts[part, : lengths[part[0]]]).to(device).long()
@@ -188,7 +190,7 @@ def generate(
         reasons[part[row[token == stop]]] = ENDED
 
     jobs = _batches(model, lengths, max_new_tokens, batch_size, threads) if width else []
-    if threads > 1 and len(jobs) > 1:
+    if threads > 1 and n >= SHARE * len(jobs) > SHARE:
         with workers(threads) as pool:
             list(pool.map(complete, jobs))
     else:
@@ -206,7 +208,7 @@ def _batches(
     for length in np.unique(lengths):
         same = np.flatnonzero(lengths == length)
         room = int(length) + min(max_new_tokens, model.max_length - int(length))
-        most = min(batch_size, CACHE_BYTES // (room * model.cache_bytes))
+        most = min(batch_size, CACHE_BYTES // threads // (room * model.cache_bytes))
         share = max(SHARE, -(-len(same) // threads))
         size = max(1, min(most, share))
         found += [same[start : start + size] for start in range(0, len(same), size)]
