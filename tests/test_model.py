@@ -12,6 +12,7 @@ from mathllm.errors import UsageError
 from mathllm.formats import get_format
 from mathllm.inference.engine import places_for
 from mathllm.model import Transformer
+from mathllm.model.attention import turn
 from mathllm.model.checkpoint import load_checkpoint, save_model
 from mathllm.model.norms import EPSILON, rms_norm
 from mathllm.model.positions import SCHEMES, Rope, Where
@@ -155,7 +156,7 @@ def test_rope_turns_pairs_of_neighbours_by_angles_that_grow_with_the_position() 
     rope = Rope(hidden=16, heads=2, layers=1, max_length=32)
     x = torch.randn(2, 5, 3, 8, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 1, 2, 7, 31])
-    turned = rope.rotate(x, Where(positions))
+    turned = turn(x, rope.turns(Where(positions)))
     for place, position in enumerate(positions.tolist()):
         for pair in range(4):
             angle = position * 10000 ** (-2 * pair / 8)
@@ -175,8 +176,8 @@ def test_scores_under_rope_depend_on_the_distance_only() -> None:
     query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(1))
     scores = {
         start: (
-            rope.rotate(query, Where(torch.tensor([start + 3])))
-            * rope.rotate(key, Where(torch.tensor([start])))
+            turn(query, rope.turns(Where(torch.tensor([start + 3]))))
+            * turn(key, rope.turns(Where(torch.tensor([start]))))
         )
         .sum()
         .item()
@@ -184,7 +185,7 @@ def test_scores_under_rope_depend_on_the_distance_only() -> None:
     }
     assert scores[0] == pytest.approx(scores[7], abs=1e-4) == pytest.approx(scores[60], abs=1e-4)
     further = (
-        (rope.rotate(query, Where(torch.tensor([4]))) * rope.rotate(key, Where(torch.tensor([0]))))
+        (turn(query, rope.turns(Where(torch.tensor([4])))) * turn(key, rope.turns(Where(torch.tensor([0])))))
         .sum()
         .item()
     )

@@ -16,6 +16,7 @@ from mathllm.evaluation.exact_match import judge
 from mathllm.formats import get_format
 from mathllm.inference.solver import Solver
 from mathllm.model import Transformer
+from mathllm.model.attention import turn
 from mathllm.model.checkpoint import load_checkpoint
 from mathllm.model.positions import SCHEMES, CoupledBias, CoupledRope, Fire, Scheme, Where, make_positions
 from mathllm.tasks import make_problems
@@ -95,9 +96,9 @@ def test_two_schemes_at_once_do_what_each_of_them_does() -> None:
     together = make_positions("coupled+rope", 16, 2, 1, 32)
     coupled, rope = together.parts
     generator = torch.Generator().manual_seed(0)
-    x, heads = torch.randn(1, 3, 16, generator=generator), torch.randn(1, 3, 2, 8, generator=generator)
+    x = torch.randn(1, 3, 16, generator=generator)
     assert torch.equal(together.embed(x, where(1, 2, 1)), coupled.embed(x, where(1, 2, 1)))
-    assert torch.equal(together.rotate(heads, where(1, 2, 1)), rope.rotate(heads, where(1, 2, 1)))
+    assert torch.equal(together.turns(where(1, 2, 1)), rope.turns(where(1, 2, 1)))
     assert bias_of(together, 0, where(1), where(1)) is None
     assert together.uses == "places"
     biased = make_positions("coupled-bias+alibi", 16, 2, 1, 32)
@@ -188,7 +189,7 @@ def test_without_decay_or_qk_norm_every_key_counts() -> None:
 def test_coupled_rope_turns_digits_that_line_up_alike() -> None:
     scheme = CoupledRope(hidden=16, heads=2, layers=1, max_length=32)
     x = torch.randn(1, 1, 2, 8, generator=torch.Generator().manual_seed(0)).expand(1, 3, 2, 8)
-    turned = scheme.rotate(x, where(4, 7, 4))
+    turned = turn(x, scheme.turns(where(4, 7, 4)))
     assert torch.equal(turned[:, 0], turned[:, 2])
     assert not torch.allclose(turned[:, 0], turned[:, 1])
 

@@ -49,13 +49,17 @@ class Generation:
 
 @dataclass(frozen=True)
 class Step:
-    """One token for each row that still runs: which row of the batch (R), id (R), log-probability (R), and
-    the logits (R, V) that it was picked from (-inf where a token was not allowed)."""
+    """One token for each row that still runs: which row of the batch (R), id (R), and the logits (R, V) that it
+    was picked from (-inf where a token was not allowed)."""
 
     rows: Tensor
     ids: Tensor
-    log_probs: Tensor
     logits: Tensor
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log-probabilities (R) of the ids under the model at temperature 1."""
+        return self.logits.log_softmax(-1).gather(-1, self.ids[:, None])[:, 0]
 
 
 @torch.inference_mode()
@@ -88,6 +92,7 @@ def decode(
     cache = model.make_cache(batch, length + room)
     rows = torch.arange(batch, device=prompts.device)  # the row of the batch that each row of the cache is
     running = torch.ones(batch, dtype=torch.bool, device=prompts.device)
+    alive = batch
     tokens = prompts
     texts = prompts  # as far as they are written; only a model that uses places needs them
     for step in range(room):
@@ -99,9 +104,12 @@ def decode(
             logits = piece[:, -1]  # of the last piece
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
-        ids, log_probs = pick(logits, params, generator)
-        live = running.nonzero()[:, 0]
-        yield Step(rows[live], ids[live], log_probs[live], logits[live])
+        ids = pick(logits, params, generator)
+        if alive == len(rows):
+            yield Step(rows, ids, logits)
+        else:
+            live = running.nonzero()[:, 0]
+            yield Step(rows[live], ids[live], logits[live])
         running &= ids != stop
         alive = int(running.sum())
         if alive == 0 or step == room - 1:
@@ -177,13 +185,12 @@ def generate(
 
     def complete(part: NDArray[np.int64]) -> None:
         prompt = torch.from_numpy(prompts[part, : lengths[part[0]]]).to(device).long()
-        steps = [
-            (step.rows, step.ids, step.log_probs)
-            for step in decode(model, prompt, max_new_tokens, params, stop, None, generator, places)
-        ]
+        steps = list(decode(model, prompt, max_new_tokens, params, stop, None, generator, places))
+        parts = zip(*((step.rows, step.ids, step.logits) for step in steps), strict=True)
+        every = Step(*(torch.cat(part) for part in parts))
         # one transfer a batch: a GPU would otherwise wait for the host at every token
-        row, token, log_prob = (torch.cat(parts).cpu().numpy() for parts in zip(*steps, strict=True))
-        column = np.repeat(np.arange(len(steps)), [len(step[0]) for step in steps])
+        row, token, log_prob = (part.cpu().numpy() for part in (every.rows, every.ids, every.log_probs))
+        column = np.repeat(np.arange(len(steps)), [len(step.rows) for step in steps])
         ids[part[row], column] = token
         log_probs[part[row], column] = log_prob
         written[part] = np.bincount(row, minlength=len(part))

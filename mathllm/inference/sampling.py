@@ -30,18 +30,14 @@ class SamplingParams:
             raise UsageError(f"top_p must be above 0 and at most 1 (all), not {self.top_p:g}")
 
 
-def pick(
-    logits: Tensor, params: SamplingParams, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """Next ids (B) from logits (B, V), and their log-probabilities (B) under the model at temperature 1."""
+def pick(logits: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> Tensor:
+    """Next ids (B) from logits (B, V)."""
     if params.temperature == 0:
-        ids = logits.argmax(-1)
-    else:
-        weights = truncate((logits / max(params.temperature, COLDEST)).softmax(-1), params)
-        if weights.isnan().any():
-            raise MathLLMError("the model's outputs are not numbers: its weights are damaged")
-        ids = torch.multinomial(weights, 1, generator=generator)[:, 0]
-    return ids, logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+        return logits.argmax(-1)
+    weights = truncate((logits / max(params.temperature, COLDEST)).softmax(-1), params)
+    if weights.isnan().any():
+        raise MathLLMError("the model's outputs are not numbers: its weights are damaged")
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
 
 def truncate(weights: Tensor, params: SamplingParams) -> Tensor:

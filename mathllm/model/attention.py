@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mathllm.model.cache import KeyValueCache
 from mathllm.model.norms import rms_norm
-from mathllm.model.positions import Scheme, Where
+from mathllm.model.positions import Where
 
 
 class Attention(nn.Module):
@@ -32,21 +32,22 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        where: Where,
-        scheme: Scheme,
-        layer: int,
-        cache: KeyValueCache | None,
+        turns: Tensor | None,
         mask: Tensor | None,
+        cache: KeyValueCache | None,
+        layer: int,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C); see `attention_mask` for the mask."""
+        """x (B, T, C) -> (B, T, C); see `Scheme.turns`, and `attention_mask` for the mask."""
         batch, length, _ = x.shape
         # (B, T, C) -> (B, T, H + Hkv + Hkv, D); norm and rotation run over memory as it lies, before the transpose
         heads = self.qkv(x).view(batch, length, -1, self.head_width)
         qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.qk_norm:
             qk = rms_norm(qk)
-        q, k = scheme.rotate(qk, where).split([self.heads, self.kv_heads], dim=2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
+        if turns is not None:
+            qk = turn(qk, turns)
+        q, k = qk.transpose(1, 2).split([self.heads, self.kv_heads], dim=1)  # (B, H, T, D)
+        v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         y = F.scaled_dot_product_attention(
@@ -60,6 +61,12 @@ class Attention(nn.Module):
         )
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
+
+
+def turn(x: Tensor, turns: Tensor) -> Tensor:
+    """x (B, T, H, D), each pair of neighbours rotated by unit complex numbers ([B,] T, 1, D / 2)."""
+    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turns).view(x.shape).to(x.dtype)
 
 
 def attention_mask(bias: Tensor | None, query: Where, key: Where) -> Tensor | None:

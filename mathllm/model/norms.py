@@ -16,8 +16,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = scale.square_().mul_(1 / x.shape[-1]).add_(EPSILON).rsqrt_()
+        scale = inverse_rms(x)
         y: Tensor = x * scale
         ctx.save_for_backward(y, scale)
         return y
@@ -30,12 +29,22 @@ class _RMSNorm(torch.autograd.Function):
         return torch.addcmul(gradient, y, along, value=-1).mul_(scale)
 
 
-def rms_norm(x: Tensor) -> Tensor:
-    """x (..., D) scaled to unit root mean square over D (arXiv 1910.07467), without a trained scale."""
+def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """x (..., D) scaled to unit root mean square over D (arXiv 1910.07467), times a trained scale if there is one."""
     if x.is_cuda:
-        return F.rms_norm(x, x.shape[-1:], eps=EPSILON)  # one kernel
-    out: Tensor = _RMSNorm.apply(x)  # type: ignore[no-untyped-call]
-    return out
+        return F.rms_norm(x, x.shape[-1:], weight, EPSILON)  # one kernel
+    if not torch.is_grad_enabled():
+        out: Tensor = x * inverse_rms(x)
+        return out if weight is None else out.mul_(weight)
+    out = _RMSNorm.apply(x)  # type: ignore[no-untyped-call]
+    return out if weight is None else out * weight
+
+
+def inverse_rms(x: Tensor) -> Tensor:
+    """1 / RMS of x (..., D) over D: (..., 1)."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    inverse: Tensor = norm.square_().mul_(1 / x.shape[-1]).add_(EPSILON).rsqrt_()
+    return inverse
 
 
 class RMSNorm(nn.Module):
@@ -46,7 +55,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x) * self.weight
+        return rms_norm(x, self.weight)
 
 
 def make_norm(name: str, hidden: int) -> nn.Module:

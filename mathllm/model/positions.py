@@ -1,9 +1,9 @@
 """How a token knows where it is: one small class per scheme, behind one registry.
 
-Every scheme has the same three moments: `embed` may add to the token embeddings, `rotate` may turn queries and
-keys, `bias` may add to the attention scores (from `pairs`, worked out once for all layers). All see where tokens
-stand, never how long a text is, so cached decoding and training agree. Some have to be told more than the order of
-tokens: what a scheme `uses`.
+Every scheme has the same three moments: `embed` may add to the token embeddings, `turns` may turn queries and
+keys, `bias` may add to the attention scores (`turns`, and the `pairs` of a bias, are worked out once for all layers).
+All see where tokens stand, never how long a text is, so cached decoding and training agree. Some have to be told
+more than the order of tokens: what a scheme `uses`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Scheme(nn.Module):
         """x (B, T, C) with what tells the position added to it."""
         return x
 
-    def rotate(self, x: Tensor, where: Where) -> Tensor:
-        """Queries or keys x (B, T, H, D), turned by their position."""
-        return x
+    def turns(self, where: Where) -> Tensor | None:
+        """Unit complex numbers ([B,] T, 1, D / 2) by which pairs of a query's or key's channels are turned."""
+        return None
 
     def pairs(self, query: Where, key: Where) -> Any:
         """What `bias` has to know of every query and key: the same for all layers."""
@@ -93,15 +93,15 @@ class Rope(Scheme):
     A pair is a complex number and its rotation a product: one pass over memory where sines and cosines take five.
     """
 
-    turns: Tensor
+    table: Tensor
 
     def __init__(self, hidden: int, heads: int, layers: int, max_length: int) -> None:
         super().__init__(hidden, heads, layers, max_length)
-        angles = _angles(max_length, hidden // heads)
-        self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles), persistent=False)
+        angles = _angles(max_length, hidden // heads)[:, None]
+        self.register_buffer("table", torch.polar(torch.ones_like(angles), angles), persistent=False)
 
-    def rotate(self, x: Tensor, where: Where) -> Tensor:
-        return turn(x, self.turns[where.index])
+    def turns(self, where: Where) -> Tensor | None:
+        return self.table[where.index]
 
 
 class CoupledRope(Rope):
@@ -109,9 +109,9 @@ class CoupledRope(Rope):
 
     uses: Coordinates | None = "places"
 
-    def rotate(self, x: Tensor, where: Where) -> Tensor:
+    def turns(self, where: Where) -> Tensor | None:
         assert where.place is not None
-        return turn(x, self.turns[where.place])
+        return self.table[where.place]
 
 
 class Coupled(Scheme):
@@ -293,10 +293,9 @@ class Together(Scheme):
             x = scheme.embed(x, where)
         return x
 
-    def rotate(self, x: Tensor, where: Where) -> Tensor:
-        for scheme in self.parts:
-            x = scheme.rotate(x, where)
-        return x
+    def turns(self, where: Where) -> Tensor | None:
+        given = [turns for scheme in self.parts if (turns := scheme.turns(where)) is not None]
+        return math.prod(given[1:], start=given[0]) if given else None
 
     def pairs(self, query: Where, key: Where) -> list[Any]:
         return [scheme.pairs(query, key) for scheme in self.parts]
@@ -344,12 +343,6 @@ def schemes_of(name: str) -> list[type[Scheme]]:
 def coordinates_used(name: str) -> Coordinates | None:
     """What the schemes of that name have to be told beside the order of tokens."""
     return next((scheme.uses for scheme in schemes_of(name) if scheme.uses), None)
-
-
-def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """x (B, T, H, D), each pair of neighbours rotated by unit complex numbers ([B,] T, D / 2)."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns.unsqueeze(-2)).flatten(-2).to(x.dtype)
 
 
 def _angles(length: int, width: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mathllm.model.attention import Attention, attention_mask, underflow_spread
 from mathllm.model.cache import KeyValueCache
 from mathllm.model.norms import make_norm
-from mathllm.model.positions import Scheme, Where, make_positions
+from mathllm.model.positions import Where, make_positions
 from mathllm.tokenizer import VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -70,13 +70,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        where: Where,
-        scheme: Scheme,
-        layer: int,
-        cache: KeyValueCache | None,
+        turns: Tensor | None,
         mask: Tensor | None,
+        cache: KeyValueCache | None,
+        layer: int,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), where, scheme, layer, cache, mask)
+        x = x + self.attention(self.attention_norm(x), turns, mask, cache, layer)
         out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
         return out
 
@@ -167,13 +166,13 @@ class Transformer(nn.Module):
         seen = where if cache is None else cache.append(where)
         x = tokens if tokens.is_floating_point() else self.embedding(tokens)
         x = self.positions.embed(x, where)
-        embedded, pairs = x, self.positions.pairs(where, seen)
+        embedded, turns, pairs = x, self.positions.turns(where), self.positions.pairs(where, seen)
         # blocks repeated share weights, and each repetition sees the input again (arXiv 2405.17399)
         for loop in range(self.loops):
             x = x + embedded if loop else x
             for layer, block in enumerate(self.blocks):
                 mask = attention_mask(self.positions.bias(layer, pairs), where, seen)
-                x = block(x, where, self.positions, loop * len(self.blocks) + layer, cache, mask)
+                x = block(x, turns, mask, cache, loop * len(self.blocks) + layer)
         if cache is not None:
             cache.length += length
         x = self.final_norm(x)
