@@ -67,10 +67,11 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> Trai
 
 def evaluate(model: MathModel, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
     """Exact match of a model on a data file, or on a list of expressions."""
+    chain = model.solver.chain
     asked = (
-        parse_expressions(problems)
+        parse_expressions(problems, chain)
         if not isinstance(problems, (str, Path))
-        else read_problems(Path(problems))
+        else read_problems(Path(problems), chain)
     )
     model.solver.check(asked)
     return evaluate_problems(model.checkpoint.model, model.checkpoint.notation, asked, batch_size=batch_size)

@@ -25,8 +25,8 @@ from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain, 
 from mathllm.inference.engine import CUT, ENDED, Step
 from mathllm.inference.solver import Solution, Solver, is_unfinished
 from mathllm.model.checkpoint import load_checkpoint
-from mathllm.tasks import TASKS, Problems, get_tasks
-from mathllm.tasks.expressions import expressions, parse_expression
+from mathllm.tasks import TASKS, Problems, extent, get_tasks
+from mathllm.tasks.expressions import expressions
 from mathllm.tokenizer import END, TOKENS, Ids, decode
 
 PROMPT = "> "
@@ -114,7 +114,7 @@ class Chat:
     def problem(self, line: str) -> tuple[Problems, list[str]]:
         """The problem in a line, finished by the model if need be, and what is odd about it."""
         unfinished = is_unfinished(line)
-        problem = self.solver.complete(line) if unfinished else parse_expression(line)
+        problem = self.solver.complete(line) if unfinished else self.solver.parse(line)
         self.solver.check(problem)
         notes = [f"in training this model never saw {what}" for what in self.solver.unseen(problem)]
         if unfinished:
@@ -201,10 +201,9 @@ def description(solver: Solver) -> list[str]:
     """What one should know about a model before talking to it."""
     checkpoint, data = solver.checkpoint, solver.checkpoint.data
     names = " and ".join(TASKS[code].name for code in get_tasks(data.task))
-    digits = f"{data.max_digits:,} digit{'s' * (data.max_digits != 1)}"
     return [
         f"{checkpoint.path}: {solver.model.num_parameters:,} parameters",
-        f"trained on {names} of numbers of up to {digits}",
+        f"trained on {names} {extent(data.task, data.max_digits)}",
         f"{checkpoint.notation.name} format: {checkpoint.notation.summary}",
     ]
 
@@ -212,8 +211,10 @@ def description(solver: Solver) -> list[str]:
 def greeting(solver: Solver) -> list[str]:
     data = solver.checkpoint.data
     symbol = TASKS[get_tasks(data.task)[0]].symbol
-    left, right = "658"[: data.max_digits], "189"[: data.max_digits]
-    return [*description(solver), f"type a problem like {left}{symbol}{right}, or /help; Ctrl-D leaves"]
+    example = f"{'658'[: data.max_digits]}{symbol}{'189'[: data.max_digits]}"
+    if solver.chain:
+        example = "3+4*7-2"
+    return [*description(solver), f"type a problem like {example}, or /help; Ctrl-D leaves"]
 
 
 def work_out(solver: Solver, problem: Problems, console: Console, written: list[Token]) -> Solution:

@@ -45,6 +45,8 @@ NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
+OBJECTIVES = ("teacher-forcing", "gumbel")
+ESTIMATORS = ("straight-through", "soft", "argmax", "exact")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
 
@@ -122,8 +124,9 @@ class DataConfig:
     """Which problems, and how they are written. `data_dir` empty means an endless stream made on the fly.
 
     `num_examples` (0: all there are) trains on a fixed set instead: that many problems of the stream, or the first
-    ones of the directory's train.jsonl. A stream starts with one digit and reaches `max_digits` evenly over the first
-    `curriculum_steps` (0: it has all lengths from the start).
+    ones of the directory's train.jsonl. A stream starts with `curriculum_start` digits and reaches `max_digits`
+    evenly over the first `curriculum_steps` (0: it has all lengths from the start). A chain's digits are its numbers.
+    `thought_length` is that of format `slots` (0: one token more than the longer operand has digits).
     """
 
     data_dir: str = ""
@@ -138,12 +141,52 @@ class DataConfig:
     train_ratio: float = 0.9
     val_ratio: float = 0.05
     curriculum_steps: int = 0
+    curriculum_start: int = 1
+    thought_length: int = 0
 
     def __post_init__(self) -> None:
         _at_least("data.curriculum_steps", self.curriculum_steps, 0)
+        _at_least("data.curriculum_start", self.curriculum_start, 1)
+        _at_least("data.thought_length", self.thought_length, 0)
         if self.curriculum_steps and (self.data_dir or self.num_examples):
             raise UsageError(
                 "a curriculum over length needs an endless stream", "leave out data_dir and num_examples"
+            )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is learned from a text: all that follows the prompt (`teacher-forcing`), or the answer alone, while the
+    model fills the thought itself (`gumbel`: all that follows here is for it).
+
+    `estimator`: `straight-through` (a token forward, the softmax backward), `soft` (mixtures both ways), `argmax`
+    (tokens without a gradient), `exact` (the last thought summed over all its values, the ones before it tokens
+    without a gradient). The softmax has `temperature`, which goes to `temperature_end` (0: stays), and Gumbel noise
+    times `noise`, which goes to 0; both have arrived after 80% of training. The gradient goes through the last
+    `gradient_slots` thoughts (0: all). In the first `warmup_steps` the first `supervised` thoughts are
+    teacher-forced.
+    """
+
+    name: str = "teacher-forcing"
+    estimator: str = "straight-through"
+    temperature: float = 1.0
+    temperature_end: float = 0.0
+    noise: float = 1.0
+    gradient_slots: int = 0
+    supervised: int = 0
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("objective", self.name, OBJECTIVES)
+        _choice("estimator", self.estimator, ESTIMATORS)
+        for name in ("temperature_end", "noise", "gradient_slots", "supervised", "warmup_steps"):
+            _at_least(f"objective.{name}", getattr(self, name), 0)
+        if not 0.01 <= self.temperature <= 100 or self.temperature_end > 100:
+            raise UsageError(f"a temperature is from 0.01 to 100, not {self.temperature:g}")
+        if bool(self.supervised) != bool(self.warmup_steps):
+            raise UsageError(
+                "objective.supervised and objective.warmup_steps belong together: how many first thoughts are "
+                "supervised, and for how many steps"
             )
 
 
@@ -228,6 +271,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 

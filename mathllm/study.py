@@ -124,7 +124,7 @@ class Study:
         own = {"seed": seed, "output_dir": str(root / f"{folder(variant)}-seed{seed}"), "wandb": "off"}
         try:
             config = complete(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
-            notation = get_format(config.data.format, config.data.zero_pad)
+            notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
             for digits in self.digits:
                 for code in get_tasks(config.data.task):
                     check_length(config.model.max_length, notation, code, digits, config.data.max_operands)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from mathllm.formats import FORMATS, Format, get_format
+from mathllm.formats import Format, formats_for, get_format
 from mathllm.tasks import TASK_NAMES, Numbers, Problems
 from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, TOKENS
 
 SYMBOLS = {"+": "addition", "-": "subtraction", "*": "multiplication"}
 
 # every notation, with and without zero-padding
-ALL_FORMATS = [get_format(name, zero_pad) for name in FORMATS for zero_pad in (False, True)]
+ALL_FORMATS = [get_format(name, zero_pad) for name in formats_for("addition") for zero_pad in (False, True)]
 
 
 def format_id(notation: Format) -> str:

@@ -13,7 +13,7 @@ from mathllm.bench.measure import rate, seconds_of
 from mathllm.cli.bench import number, remarks
 from mathllm.cli.main import app
 from mathllm.errors import MathLLMError, UsageError
-from mathllm.formats import FORMATS
+from mathllm.formats import formats_for
 
 QUICK = Options(device="cpu", sizes=("nano",), repeats=2)
 
@@ -34,7 +34,7 @@ def test_the_command_from_the_machine_to_the_document(tmp_path: Path) -> None:
     section = said["sections"]["data"]
     assert 10e6 < section["peak_bytes"] < 10e9
     assert [one["what"] for one in section["measurements"]] == [
-        *(f"rendered, {name}, up to 3 digits" for name in FORMATS),
+        *(f"rendered, {name}, up to 3 digits" for name in formats_for("addition")),
         "drawn, rendered and written, column",
     ]
     assert all(one["value"] > 0 and one["repeats"] == 1 for one in section["measurements"])

@@ -206,7 +206,7 @@ def test_numbers_that_are_too_long(solver):
     assert "more than 4,000 digits" in talk(solver, "9" * 10_000 + "+1")
     shown = talk(solver, "9" * 3_000 + "+1")
     assert "the problem alone takes 3,003 tokens, and this model has room for 32" in shown
-    assert "it was trained on numbers of up to 1 digit" in shown
+    assert "it was trained on problems of numbers of up to 1 digit" in shown
     assert "the problem and its solution take 37 tokens" in talk(solver, "1111+2222").replace("\n ", "")
 
 

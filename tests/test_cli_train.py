@@ -407,6 +407,31 @@ def test_an_output_directory_that_cannot_be_is_an_error(run: Any) -> None:
     assert "cannot write file/below: Not a directory" in ended.err
 
 
+def test_thoughts_of_the_models_own_by_flags(run: Any) -> None:
+    chains = (*SMALL, "--task", "chain", "--format", "steps", "--max-steps", "3", "--use-gumbel")
+    flags = ("--gumbel-temperature", "2", "--gumbel-temperature-end", "0.5", "--estimator", "soft")
+    assert run(*chains, *flags, "--thought-warmup", "2", "--output-dir", "run").code == 0
+    objective = json.loads(Path("run/training_config.json").read_text())["objective"]
+    assert objective == {
+        "name": "gumbel",
+        "estimator": "soft",
+        "temperature": 2.0,
+        "temperature_end": 0.5,
+        "noise": 1.0,
+        "gradient_slots": 0,
+        "supervised": 1,
+        "warmup_steps": 2,
+    }
+    shown = run(*chains, "--show-loss-mask").out.splitlines()
+    text, marks = shown[0], shown[1]
+    scored = "".join(c for c, mark in zip(text, marks.ljust(len(text)), strict=True) if mark == "^")
+    assert scored == text.partition("</think>")[2], "the answer and its end alone"
+    for flag in ("--estimator", "--gumbel-temperature"):
+        ended = run(*SMALL, flag, "soft" if flag == "--estimator" else "2", "--output-dir", "other")
+        assert ended.code == 2
+        assert "does nothing without --use-gumbel" in ended.err
+
+
 def test_a_curriculum_trains_on_a_stream_whatever_lies_about(run: Any) -> None:
     generate_dataset(DataConfig(max_digits=2), 200, 0, Path("data"))
     curriculum = (*SMALL, "--max-steps", "3", "--set", "data.curriculum_steps=2")

@@ -19,7 +19,7 @@ from strategies import Question, ask
 from mathllm.config import DataConfig
 from mathllm.data.files import FILES, generate_dataset, read_metadata
 from mathllm.errors import DataError, UsageError
-from mathllm.formats import FORMATS, get_format
+from mathllm.formats import formats_for, get_format
 from mathllm.tasks import SAMPLINGS
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import decode_rows, encode
@@ -84,7 +84,7 @@ def test_text_of_the_default_is_school_addition(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zero_pad", [False, True])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", formats_for("addition"))
 def test_every_format_writes_the_same_problems(
     name: str, zero_pad: bool, dataset: Path, tmp_path: Path
 ) -> None:

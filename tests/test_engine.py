@@ -224,9 +224,20 @@ def test_prompts_are_left_as_they_were(model):
 def test_only_allowed_tokens_are_written(model, temperature):
     prompts = torch.from_numpy(random_prompts(50, 4, 4)[0]).long()
     allowed = (2, 7, EQUALS)
+
+    def may_follow(texts):
+        assert len(texts) <= 50
+        return np.isin(np.arange(16), allowed)[None]
+
     steps = list(
         decode(
-            model, prompts, 10, SamplingParams(temperature), EQUALS, allowed, torch.Generator().manual_seed(0)
+            model,
+            prompts,
+            10,
+            SamplingParams(temperature),
+            EQUALS,
+            may_follow,
+            torch.Generator().manual_seed(0),
         )
     )
     written = torch.cat([step.ids for step in steps])

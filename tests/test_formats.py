@@ -21,7 +21,7 @@ from strategies import (
 )
 
 from mathllm.errors import UsageError
-from mathllm.formats import FORMATS, Format, Parsed, Rendered, get_format
+from mathllm.formats import FORMATS, Format, Parsed, Rendered, formats_for, get_format
 from mathllm.tasks import get_tasks
 from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, decode, decode_rows, encode
 
@@ -441,7 +441,8 @@ def test_numbers_of_200_digits(notation: Format) -> None:
 
 
 def test_formats_are_chosen_by_name() -> None:
-    assert list(FORMATS) == ["column", "pairwise", "reversed", "hinted", "plain"]
+    assert formats_for("addition") == ["column", "pairwise", "reversed", "hinted", "plain", "slots"]
+    assert formats_for("chain") == ["plain", "steps", "no-steps", "filler", "random-steps"]
     for name in FORMATS:
         assert get_format(name).name == name
         assert not get_format(name).zero_pad

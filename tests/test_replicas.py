@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from runs import finished, records, same_run, tiny, weights
-from test_training import CPU, model_and_rows
+from test_training import CPU, model_and_rows, teacher_forcing
 
 from mathllm.data.batches import micro_batches
-from mathllm.training.objectives import teacher_forcing
 from mathllm.training.replicas import Replicas, sensible_threads
 
 SETTINGS = ("train.batch_size=30", "optim.optimizer=adamw", "train.save_steps=10")

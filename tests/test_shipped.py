@@ -12,7 +12,7 @@ from mathllm.config import build_config
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.lengths import KINDS, draw_length
 from mathllm.evaluation.report import evaluate_problems
-from mathllm.model.checkpoint import ANY_LENGTH, SHIPPED, find_checkpoint
+from mathllm.model.checkpoint import ANY_LENGTH, OWN_THOUGHTS, SHIPPED, find_checkpoint
 from mathllm.tasks import Problems, Sampling, sample
 from mathllm.training.run import complete
 
@@ -85,15 +85,19 @@ def test_a_sample_of_sums_ten_times_as_long_as_in_training(any_length: MathModel
     assert wrong_answers(any_length, draw_length(0, 100, kind, 50, seed=7)) == 0
 
 
-@pytest.mark.parametrize(("path", "recipe"), [(SHIPPED, "addsub-3digit"), (ANY_LENGTH, "length-100x")])
+@pytest.mark.parametrize(
+    ("path", "recipe"),
+    [(SHIPPED, "addsub-3digit"), (ANY_LENGTH, "length-100x"), (OWN_THOUGHTS, "chain-thoughts")],
+)
 def test_they_were_made_by_the_recipes_as_they_stand(path: Path, recipe: str) -> None:
     config = complete(build_config({"train": {"threads": 1}}, recipe=recipe))
-    assert json.loads((path / "training_config.json").read_text(encoding="utf-8")) == config.to_dict()
+    saved = json.loads((path / "training_config.json").read_text(encoding="utf-8"))
+    assert build_config(saved) == config  # settings that it did not know yet had their defaults
 
 
 def test_without_a_run_the_first_of_them_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoints").mkdir()
-    for path in (SHIPPED, ANY_LENGTH):
+    for path in (SHIPPED, ANY_LENGTH, OWN_THOUGHTS):
         (tmp_path / "checkpoints" / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     assert find_checkpoint() == SHIPPED

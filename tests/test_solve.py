@@ -155,7 +155,7 @@ def test_problems_that_do_not_fit(solver):
         solver.solve("1111+2222")
     with pytest.raises(UsageError, match="the problem alone takes 35 tokens") as error:
         solver.solve("9" * 32 + "+1")
-    assert error.value.hint == "it was trained on numbers of up to 1 digit"
+    assert error.value.hint == "it was trained on problems of numbers of up to 1 digit"
     with pytest.raises(UsageError, match="the problem alone"):
         solver.solve_many(["1+1", "9" * 32 + "+1"])
     # exactly as long as there is room for

@@ -97,6 +97,9 @@ def test_a_curriculum_goes_from_one_digit_to_all_of_them() -> None:
     stream, plain = ProblemStream(data, seed=1), ProblemStream(DataConfig(max_digits=4), seed=1)
     longest = {step: int(stream.problems(step, 200).widths.max()) for step in (0, 24, 25, 50, 75, 99, 100)}
     assert longest == {0: 1, 24: 1, 25: 2, 50: 3, 75: 4, 99: 4, 100: 4}
+    later = ProblemStream(DataConfig(max_digits=4, curriculum_steps=90, curriculum_start=2), seed=1)
+    longest = {step: int(later.problems(step, 200).widths.max()) for step in (0, 29, 30, 60, 90)}
+    assert longest == {0: 2, 29: 2, 30: 3, 60: 4, 90: 4}
     assert (stream.problems(100, 50).operands == plain.problems(100, 50).operands).all()
     with pytest.raises(UsageError, match="needs an endless stream"):
         DataConfig(curriculum_steps=5, num_examples=10)

@@ -191,7 +191,7 @@ def assert_even(values: np.ndarray, possible: range) -> None:
         assert abs(count - values.size * share) <= slack
 
 
-@pytest.mark.parametrize("names", TASK_NAMES)
+@pytest.mark.parametrize("names", SYMBOLS.values())
 def test_digits_sampling_is_even_in_the_number_of_digits(names: str) -> None:
     lengths = draw("digits", names, max_digits=5).lengths
     assert_even(lengths[:, 0] if names == "multiplication" else lengths, range(1, 6))
@@ -394,11 +394,12 @@ def test_tasks_are_chosen_by_name() -> None:
         "addition",
         "subtraction",
         "multiplication",
+        "chain",
     )  # their order is their code: never change it
     assert get_tasks("addition") == (0,)
     assert get_tasks(" subtraction , addition ") == (1, 0)
     assert get_tasks(["subtraction"]) == (1,)
-    assert [task.symbol for task in TASKS] == ["+", "-", "*"]
+    assert [task.symbol for task in TASKS] == ["+", "-", "*", ""]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.console import Console
 from runs import finished, records, tiny, weights
 
 from mathllm.config import build_config
-from mathllm.data.batches import make_batch, micro_batches
+from mathllm.data.batches import Batch, make_batch, micro_batches
 from mathllm.data.sources import ProblemStream
 from mathllm.errors import DeviceError, TrainingError, UsageError
 from mathllm.evaluation.exact_match import judge
@@ -22,7 +22,8 @@ from mathllm.model.checkpoint import load_checkpoint
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tasks.splits import TEST, VAL, SplitRatios, split_of
 from mathllm.training.loggers import start_wandb
-from mathllm.training.objectives import teacher_forcing
+from mathllm.training.objectives import Moment
+from mathllm.training.objectives.teacher_forcing import TeacherForcing
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.run import count_steps, load_splits, train
 from mathllm.training.trainer import Trainer
@@ -40,6 +41,10 @@ def model_and_rows(count: int = 40) -> tuple[Transformer, Rendered]:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model, get_format("column").render(ProblemStream(config.data, 0).problems(0, count))
+
+
+def teacher_forcing(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    return TeacherForcing().loss(model, batch, Moment(0, 0.0, torch.Generator()))
 
 
 def mean_loss(model: Transformer, rendered: Rendered) -> float:

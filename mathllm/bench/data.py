@@ -12,7 +12,7 @@ import torch
 from mathllm.bench.measure import Measurement, Options, rate, seconds_of
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset
-from mathllm.formats import FORMATS, get_format
+from mathllm.formats import formats_for, get_format
 from mathllm.tasks import Sampling, sample
 
 ROWS = 100_000
@@ -22,7 +22,7 @@ def measure(options: Options) -> list[Measurement]:
     cpu = torch.device("cpu")
     problems = sample(np.random.default_rng(0), ROWS, (0,), Sampling(3))
     found = []
-    for name in FORMATS:
+    for name in formats_for("addition"):
         times = seconds_of(partial(get_format(name).render, problems), options.repeats, cpu)
         found.append(rate(f"rendered, {name}, up to 3 digits", ROWS, "rows/s", times))
     with tempfile.TemporaryDirectory() as directory:

@@ -128,6 +128,8 @@ def evaluate(
     from mathllm.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, pick_device(device))
+    if loaded.data.task == "chain" and (grid is not None or exhaustive is not None):
+        raise UsageError("a chain has no two operands", "mathllm eval --digits 5,9 counts its numbers")
     if grid is not None:
         share = grids(loaded, (grid, grid_step, per_cell), draft, batch_size, as_json, output_file, plot)
     elif lengths is not None:
@@ -209,7 +211,7 @@ def choose_problems(
         path = _test_file(data_dir) if data_dir is not None else data_path or _default_file(checkpoint)
         if path is None:
             return _fresh_problems(checkpoint, max_examples or SAMPLED)
-        found = read_problems(path)
+        found = read_problems(path, chain=checkpoint.data.task == "chain")
         if len(found) == 0:
             raise DataError(f"there is no problem in {path}", "make more: mathllm gen-data")
         _remark(checkpoint, found)

@@ -29,12 +29,15 @@ def gen_data(
     task: Annotated[
         str,
         option(
-            "addition, subtraction, multiplication (by one digit), or several: [cyan]addition,subtraction[/].",
+            "addition, subtraction, multiplication (by one digit), several: [cyan]addition,subtraction[/], or chain "
+            "(3+4*7-2, from left to right modulo 10).",
             PROBLEMS,
         ),
     ] = DEFAULTS.task,
     num_examples: Annotated[int, option("Rows of the three files together.", PROBLEMS)] = 100_000,
-    max_digits: Annotated[int, option("Digits of the longest operand.", PROBLEMS)] = DEFAULTS.max_digits,
+    max_digits: Annotated[
+        int, option("Digits of the longest operand (of a chain: numbers).", PROBLEMS)
+    ] = DEFAULTS.max_digits,
     max_operands: Annotated[
         int, option("Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.", PROBLEMS)
     ] = DEFAULTS.max_operands,
@@ -64,7 +67,9 @@ def gen_data(
         str,
         option(
             "column: digit by digit, as in school; pairwise: the whole sum again, turned round; "
-            "reversed: no reasoning, units first; hinted: the same, a place before every digit; plain: no reasoning.",
+            "reversed: no reasoning, units first; hinted: the same, a place before every digit; plain: no reasoning; "
+            "slots: room for thoughts of the model's own; for chains steps: the state after each, no-steps, filler: "
+            "a 0 for each, random-steps: a random digit.",
             TEXT,
         ),
     ] = DEFAULTS.format,

@@ -20,6 +20,7 @@ from mathllm.cli.eval import evaluate
 from mathllm.cli.gen_data import gen_data
 from mathllm.cli.solve import solve
 from mathllm.cli.study import study
+from mathllm.cli.thoughts import thoughts
 from mathllm.cli.train import train
 from mathllm.errors import MathLLMError, complain
 
@@ -43,6 +44,7 @@ app.command("eval")(evaluate)
 app.command("chat")(chat)
 app.command("solve")(solve)
 app.command("study")(study)
+app.command("thoughts")(thoughts)
 app.command("bench")(bench)
 
 

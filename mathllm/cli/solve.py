@@ -76,10 +76,9 @@ def solve(
 def work_out_one(solver: Solver, text: str, console: Any) -> bool:
     """The worked solution, as the chat shows it; False if there is none."""
     from mathllm.chat import work_out
-    from mathllm.tasks.expressions import parse_expression
 
     try:
-        problem = parse_expression(text)
+        problem = solver.parse(text)
         solver.check(problem)
         for unseen in solver.unseen(problem):
             print(f"note: in training this model never saw {unseen}", file=sys.stderr)

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="positions, coupled-bias, sample-efficiency, or a TOML file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="positions, coupled-bias, sample-efficiency, thoughts, thoughts-addition, or a TOML file."
+        ),
+    ],
     seeds: Annotated[
         str | None,
         typer.Option(help="Which seeds: 0,1,2 (default: as many as the study says).", metavar="N,N..."),
@@ -48,6 +53,7 @@ def study(
     mathllm study positions --seeds 0 --only rope --only coupled-bias
     mathllm study coupled-bias                  # what makes length-100x work, taken away one by one
     mathllm study sample-efficiency             # how many examples plain, reversed and column take
+    mathllm study thoughts                      # reasoning learned from the answer alone, and controls
     mathllm study mine.toml --set train.max_steps=200
     """
     from rich.console import Console

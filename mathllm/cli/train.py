@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.config import POSITIONS, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from mathllm.config import POSITIONS, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from mathllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mathllm.config import Config
     from mathllm.training.run import TrainResult
 
-MODEL, DATA, OPTIMIZATION, OUTPUT, MACHINE, MORE = (
-    *("Model", "Data", "Optimization", "Output", "Machine"),
+MODEL, DATA, THOUGHTS, OPTIMIZATION, OUTPUT, MACHINE, MORE = (
+    *("Model", "Data", "Thoughts", "Optimization", "Output", "Machine"),
     "All other settings (a recipe gives way to --set, and both to a flag)",
 )
 
@@ -50,16 +50,39 @@ def train(
     task: Annotated[
         str | None,
         option(
-            "Of a stream: addition, subtraction, multiplication, or several with commas.",
+            "Of a stream: addition, subtraction, multiplication, several with commas, or chain.",
             DATA,
             DataConfig.task,
         ),
     ] = None,
     format: Annotated[
-        str | None, option("column, pairwise, reversed, hinted or plain.", DATA, "the data's, else column")
+        str | None,
+        option(
+            "column, pairwise, reversed, hinted, plain, slots; for chains steps and its controls.",
+            DATA,
+            "the data's, else column",
+        ),
     ] = None,
     max_digits: Annotated[
         int | None, option("Of a stream: digits of the longest operand.", DATA, DataConfig.max_digits)
+    ] = None,
+    use_gumbel: Annotated[
+        bool, option("Score the answer alone: thoughts are the model's own.", THOUGHTS, flag="--use-gumbel")
+    ] = False,
+    gumbel_temperature: Annotated[
+        float | None, option("Of the softmax behind a thought.", THOUGHTS, ObjectiveConfig.temperature)
+    ] = None,
+    gumbel_temperature_end: Annotated[
+        float | None, option("What it goes to over training.", THOUGHTS, "the same")
+    ] = None,
+    thought_length: Annotated[
+        int | None, option("Thoughts in a text (format slots).", THOUGHTS, "digits + 1")
+    ] = None,
+    estimator: Annotated[
+        str | None, option("straight-through, soft, argmax or exact.", THOUGHTS, ObjectiveConfig.estimator)
+    ] = None,
+    thought_warmup: Annotated[
+        int | None, option("Steps with the first thought supervised (more: --set).", THOUGHTS, 0)
     ] = None,
     batch_size: Annotated[
         int | None, option("Rows of a step and process.", OPTIMIZATION, TrainConfig.batch_size)
@@ -193,7 +216,8 @@ def say(console: Console, text: str) -> None:
 # which setting each flag is
 SETTINGS = {
     "model": ("model_size", "position", "max_length"),
-    "data": ("data_dir", "task", "format", "max_digits"),
+    "data": ("data_dir", "task", "format", "max_digits", "thought_length"),
+    "objective": ("estimator",),
     "optim": ("learning_rate", "weight_decay", "optimizer", "schedule", "warmup_steps"),
     "train": (
         "batch_size",
@@ -234,16 +258,42 @@ def config_from_flags(flags: dict[str, Any]) -> Config:
         tables["train"]["max_steps"] = 0  # those of a recipe, or of the run that goes on
     if flags["wandb"] is not None:
         tables["train"]["wandb"] = "on" if flags["wandb"] else "off"
+    tables["objective"] |= objective_settings(flags)
     recipe, assigned = flags["recipe"], parse_assignments(flags["set_"] or [])
     wanted = build_config(assigned, tables, recipe=recipe)
     data = data_settings(wanted.data.data_dir, {**assigned.get("data", {}), **tables["data"]}, recipe)
     config = build_config(data, assigned, tables, recipe=recipe)
+    if not flags["resume"]:
+        check_objective(tables["objective"], config.objective)
     if flags["resume"]:
         saved = saved_settings(Path(complete(config).train.output_dir))
         # a data directory that merely lies about is not what the run was started on
         named = data if wanted.data.data_dir else {}
         config = build_config(saved, named, assigned, tables, recipe=recipe)
     return config
+
+
+def objective_settings(flags: dict[str, Any]) -> dict[str, Any]:
+    """What the flags about thoughts set, where their name is not that of the setting."""
+    found: dict[str, Any] = {"name": "gumbel"} if flags["use_gumbel"] else {}
+    for flag, setting in (
+        ("gumbel_temperature", "temperature"),
+        ("gumbel_temperature_end", "temperature_end"),
+        ("thought_warmup", "warmup_steps"),
+    ):
+        if flags[flag] is not None:
+            found[setting] = flags[flag]
+    if flags["thought_warmup"]:
+        found["supervised"] = 1
+    return found
+
+
+def check_objective(given: dict[str, Any], objective: ObjectiveConfig) -> None:
+    """Raises UsageError for flags about thoughts that nobody has."""
+    if given and objective.name != "gumbel":
+        raise UsageError(
+            "a flag about thoughts does nothing without --use-gumbel", "give it, or a recipe that does"
+        )
 
 
 def data_settings(data_dir: str, asked: dict[str, Any], recipe: str | None) -> dict[str, dict[str, Any]]:
@@ -276,15 +326,15 @@ def print_loss_mask(config: Config) -> None:
     """Three training rows; the tokens that count in the loss are underlined."""
     from mathllm.formats import get_format
     from mathllm.tokenizer import TOKENS, decode_rows
+    from mathllm.training.objectives import make_objective
     from mathllm.training.run import complete, load_splits
 
     config = complete(config)
-    notation = get_format(config.data.format, config.data.zero_pad)
+    notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
     rendered = notation.render(load_splits(config).source.problems(0, 3))
+    scored = make_objective(config.objective).scored(rendered)
     texts = decode_rows(rendered.ids, rendered.lengths)
-    for text, ids, mask, length in zip(
-        texts, rendered.ids, rendered.loss_mask, rendered.lengths, strict=True
-    ):
+    for text, ids, mask, length in zip(texts, rendered.ids, scored, rendered.lengths, strict=True):
         typer.echo(text)
         typer.echo(
             carets(text, [(TOKENS[i], bool(on)) for i, on in zip(ids[:length], mask[:length], strict=True)])

@@ -83,7 +83,7 @@ def generate_dataset(
     if data.max_digits > MAX_DIGITS:
         raise UsageError(f"max_digits must be at most {MAX_DIGITS:,}, not {data.max_digits:,}")
     data = replace(data, task=",".join(TASK_NAMES[code] for code in codes))
-    notation = get_format(data.format, data.zero_pad)
+    notation = get_format(data.format, data.zero_pad, data.thought_length)
     wanted = _wanted(num_examples, shares)
     parts = _drawn(codes, how, seed, Dealer(shares, wanted))
     with _replacing(output_dir, overwrite) as folder:
@@ -112,7 +112,7 @@ def import_dataset(
 
     Raises DataError naming file and line of each row that is refused, and what `generate_dataset` raises.
     """
-    notation = get_format(data.format, data.zero_pad)
+    notation = get_format(data.format, data.zero_pad, data.thought_length)
     shares = ratios(data)
     _check_free(output_dir, overwrite)
     problems = read_problems(source)
@@ -250,7 +250,7 @@ def _json_rows(problems: Problems, notation: Format) -> tuple[bytes, int]:
     return join_pieces(spaced(*compact(stack(row))), _PIECES), int(rendered.lengths.max(initial=0))
 
 
-_OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps")
+_OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps", "curriculum_start", "thought_length")
 
 
 def _options(data: DataConfig) -> dict[str, Any]:

@@ -36,8 +36,9 @@ _FOREIGN = re.compile(r"[^0-9+\-*= \t\r\v\f\n]")
 Rows = tuple[list[int], list[str], dict[int, str]]
 
 
-def read_problems(path: Path) -> Problems:
-    """All problems of a file, in its order (none, if it is empty); blank lines are skipped.
+def read_problems(path: Path, chain: bool = False) -> Problems:
+    """All problems of a file, in its order (none, if it is empty); blank lines are skipped. With `chain`, they are
+    chains.
 
     A row of JSONL needs `expression` and `answer`; what else it has is ignored.
 
@@ -50,11 +51,13 @@ def read_problems(path: Path) -> Problems:
         # foreign bytes become characters that no equation has, so that they too are reported with their line
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
             for lines, equations, faults in _batches(path, handle):
-                problems, good = true_equations(equations)
+                problems, good = true_equations(equations, chain)
                 parts.append(problems)
                 bad = np.flatnonzero(~good)
                 for row in bad.tolist():
-                    refused.append(f"{path}:{lines[row]}: {faults.get(row) or _reason(equations[row])}")
+                    refused.append(
+                        f"{path}:{lines[row]}: {faults.get(row) or _reason(equations[row], chain)}"
+                    )
     except OSError as error:
         hint = "name a file in it, such as test.jsonl" if path.is_dir() else None
         raise DataError(f"cannot read {path}: {error.strerror or error}", hint) from error
@@ -159,17 +162,17 @@ def _cells(line: str) -> list[str]:
     return [cell.strip(' "\r\n').lower() for cell in line.split(",")]
 
 
-def true_equations(texts: Sequence[str]) -> tuple[Problems, Bools]:
+def true_equations(texts: Sequence[str], chain: bool = False) -> tuple[Problems, Bools]:
     """Problems from texts like `951+11=962`, and which rows [N] are equations and true.
 
     Rows that are not equations come back as problems without operands.
     """
     step = max(1, _BATCH_TOKENS // (1 + max(map(len, texts))))
-    parts = [_true_equations(texts[start : start + step]) for start in range(0, len(texts), step)]
+    parts = [_true_equations(texts[start : start + step], chain) for start in range(0, len(texts), step)]
     return concatenate([problems for problems, _ in parts]), np.concatenate([good for _, good in parts])
 
 
-def _true_equations(texts: Sequence[str]) -> tuple[Problems, Bools]:
+def _true_equations(texts: Sequence[str], chain: bool) -> tuple[Problems, Bools]:
     try:
         ids, lengths = encode_rows(texts)
     except DataError:
@@ -178,7 +181,7 @@ def _true_equations(texts: Sequence[str]) -> tuple[Problems, Bools]:
     ids = np.pad(ids, ((0, 0), (0, 1)), constant_values=END)
     equals = ids == EQUALS
     expression_lengths = np.where(equals.any(1), equals.argmax(1), lengths)
-    problems, good = problems_from_ids(ids, expression_lengths)
+    problems, good = problems_from_ids(ids, expression_lengths, chain)
     # what stands after the first `=`, moved to the left
     stated_lengths = np.maximum(lengths - expression_lengths - 1, 0)
     source = expression_lengths[:, None] + 1 + np.arange(int(stated_lengths.max()))
@@ -192,12 +195,12 @@ def _true_equations(texts: Sequence[str]) -> tuple[Problems, Bools]:
     return problems, good
 
 
-def _reason(equation: str) -> str:
+def _reason(equation: str, chain: bool) -> str:
     """Why a text is no true equation."""
     shown = equation if len(equation) <= 60 else equation[:40] + " ..."
     expression, equals, stated = equation.partition("=")
     try:
-        problem = parse_expression(expression)
+        problem = parse_expression(expression, chain)
     except ExpressionError as error:
         return f"{shown!r}: {error.message}"
     if not equals:

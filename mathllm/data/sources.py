@@ -42,12 +42,14 @@ class ProblemStream:
     def __init__(self, data: DataConfig, seed: int) -> None:
         self.codes, self.how, self.ratios = get_tasks(data.task), sampling(data), ratios(data)
         self.seed, self.curriculum_steps = seed, data.curriculum_steps
+        self.curriculum_start = min(data.curriculum_start, data.max_digits)
 
     def problems(self, step: int, n: int) -> Problems:
         rng = np.random.default_rng([self.seed, _TRAINING, step])
         how = self.how
         if step < self.curriculum_steps:
-            how = replace(how, max_digits=1 + step * how.max_digits // self.curriculum_steps)
+            more = step * (how.max_digits - self.curriculum_start + 1) // self.curriculum_steps
+            how = replace(how, max_digits=self.curriculum_start + more)
         parts: list[Problems] = []
         missing = n
         for _ in range(_DRAWS):
@@ -157,5 +159,5 @@ def ratios(data: DataConfig) -> SplitRatios:
 
 def longest_text(data: DataConfig) -> int:
     """Tokens of the longest text that a DataConfig can produce."""
-    notation = get_format(data.format, data.zero_pad)
+    notation = get_format(data.format, data.zero_pad, data.thought_length)
     return notation.longest(get_tasks(data.task), data.max_digits, data.max_operands, data.signed)

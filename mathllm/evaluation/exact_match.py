@@ -21,7 +21,7 @@ from mathllm.data.batches import batches_by_length
 from mathllm.device import workers
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
-from mathllm.inference.engine import CUT, ENDED, Places, generate, places_for, read
+from mathllm.inference.engine import CUT, ENDED, Places, allowed_by, generate, places_for, read
 from mathllm.model import Transformer
 from mathllm.tasks import Problems, answer
 from mathllm.tasks.expressions import expressions
@@ -110,7 +110,7 @@ def judge(
         for rows, row_hits, surely_gold in _score_all(model, gold, batch_size, places):
             hits[rows], certain[rows] = row_hits, surely_gold & draft
             advance(int(certain[rows].sum()))
-        written = _complete(model, gold, np.flatnonzero(~certain), batch_size, places, advance)
+        written = _complete(model, notation, gold, np.flatnonzero(~certain), batch_size, advance)
     return read_verdicts(notation, problems, gold, written, hits, ~certain)
 
 
@@ -201,10 +201,10 @@ def gold_lead(logits: Tensor, gold: Tensor) -> Tensor:
 
 def _complete(
     model: Transformer,
+    notation: Format,
     gold: Rendered,
     rows: Ints,
     batch_size: int,
-    places: Places | None,
     advance: Callable[[int], None],
 ) -> Written:
     """Greedy texts of all problems: the gold ones, except for the given rows, which are decoded."""
@@ -216,7 +216,15 @@ def _complete(
         prompt_lengths = gold.prompt_lengths[part]
         most = 2 * (gold.lengths[part] - prompt_lengths) + SLACK
         limit = int(most.max())
-        written = generate(model, gold.ids[part], prompt_lengths, limit, batch_size=batch_size, places=places)
+        written = generate(
+            model,
+            gold.ids[part],
+            prompt_lengths,
+            limit,
+            batch_size=batch_size,
+            places=places_for(model, notation),
+            allowed=allowed_by(notation),
+        )
         # each row has a limit of its own, so that its verdict does not depend on what it was decoded with
         kept = np.minimum(written.lengths, most)
         lengths[part] = prompt_lengths + kept

@@ -14,6 +14,9 @@ from mathllm.files import explained
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mathllm.evaluation.thoughts import ThoughtReport
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -40,6 +43,35 @@ def plot_grids(grids: dict[str, Grid], trained: int, path: Path) -> None:
     for axis, (name, grid) in zip(axes, grids.items(), strict=True):
         image = _heat_map(axis, name, grid, trained)
     figure.colorbar(image, ax=list(axes), label="exact match")
+    save(figure, path)
+
+
+def plot_thoughts(report: ThoughtReport, path: Path) -> None:
+    """A confusion matrix for each thought: true states against the digits that the model wrote for them."""
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(report.slots))
+    rows = -(-len(report.slots) // columns)
+    figure = Figure(figsize=(2.6 * columns + 0.8, 2.7 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for number, axis in enumerate(axes.flat):
+        if number >= len(report.slots):
+            axis.set_visible(False)
+            continue
+        counts = report.slots[number].counts
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        image = axis.imshow(share, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+        axis.set_title(f"thought {number + 1}", fontsize="medium")
+        axis.set_xticks(range(10))
+        axis.set_yticks(range(10))
+    figure.supxlabel("digit that the model wrote")
+    figure.supylabel("true state")
+    figure.colorbar(image, ax=axes, label="share of that state")
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
     with explained(f"write {path}"):
         try:

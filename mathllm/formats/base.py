@@ -27,7 +27,7 @@ from mathllm.tasks.slots import (
     stack,
     token_slot,
 )
-from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, Ids
+from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, VOCAB_SIZE, Ids
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,18 @@ ThoughtWriter = Callable[[Problems, Numbers, "Ints | None"], Slots]
 # from ids and where the prompt is, both [N, T]: the places inside thoughts [N, T], where the answer is [N, T]
 # (from the token before its first digit on), and how many digits the thought has announced for it [N]
 ThoughtReader = Callable[[Ids, Bools], "tuple[Ints, Bools, Ints]"]
+# from the same: the places of all tokens [N, T], or how many tokens a thought has [N]
+PlaceReader = Callable[[Ids, Bools], Ints]
+LengthReader = Callable[[Ids, Bools], Ints]
 
 
 @dataclass(frozen=True)
 class Format:
-    """One notation. `thoughts` has a writer for each task it can reason about; without it, no thought."""
+    """One notation. `thoughts` has a writer for each task it can reason about; without it, no thought.
+
+    `thought_length` is for thoughts of digits whose number follows from the problem. A thought that is `given` is a
+    part of the prompt.
+    """
 
     name: str
     summary: str
@@ -87,14 +94,29 @@ class Format:
     thoughts: Mapping[str, ThoughtWriter] | None = None
     read_thoughts: ThoughtReader | None = None
     hints: bool = False  # before every digit its place; only for numbers least significant digit first
+    only: str = ""  # the one task that this is for, where there are no thoughts to say so
+    read_places: PlaceReader | None = None  # of all tokens, where these are not about columns of digits
+    thought_length: LengthReader | None = None
+    thoughts_given: bool = False
     zero_pad: bool = field(default=False, kw_only=True)
+
+    def knows_task(self, name: str) -> bool:
+        """Can it write problems of that task?"""
+        if name == "chain" and (self.hints or self.least_significant_first):
+            return False  # it has no digit places to be written by
+        return self.only in ("", name) and (self.thoughts is None or name in self.thoughts)
 
     def check_task(self, code: int) -> None:
         """Raises UsageError where this notation does not know how to reason about a task."""
-        if self.thoughts is not None and TASKS[code].name not in self.thoughts:
+        name = TASKS[code].name
+        if self.only not in ("", name):
+            raise UsageError(f"format {self.name!r} is for task {self.only!r} alone, not for {name!r}")
+        if not self.knows_task(name):
+            lacks = "has no thought for" if self.thoughts is not None else "cannot write"
+            others = "steps or plain" if name == "chain" else "plain or reversed"
             raise UsageError(
-                f"format {self.name!r} has no thought for task {TASKS[code].name!r}",
-                "use --format plain or reversed, or write one: see mathllm/formats",
+                f"format {self.name!r} {lacks} task {name!r}",
+                f"use --format {others}, or write one: see mathllm/formats",
             )
 
     def render(self, problems: Problems) -> Rendered:
@@ -121,17 +143,45 @@ class Format:
         width = answer_widths(problems) if self.zero_pad else None
         prompt = self._prompt_slots(problems)
         parts = [prompt]
-        if self.thoughts is not None:
-            writer = self.thoughts[TASKS[problems.task[0]].name]
-            parts += [constant(n, THINK), writer(problems, result, width), constant(n, END_THINK)]
+        if self.thoughts is not None and not self.thoughts_given:
+            parts.append(self._thought_slots(problems, result, width))
         parts += [signed_slots(result, width, self.least_significant_first, self.hints), constant(n, END)]
         ids, lengths = compact(stack(parts))
         return Rendered(ids, lengths, (prompt != ABSENT).sum(0))
 
+    def _thought_slots(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
+        assert self.thoughts is not None
+        thought = self.thoughts[TASKS[problems.task[0]].name](problems, result, widths)
+        n = len(problems)
+        return stack([constant(n, THINK), thought, constant(n, END_THINK)])
+
     def _prompt_slots(self, problems: Problems) -> Slots:
         widths = problems.widths if self.zero_pad else None
         expression = expression_slots(problems, self.least_significant_first, widths, self.hints)
-        return stack([expression, constant(len(problems), EQUALS)])
+        prompt = [expression, constant(len(problems), EQUALS)]
+        if self.thoughts_given and len(problems):
+            prompt.append(self._thought_slots(problems, answer(problems), widths))
+        return stack(prompt)
+
+    def allowed(self, ids: Ids) -> Bools | None:
+        """Which tokens [N, V] may follow texts [N, T] that all end at one and the same token after `=`, or in it.
+
+        None where anything may: only thoughts of a known length are held to it, and to digits.
+        """
+        if self.thought_length is None:
+            return None
+        prompt = np.cumsum(ids == EQUALS, 1) == 0
+        length = self.thought_length(ids, prompt)
+        written = (~prompt).sum(1) - 1  # since `=`
+        token, here = np.arange(VOCAB_SIZE), written[:, None]
+        opens, thinks, closes = (
+            here == 0,
+            (here >= 1) & (here <= length[:, None]),
+            here == length[:, None] + 1,
+        )
+        return np.where(
+            opens, token == THINK, np.where(thinks, token < 10, np.where(closes, token == END_THINK, True))
+        )
 
     def prompts(self, problems: Problems) -> tuple[Ids, Ints]:
         """The prompts alone: ids [N, T] and lengths [N]."""
@@ -180,6 +230,10 @@ class Format:
     @property
     def knows_places(self) -> bool:
         """Can the places of an answer be told before it is written? Not if its length is anyone's guess."""
+        if self.read_places is not None:
+            return True
+        if self.thought_length is not None:
+            return False
         return self.thoughts is not None or self.least_significant_first or self.zero_pad
 
     def check_places(self) -> None:
@@ -198,6 +252,8 @@ class Format:
         """
         self.check_places()
         prompt = np.cumsum(ids == EQUALS, 1) == 0
+        if self.read_places is not None:
+            return self.read_places(ids, prompt)
         # a factor counts in every column alike: it is about no place
         factor = np.cumsum((ids[:, 1:] == PLUS) & (ids[:, :-1] == PLUS) & prompt[:, 1:], 1) > 0
         placed = prompt.copy()

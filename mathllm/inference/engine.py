@@ -6,7 +6,7 @@ ended leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,9 @@ from mathllm.model.cache import KeyValueCache
 from mathllm.tokenizer import END, Ids
 
 Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
+Allowed = Callable[
+    [Ids], "NDArray[np.bool_] | None"
+]  # which tokens [N, V] may follow texts [N, T]; None: any
 
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
 SCORES, CACHE_BYTES = 1 << 24, 1 << 30
@@ -69,13 +72,13 @@ def decode(
     max_new_tokens: int,
     params: SamplingParams | None = None,
     stop: int = END,
-    allowed: Sequence[int] | None = None,
+    allowed: Allowed | None = None,
     generator: torch.Generator | None = None,
     places: Places | None = None,
 ) -> Iterator[Step]:
     """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop`.
 
-    `allowed` restricts the choice to some tokens; `places` tells those of texts to a model that uses them (see
+    `allowed` restricts the choice (see Format.allowed); `places` tells those of texts to a model that uses them (see
     `places_for`). Prompt and completion together never take more than `model.max_length` tokens; a prompt that
     leaves no room gives no Step.
     """
@@ -84,17 +87,12 @@ def decode(
     room = min(max_new_tokens, model.max_length - length)
     if room <= 0 or batch == 0:
         return
-    forbidden = None
-    if allowed is not None:
-        assert allowed, "no token is allowed"
-        forbidden = torch.ones(model.vocab_size, dtype=torch.bool, device=prompts.device)
-        forbidden[list(allowed)] = False
     cache = model.make_cache(batch, length + room)
     rows = torch.arange(batch, device=prompts.device)  # the row of the batch that each row of the cache is
     running = torch.ones(batch, dtype=torch.bool, device=prompts.device)
     alive = batch
     tokens = prompts
-    texts = prompts  # as far as they are written; only a model that uses places needs them
+    texts = prompts  # as far as they are written, for those that want to see them
     for step in range(room):
         located = None
         if places is not None:
@@ -102,8 +100,8 @@ def decode(
             located = torch.from_numpy(known[:, -tokens.shape[1] :]).to(prompts.device)
         for piece in read(model, tokens, located, cache):
             logits = piece[:, -1]  # of the last piece
-        if forbidden is not None:
-            logits = logits.masked_fill(forbidden, -torch.inf)
+        if allowed is not None and (may := allowed(texts.cpu().numpy().astype(np.uint8))) is not None:
+            logits = logits.masked_fill(~torch.from_numpy(may).to(prompts.device), -torch.inf)
         ids = pick(logits, params, generator)
         if alive == len(rows):
             yield Step(rows, ids, logits)
@@ -121,7 +119,7 @@ def decode(
             rows, ids, running = rows[kept], ids[kept], running[kept]
             texts = texts[kept]
         tokens = ids[:, None]
-        if places is not None:
+        if places is not None or allowed is not None:
             texts = torch.cat([texts, tokens], dim=1)
 
 
@@ -149,6 +147,11 @@ def places_for(model: Transformer, notation: Format) -> Places | None:
     return partial(notation.coordinates, kind=uses) if uses else None
 
 
+def allowed_by(notation: Format) -> Allowed | None:
+    """What holds a model to thoughts of the notation's length; None where the notation holds it to nothing."""
+    return notation.allowed if notation.thought_length is not None else None
+
+
 def generate(
     model: Transformer,
     prompts: Ids,
@@ -159,6 +162,7 @@ def generate(
     batch_size: int = 1024,
     generator: torch.Generator | None = None,
     places: Places | None = None,
+    allowed: Allowed | None = None,
 ) -> Generation:
     """Completions of prompts [N, P] of the given lengths [N], in batches of one prompt length each.
 
@@ -185,7 +189,7 @@ def generate(
 
     def complete(part: NDArray[np.int64]) -> None:
         prompt = torch.from_numpy(prompts[part, : lengths[part[0]]]).to(device).long()
-        steps = list(decode(model, prompt, max_new_tokens, params, stop, None, generator, places))
+        steps = list(decode(model, prompt, max_new_tokens, params, stop, allowed, generator, places))
         parts = zip(*((step.rows, step.ids, step.logits) for step in steps), strict=True)
         every = Step(*(torch.cat(part) for part in parts))
         # one transfer a batch: a GPU would otherwise wait for the host at every token

@@ -11,10 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
-from mathllm.inference.engine import ENDED, REASONS, Generation, Step, decode, generate, places_for
+from mathllm.inference.engine import (
+    ENDED,
+    REASONS,
+    Generation,
+    Step,
+    allowed_by,
+    decode,
+    generate,
+    places_for,
+)
 from mathllm.inference.sampling import SamplingParams
 from mathllm.model.checkpoint import Checkpoint
-from mathllm.tasks import TASKS, Problems, answer, concatenate, get_tasks
+from mathllm.tasks import CHAIN, TASKS, Problems, answer, concatenate, extent, get_tasks
 from mathllm.tasks.expressions import MAX_DIGITS, expressions, parse_expression, parse_expressions
 from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, TOKENS, Ids, decode_rows, unflatten
 
@@ -52,7 +61,8 @@ class Solver:
         self.model, self.notation = checkpoint.model, checkpoint.notation
         self.params = params or SamplingParams()
         self.device = self.model.embedding.weight.device
-        self.places = places_for(self.model, self.notation)
+        self.places, self.allowed = places_for(self.model, self.notation), allowed_by(self.notation)
+        self.chain = get_tasks(checkpoint.data.task) == (CHAIN,)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise CheckpointError(
@@ -87,7 +97,7 @@ class Solver:
             what = "the problem and its solution take" if fits[place] else "the problem alone takes"
             refused[int(rows[place])] = UsageError(
                 f"{what} {needed[place]:,} tokens, and this model has room for {limit:,}",
-                f"it was trained on numbers of up to {_count(self.checkpoint.data.max_digits, 'digit')}",
+                f"it was trained on problems {extent(self.checkpoint.data.task, self.checkpoint.data.max_digits)}",
             )
         return refused
 
@@ -99,7 +109,8 @@ class Solver:
         if code not in get_tasks(data.task):
             unseen.append(f"a problem of {TASKS[code].name}")
         if digits > data.max_digits:
-            unseen.append(f"a number of more than {_count(data.max_digits, 'digit')}")
+            what = "chain of more than {}" if self.chain else "number of more than {}"
+            unseen.append("a " + what.format(_count(data.max_digits, "number" if self.chain else "digit")))
         if 0 < TASKS[code].factor_digits < int(problem.lengths[0, 1:].max()):
             unseen.append(f"a factor of more than {_count(TASKS[code].factor_digits, 'digit')}")
         if operands > max(data.max_operands, 2):
@@ -111,9 +122,11 @@ class Solver:
     def complete(self, text: str) -> Problems:
         """The problem that the model makes of one like `7+`, whose last number it chooses itself.
 
-        It was trained only on what follows `=`, so its choice is held to digits (at most as many as it was
-        trained on there) and `=`. Raises as `solve` does, and ExpressionError where no operator ends the text.
+        Not for chains. It was trained only on what follows `=`, so its choice is held to digits (at most as many as
+        it was trained on there) and `=`. Raises as `solve` does, and ExpressionError where no operator ends the text.
         """
+        if self.chain:
+            raise UsageError("a chain has to be written whole", "for example 3+4*7-2")
         if not is_unfinished(text):
             raise ExpressionError("the model can go on after an operator only", text, len(text), "write 7+")
         try:
@@ -131,11 +144,15 @@ class Solver:
         written: list[int] = []
         most = TASKS[problem.task[0]].factor_digits or max(1, self.checkpoint.data.max_digits)
         while len(written) < most and written != [0]:
-            allowed = (*range(10), EQUALS) if written else range(10)
+            may = np.arange(len(TOKENS)) < 10
+            may[EQUALS] = bool(written)
+
+            def allowed(texts: Ids, may: NDArray[np.bool_] = may) -> NDArray[np.bool_]:
+                return may[None]
+
             ids = torch.tensor([[*prompt.tolist(), *written]], device=self.device)
-            step = next(
-                decode(self.model, ids, 1, self.params, END, allowed, self.generator, self.places), None
-            )
+            decoded = decode(self.model, ids, 1, self.params, END, allowed, self.generator, self.places)
+            step = next(decoded, None)
             if step is None or int(step.ids[0]) == EQUALS:
                 break
             written.append(int(step.ids[0]))
@@ -144,23 +161,28 @@ class Solver:
 
     def solve(self, expression: str) -> Solution:
         """One answer. Raises ExpressionError for what is no problem, UsageError for what does not fit."""
-        return self.solve_problems(parse_expression(expression))[0]
+        return self.solve_problems(self.parse(expression))[0]
+
+    def parse(self, expression: str) -> Problems:
+        """The problem that a text is for this model. Raises ExpressionError for what is none."""
+        return parse_expression(expression, self.chain)
 
     def solve_many(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution]:
         """Answers to many expressions, in batches. Raises DataError naming the first row that cannot be read,
         UsageError for the first that does not fit the model."""
-        return self.solve_problems(parse_expressions(expressions), batch_size) if expressions else []
+        problems = parse_expressions(expressions, self.chain)
+        return self.solve_problems(problems, batch_size) if expressions else []
 
     def try_many(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution | MathLLMError]:
         """An answer for each expression, or the error that `solve` would raise for it."""
         outcomes: dict[int, Solution | MathLLMError] = {}
         try:
-            problems, rows = parse_expressions(expressions), list(range(len(expressions)))
+            problems, rows = parse_expressions(expressions, self.chain), list(range(len(expressions)))
         except DataError:
             parsed = {}
             for row, text in enumerate(expressions):
                 try:
-                    parsed[row] = parse_expression(text)
+                    parsed[row] = self.parse(text)
                 except ExpressionError as error:
                     outcomes[row] = error
             rows = list(parsed)
@@ -180,7 +202,7 @@ class Solver:
         prompts, lengths = self.notation.prompts(problems)
         limit, params, generator = self.model.max_length, self.params, self.generator
         written = generate(
-            self.model, prompts, lengths, limit, params, END, batch_size, generator, self.places
+            self.model, prompts, lengths, limit, params, END, batch_size, generator, self.places, self.allowed
         )
         return self._read(
             problems, *_join(prompts, lengths, written), written.log_probs.sum(1), written.reasons
@@ -191,7 +213,7 @@ class Solver:
         self.check(problem)
         ids = torch.from_numpy(self.notation.prompts(problem)[0]).to(self.device).long()
         limit, generator = self.model.max_length, self.generator
-        return decode(self.model, ids, limit, self.params, generator=generator, places=self.places)
+        return decode(self.model, ids, limit, self.params, END, self.allowed, generator, self.places)
 
     def read(self, problem: Problems, ids: Ids, log_prob: float, reason: int) -> Solution:
         """The solution that a text (T) of prompt and completion amounts to; `reason` indexes REASONS."""
@@ -241,7 +263,7 @@ class Solver:
 
 def is_unfinished(text: str) -> bool:
     """Is it a problem without its last number, like `7+`?"""
-    return text.rstrip().endswith(tuple(task.symbol for task in TASKS))
+    return text.rstrip().endswith(tuple(task.symbol for task in TASKS if task.symbol))
 
 
 def _join(prompts: Ids, lengths: NDArray[np.int64], written: Generation) -> tuple[Ids, NDArray[np.int64]]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mathllm.model.cache import KeyValueCache
+from mathllm.model.cache import Cache
 from mathllm.model.norms import rms_norm
 from mathllm.model.positions import Where
 
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         x: Tensor,
         turns: Tensor | None,
         mask: Tensor | None,
-        cache: KeyValueCache | None,
+        cache: Cache | None,
         layer: int,
     ) -> Tensor:
         """x (B, T, C) -> (B, T, C); see `Scheme.turns`, and `attention_mask` for the mask."""

@@ -1,4 +1,4 @@
-"""The key/value cache: what attention has seen so far, in memory laid out once."""
+"""Key/value caches: what attention has seen so far, in memory laid out once, or growing so that gradients pass."""
 
 from __future__ import annotations
 
@@ -79,3 +79,44 @@ class KeyValueCache:
         kept = filled.new_empty((len(rows), *filled.shape[1:]))
         kept[:, :, : self.length] = filled[rows, :, : self.length]
         return kept
+
+
+class GrowingCache:
+    """Keys and values in tensors that are made anew with every token, so that a gradient goes through them.
+
+    For training on what the model has emitted itself. It has room for anything, and leaves nothing out.
+    """
+
+    reach: int | None = None
+
+    def __init__(self) -> None:
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self.places: Tensor | None = None
+        self.length = 0
+
+    def append(self, where: Where) -> Where:
+        """Notes where tokens stand that are about to come; returns where those stand that they may look at."""
+        index = torch.arange(self.length + len(where.index), device=where.index.device)
+        if where.place is None:
+            return Where(index)
+        self.places = where.place if self.places is None else torch.cat([self.places, where.place], 1)
+        return Where(index, self.places)
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts keys and values (B, H, T, D) behind those of a layer and returns all of them."""
+        if layer in self.keys:
+            key = torch.cat([self.keys[layer], key], dim=2)
+            value = torch.cat([self.values[layer], value], dim=2)
+        self.keys[layer], self.values[layer] = key, value
+        return key, value
+
+    def repeat(self, times: int) -> None:
+        """Every row so many times, one after the other."""
+        self.keys = {layer: key.repeat_interleave(times, 0) for layer, key in self.keys.items()}
+        self.values = {layer: value.repeat_interleave(times, 0) for layer, value in self.values.items()}
+        if self.places is not None:
+            self.places = self.places.repeat_interleave(times, 0)
+
+
+Cache = KeyValueCache | GrowingCache

@@ -31,8 +31,9 @@ from mathllm.tokenizer import TOKENS, tokenizer_json
 # in the installed package, or beside it in a checkout
 _HOMES = [above / "checkpoints" for above in Path(__file__).parents[1:3]]
 SHIPPED = next((home for home in _HOMES if home.is_dir()), _HOMES[-1]) / "addsub-3digit"
-ANY_LENGTH = SHIPPED.with_name("add-any-length")  # ships too, and is taken only when named
-SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name)
+# these ship too, and are taken only when named
+ANY_LENGTH, OWN_THOUGHTS = SHIPPED.with_name("add-any-length"), SHIPPED.with_name("own-thoughts")
+SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name, OWN_THOUGHTS.name)
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
@@ -71,7 +72,7 @@ def load_checkpoint(path: str | Path | None = None, device: torch.device | None 
         settings = build_config({"model": config["model"], "data": config["data"]})
         model_config, data = settings.model, settings.data
         model = Transformer.from_config(model_config)
-        notation = get_format(data.format, data.zero_pad)
+        notation = get_format(data.format, data.zero_pad, data.thought_length)
         get_tasks(data.task)
     except (KeyError, TypeError, AttributeError, RuntimeError, MathLLMError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -92,7 +93,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     `checkpoints/`, else the checkpoint that ships with mathllm.
     """
     if path is None:
-        ours = {SHIPPED.resolve(), ANY_LENGTH.resolve()}
+        ours = {SHIPPED.with_name(name).resolve() for name in SHIPPED_NAMES}
         runs = [run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() not in ours]
         inside = [found for run in runs if (found := _inside(run)) is not None]
         if inside:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mathllm.model.attention import Attention, attention_mask, underflow_spread
-from mathllm.model.cache import KeyValueCache
+from mathllm.model.cache import Cache, KeyValueCache
 from mathllm.model.norms import make_norm
 from mathllm.model.positions import Where, make_positions
 from mathllm.tokenizer import VOCAB_SIZE
@@ -72,7 +72,7 @@ class Block(nn.Module):
         x: Tensor,
         turns: Tensor | None,
         mask: Tensor | None,
-        cache: KeyValueCache | None,
+        cache: Cache | None,
         layer: int,
     ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), turns, mask, cache, layer)
@@ -149,9 +149,7 @@ class Transformer(nn.Module):
                     # each block starts as the identity, and all tokens as equally likely
                     nn.init.zeros_(module.weight)
 
-    def forward(
-        self, tokens: Tensor, places: Tensor | None = None, cache: KeyValueCache | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, places: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) of ids (B, T) or embeddings (B, T, C). With a cache, the tokens are appended to it.
 
         `places` (B, T, 2) are the digit place (or what else the positions' `uses` names) and the segment of each

@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.tasks.addition import Addition
 from mathllm.tasks.base import Problems, Task, concatenate, make_problems
+from mathllm.tasks.chain import Chain
 from mathllm.tasks.multiplication import Multiplication
 from mathllm.tasks.numbers import Ints, Numbers, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
 from mathllm.tasks.subtraction import Subtraction
 
-TASKS: tuple[Task, ...] = (Addition(), Subtraction(), Multiplication())
+TASKS: tuple[Task, ...] = (Addition(), Subtraction(), Multiplication(), Chain())
 TASK_NAMES = tuple(task.name for task in TASKS)
+CHAIN = TASK_NAMES.index("chain")
 
 __all__ = [
+    "CHAIN",
     "SAMPLINGS",
     "TASKS",
     "TASK_NAMES",
@@ -35,6 +38,7 @@ __all__ = [
     "answer_widths",
     "chain_lengths",
     "concatenate",
+    "extent",
     "get_tasks",
     "make_problems",
     "sample",
@@ -51,7 +55,17 @@ def get_tasks(names: str | Sequence[str]) -> tuple[int, ...]:
     codes = tuple(TASK_NAMES.index(name) for name in names)
     if not codes or len(set(codes)) < len(codes):
         raise UsageError(f"name each task once, not {','.join(names)!r}")
+    if CHAIN in codes and len(codes) > 1:
+        raise UsageError("3+4 is a sum or a chain: the task chain goes with no other one")
     return codes
+
+
+def extent(names: str, max_digits: int) -> str:
+    """How large the problems of tasks are, for people: `of numbers of up to 3 digits`."""
+    plural = "s" * (max_digits != 1)
+    if get_tasks(names) == (CHAIN,):
+        return f"of up to {max_digits:,} number{plural}"
+    return f"of numbers of up to {max_digits:,} digit{plural}"
 
 
 def sample(rng: np.random.Generator, n: int, codes: Sequence[int], how: Sampling) -> Problems:

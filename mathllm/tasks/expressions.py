@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from mathllm.errors import ExpressionError
-from mathllm.tasks import TASKS, Problems
+from mathllm.tasks import CHAIN, TASKS, Problems
+from mathllm.tasks.chain import ADD, FACTORS, MULTIPLY, SUBTRACT
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, significant
 from mathllm.tasks.slots import compact, expression_slots
-from mathllm.tokenizer import END, EQUALS, MINUS, TOKENS, Ids, decode_rows, encode, encode_rows
+from mathllm.tokenizer import END, EQUALS, MINUS, PLUS, TOKENS, Ids, decode_rows, encode, encode_rows
 
 # of one operand, in anything that people type or hand in: Python's int() reads no more than 4,300
 MAX_DIGITS = 4000
@@ -19,32 +20,34 @@ MAX_DIGITS = 4000
 UNCLEAR = re.compile(r"(?<=[0-9])\s+[0-9]|\+\s*\+", re.ASCII)
 
 
-def parse_expression(text: str) -> Problems:
-    """One problem from `12+34` or `12+34=`.
+def parse_expression(text: str, chain: bool = False) -> Problems:
+    """One problem from `12+34` or `12+34=`; with `chain` it is one, whatever else it could be.
 
     Raises ExpressionError with the position of the first character that does not belong there: white space
     inside a number is one, since whoever typed `1 2+3` may have meant `1+2+3` as well as `12+3`.
     """
     _refuse_unclear(text)
     ids = encode(text)[None]
-    problems, good = problems_from_ids(*_without_equals(ids, np.array([ids.shape[1]])))
+    problems, good = problems_from_ids(*_without_equals(ids, np.array([ids.shape[1]])), chain)
     if not good[0]:
-        raise explain(text)
+        raise explain_chain(text) if chain else explain(text)
     return problems
 
 
-def parse_expressions(texts: Sequence[str]) -> Problems:
-    """Problems from many expressions. Raises DataError naming the (1-based) row of the first bad one."""
+def parse_expressions(texts: Sequence[str], chain: bool = False) -> Problems:
+    """Problems from many expressions (see `parse_expression`). Raises DataError naming the (1-based) row of the first
+    bad one.
+    """
     if UNCLEAR.search(";".join(texts)):
         for row, text in enumerate(texts):
             try:
                 _refuse_unclear(text)
             except ExpressionError as error:
                 raise error.in_row(row) from None
-    problems, good = problems_from_ids(*_without_equals(*encode_rows(texts)))
+    problems, good = problems_from_ids(*_without_equals(*encode_rows(texts)), chain)
     if not good.all():
         row = int(np.argmin(good))
-        raise explain(texts[row]).in_row(row)
+        raise (explain_chain if chain else explain)(texts[row]).in_row(row)
     return problems
 
 
@@ -63,11 +66,13 @@ def _without_equals(ids: Ids, lengths: Ints) -> tuple[Ids, Ints]:
     return ids, np.where(ids[np.arange(len(ids)), last] == EQUALS, last, lengths)
 
 
-def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
+def problems_from_ids(ids: Ids, lengths: Ints, chain: bool = False) -> tuple[Problems, Bools]:
     """Problems from the ids [N, T] of their expressions, and which rows [N] are well formed.
 
-    Rows that are not come back as problems without operands.
+    Rows that are not come back as problems without operands. With `chain` all are read as chains.
     """
+    if chain:
+        return chains_from_ids(ids, lengths)
     n, width = ids.shape
     inside = np.arange(width) < lengths[:, None]
     digit = (ids < 10) & inside
@@ -80,6 +85,8 @@ def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
     following = np.pad(np.where(inside, ids, END), ((0, 0), (0, 1)), constant_values=END)[:, 1:]
     code, symbols = np.full(n, len(TASKS), np.uint8), np.zeros(n, np.int64)
     for index, task in enumerate(TASKS):
+        if not task.operator:
+            continue
         first, second = (*task.operator, None)[:2]
         single = (following < 10) | (following == END)
         here = opens & (ids == first) & (single if second is None else following == second)
@@ -111,6 +118,35 @@ def problems_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
     operands[rows, which, place] = ids[rows, columns]
     lengths = lengths_of(operands) * (written > 0)
     return Problems(operands, lengths, np.where(good, code, 0).astype(np.uint8)), good
+
+
+def chains_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
+    """Chains from the ids [N, T] of their expressions, and which rows [N] are well formed."""
+    n, width = ids.shape
+    inside = np.arange(width) < lengths[:, None]
+    digit = (ids < 10) & inside
+    # what stands one, two and three columns before
+    one, two = (np.pad(ids, ((0, 0), (k, 0)), constant_values=END)[:, :width] for k in (1, 2))
+    number_one, number_two, number_three = (np.pad(digit, ((0, 0), (k, 0)))[:, :width] for k in (1, 2, 3))
+    kinds = [
+        (one == PLUS) & number_two,
+        (one == MINUS) & number_two,
+        (one == PLUS) & (two == PLUS) & number_three & np.isin(ids, FACTORS),
+    ]
+    operator = np.select(kinds, [ADD, SUBTRACT, MULTIPLY], 0) * digit
+    first = digit & (np.arange(width) == 0)
+    count = digit.sum(1)
+    used = count + (operator > 0).sum(1) + (operator == MULTIPLY).sum(1)
+    good: Bools = (used == lengths) & (((operator > 0) | first) == digit).all(1) & first.any(1)
+    good &= ~(digit & number_one).any(1)
+    good &= digit[np.arange(n), np.maximum(lengths - 1, 0)] if width else False
+    good &= count <= MAX_DIGITS
+    rows, columns = np.nonzero(digit & good[:, None])
+    place = (np.cumsum(digit, 1) - 1)[rows, columns]
+    operands = np.zeros((n, 2, int((count * good).max(initial=1))), np.uint8)
+    operands[rows, 0, place], operands[rows, 1, place] = ids[rows, columns], operator[rows, columns]
+    held = lengths_of(operands) * good[:, None]
+    return Problems(operands, held, np.full(n, CHAIN, np.uint8)), good
 
 
 def without_hints(ids: Ids, lengths: Ints) -> tuple[Ids, Ints, Bools]:
@@ -160,7 +196,7 @@ def expressions(problems: Problems) -> list[str]:
 
 def explain(text: str) -> ExpressionError:
     """Why and where `text` (made of valid tokens) is no problem that any task knows."""
-    symbols = {task.symbol: task for task in TASKS}
+    symbols = {task.symbol: task for task in TASKS if task.symbol}
     body = text.rstrip()
     body = body[:-1].rstrip() if body.endswith("=") else body
     hint = "write a problem like 12+34"
@@ -194,6 +230,28 @@ def explain(text: str) -> ExpressionError:
         else:
             first_symbol, wants_number, run = char, True, 0
         position += 1
+    return ExpressionError("the problem ends too early", text, len(body), hint)
+
+
+def explain_chain(text: str) -> ExpressionError:
+    """Why and where `text` (made of valid tokens) is no chain."""
+    body = text.rstrip()
+    body = body[:-1].rstrip() if body.endswith("=") else body
+    hint = "write a chain like 3+4*7-2: single digits, products by 1, 3, 7 and 9 alone"
+    if not body.strip():
+        return ExpressionError("there is no problem here", text or " ", 0, hint)
+    operator = "+"
+    for position, char in enumerate(body):
+        if char.isspace():
+            continue
+        if bool(operator) != char.isdigit():
+            message = "a number was expected here" if operator else "an operator was expected here"
+            if not operator and char not in "+-*":
+                message = f"{_token_at(body, position)!r} does not belong in a chain"
+            return ExpressionError(message, text, position, hint)
+        if operator == "*" and int(char) not in FACTORS:
+            return ExpressionError(f"a chain does not multiply by {char}", text, position, hint)
+        operator = "" if operator else char
     return ExpressionError("the problem ends too early", text, len(body), hint)
 
 

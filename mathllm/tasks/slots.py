@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mathllm.tasks import TASKS
+from mathllm.tasks import CHAIN, TASKS
 from mathllm.tasks.base import Problems
+from mathllm.tasks.chain import MULTIPLY, SUBTRACT, count_numbers
 from mathllm.tasks.numbers import Bools, Digits, Ints, widen
-from mathllm.tokenizer import Ids, unflatten
+from mathllm.tokenizer import MINUS, PLUS, Ids, unflatten
 
 ABSENT = 255
 
@@ -78,6 +79,8 @@ def expression_slots(
     hints: bool = False,
 ) -> Slots:
     """`658+189`: the operands and the operator between them; `widths` [N] pads every operand with zeros."""
+    if len(problems) and problems.task[0] == CHAIN:  # it goes with no other task
+        return chain_slots(problems)
     longest = max(len(task.operator) for task in TASKS)
     operators = np.full((len(TASKS), longest), ABSENT, np.uint8)
     for code, task in enumerate(TASKS):
@@ -93,3 +96,14 @@ def expression_slots(
             lengths = widths * present
         parts.append(number_slots(problems.operands[:, k], lengths, least_significant_first, hints))
     return stack(parts)
+
+
+def chain_slots(problems: Problems) -> Slots:
+    """`3+4*7`: the numbers of a chain and the operators between them."""
+    digits, operators = problems.operands[:, 0].T, problems.operands[:, 1].T  # [D, N]
+    first = np.where(operators == SUBTRACT, np.uint8(MINUS), np.uint8(PLUS))
+    first = np.where(operators > 0, first, np.uint8(ABSENT))
+    second = np.where(operators == MULTIPLY, np.uint8(PLUS), np.uint8(ABSENT))
+    present = np.arange(len(digits))[:, None] < count_numbers(problems)
+    slots = np.stack([first, second, np.where(present, digits, np.uint8(ABSENT))], axis=1)
+    return slots.reshape(3 * len(digits), -1 if slots.size else 0)

@@ -8,6 +8,7 @@ from typing import Any
 from mathllm import __version__
 from mathllm.config import Config, build_config
 from mathllm.data.sources import STREAM_SETTINGS
+from mathllm.tasks import extent
 from mathllm.training.state import Progress
 
 
@@ -22,14 +23,15 @@ def model_card(
     else:
         source = f"{first}an endless stream{'' if first else ', new problems at every step'}"
     lines = [
-        f"# {data.task}, up to {data.max_digits} digits",
+        f"# {data.task} {extent(data.task, data.max_digits)}",
         "",
         f"A {model.size} decoder of {parameters:,} parameters ({model.layers} layers, width {model.hidden}, "
         f"position `{model.position}`), trained with mathllm {__version__}.",
         "",
         "| | |",
         "| --- | --- |",
-        f"| task | {data.task}, up to {data.max_operands} operands of up to {data.max_digits} digits"
+        f"| task | {data.task} {extent(data.task, data.max_digits)}"
+        f"{f', up to {data.max_operands} of them' if data.max_operands > 2 else ''}"
         f"{', results below zero too' if data.signed else ''} |",
         f"| format | `{data.format}`{', zero-padded' if data.zero_pad else ''} |",
         f"| training data | {source}; sampling `{data.sampling}` |",
@@ -51,8 +53,7 @@ def model_card(
         "",
         "All settings are in `training_config.json`. To ask it: `mathllm chat --checkpoint` this directory.",
         "",
-        f"Limits: nothing is known about numbers of more than {data.max_digits} digits or about other "
-        "operations; what the figures above were not counted on may be wrong.",
+        "Limits: nothing is known about larger problems or about other operations; what the figures above were not counted on may be wrong.",
         "",
     ]
     return "\n".join(lines)

@@ -131,9 +131,18 @@ def complete(config: Config) -> Config:
         # part of the settings: with another number, a resumed run would round its sums differently
         threads = sensible_threads(config.train.batch_size * config.train.grad_accumulation)
         config = replace(config, train=replace(config.train, threads=threads))
-    notation = get_format(config.data.format, config.data.zero_pad)
+    notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
     for code in get_tasks(config.data.task):
         notation.check_task(code)
+    if config.objective.name == "gumbel" and notation.thought_length is None:
+        raise UsageError(
+            f"format {notation.name!r} leaves no thought of a known length to the model",
+            "use --format slots, or --task chain --format steps",
+        )
+    if config.objective.name == "gumbel" and config.train.compile:
+        raise UsageError(
+            "thoughts are emitted one by one: there is nothing to compile", "leave out --compile"
+        )
     if uses := coordinates_used(config.model.position):
         notation.check_coordinates(uses)
     return config
@@ -163,7 +172,7 @@ def load_splits(config: Config) -> Splits:
 def read_split(data: DataConfig, name: str) -> Problems:
     """The problems of one file of the data directory, none larger than the metadata says."""
     path = Path(data.data_dir) / name
-    problems = read_problems(path)
+    problems = read_problems(path, chain=data.task == "chain")
     digits, operands = int(problems.widths.max(initial=0)), int(problems.num_operands.max(initial=0))
     if digits > data.max_digits or operands > data.max_operands:
         raise DataError(

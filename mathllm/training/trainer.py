@@ -27,7 +27,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mathllm.config import Config
-from mathllm.data.batches import micro_batches
 from mathllm.data.sources import Source, drawn_coordinates
 from mathllm.device import autocast, pick_precision
 from mathllm.errors import TrainingError
@@ -38,7 +37,7 @@ from mathllm.tasks import Problems
 from mathllm.training.card import model_card
 from mathllm.training.distributed import Processes, wrap
 from mathllm.training.loggers import RunLog, check_wandb, start_wandb
-from mathllm.training.objectives import teacher_forcing
+from mathllm.training.objectives import Moment, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule, move_average
 from mathllm.training.replicas import Replicas
 from mathllm.training.state import Progress, load_step, mark_best, mend, newest, prune, save_step
@@ -81,7 +80,8 @@ class Trainer:
         self.processes = processes or Processes()
         self.console = console or Console(stderr=True)
         self.run_dir = Path(config.train.output_dir)
-        self.notation = get_format(config.data.format, config.data.zero_pad)
+        self.notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
+        self.objective = make_objective(config.objective)
         self.model = Transformer.from_config(config.model, config.train.seed).to(device)
         optim = config.optim
         self.optimizers = make_optimizers(
@@ -144,19 +144,21 @@ class Trainer:
         if uses := self.model.positions.uses:
             places = self.notation.coordinates(rendered.ids, uses)
             places = drawn_coordinates(places, uses, self.config.model, self.config.train.seed, step)
-        counted = int((rendered.lengths - rendered.prompt_lengths).sum())
+        counted = int(self.objective.scored(rendered).sum())
         rows = np.arange(self.processes.rank, self.rows_in_all, self.processes.world)
         most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
 
         def learn(model: nn.Module, number: int) -> Tensor:
-            batches = list(
-                micro_batches(rendered, rows[number :: len(self.replicas.models)], *most, self.device, places)
-            )
+            own = rows[number :: len(self.replicas.models)]
+            batches = list(self.objective.batches(rendered, own, *most, self.device, places))
+            draws = [self.config.train.seed, step, self.processes.rank, number]
+            generator = torch.Generator().manual_seed(int(np.random.SeedSequence(draws).generate_state(1)[0]))
+            moment = Moment(step, step / self.total_steps, generator)
             total = torch.zeros((), device=self.device)
             for index, batch in enumerate(batches):
                 with self._gradients_shared(index == len(batches) - 1):
                     with autocast(self.device, self.dtype):
-                        loss = teacher_forcing(model, batch) / counted
+                        loss = self.objective.loss(model, batch, moment) / counted
                     # processes average their gradients, but the parts of the loss add up
                     self.scaler.scale(loss * self.processes.world).backward()
                 total += loss.detach()

@@ -1,0 +1,204 @@
+"""What do the thoughts of a model mean? For chains, where the state after each step is known.
+
+report = examine(checkpoint.model, checkpoint.notation, steps=8)
+for slot in report.slots:
+    print(slot.agreement, slot.renamed, slot.information, slot.followed)
+
+Reading alone (agreement, mutual information) may show what is only there by the way; so thoughts are changed, too: in
+the donor swap a thought is replaced by another problem's, and the answer should be what follows from the state there
+(interchange intervention, arXiv 2106.02997).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mathllm.errors import UsageError
+from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.lengths import RANDOM, draw_length
+from mathllm.formats import Format
+from mathllm.inference.engine import allowed_by, generate, places_for
+from mathllm.model import Transformer
+from mathllm.tasks import CHAIN
+from mathllm.tasks.chain import apply_steps, running_states
+from mathllm.tasks.numbers import Bools, Ints
+from mathllm.tokenizer import END, END_THINK, THINK, Ids
+
+DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One thought. `counts` [state, thought]: how often each goes with each. `followed`: of swaps that should change
+    the
+    answer, those after which it was that of the donor's state."""
+
+    counts: Ints
+    followed: Count
+
+    @property
+    def agreement(self) -> float:
+        """The share of thoughts that are the true state, digit for digit."""
+        return float(np.trace(self.counts) / self.counts.sum())
+
+    @property
+    def renamed(self) -> float:
+        """The same after the best renaming of the ten digits."""
+        return best_matching(self.counts) / float(self.counts.sum())
+
+    @property
+    def information(self) -> float:
+        """Mutual information of thought and true state, in bits (of at most log2 10 = 3.32)."""
+        joint = self.counts / self.counts.sum()
+        product = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+        there = joint > 0
+        return float((joint[there] * np.log2(joint[there] / product[there])).sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "agreement": self.agreement,
+            "agreement_renamed": self.renamed,
+            "mutual_information_bits": self.information,
+            "donor_followed": self.followed.correct,
+            "donor_swaps": self.followed.num_examples,
+            "counts": self.counts.tolist(),
+        }
+
+
+@dataclass(frozen=True)
+class ThoughtReport:
+    """What the thoughts of chains of so many steps are: right answers, the same with other problems' whole thoughts in
+    the place of their own, and each thought."""
+
+    steps: int
+    answers: Count
+    shuffled: Count
+    slots: tuple[Slot, ...]
+
+    @property
+    def followed(self) -> Count:
+        return sum((slot.followed for slot in self.slots), Count(0, 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for a JSON document."""
+        return {
+            "steps": self.steps,
+            "correct": self.answers.correct,
+            "num_examples": self.answers.num_examples,
+            "correct_with_shuffled_thoughts": self.shuffled.correct,
+            "slots": [slot.to_dict() for slot in self.slots],
+        }
+
+
+def check_thoughts(notation: Format) -> None:
+    """Raises UsageError where the true states are not known, or thoughts are not the model's own."""
+    if notation.name != "steps":
+        raise UsageError(
+            f"format {notation.name!r}: what its thoughts should mean is not known",
+            "train on chains: mathllm train --recipe chain-thoughts",
+        )
+
+
+def examine(
+    model: Transformer,
+    notation: Format,
+    steps: int,
+    n: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> ThoughtReport:
+    """The report on n random chains of so many steps (at least 1). Problems of one length of text are one another's
+    donors.
+
+    `progress` gets how many of the decodings are done, and how many there are.
+    """
+    check_thoughts(notation)
+    problems = draw_length(CHAIN, steps + 1, RANDOM, n, seed=seed)
+    states = running_states(problems)[:, 1:]
+    prompts, lengths = notation.prompts(problems)
+    decode = partial(complete, model, notation, prompts, lengths)
+    none = np.zeros((n, 0), np.uint8)
+    thoughts, answers = decode(none, steps)
+    donor = donors(lengths, np.random.default_rng([seed, steps]))
+
+    def done(decodings: int) -> None:
+        if progress is not None:
+            progress(decodings, steps + 2)
+
+    done(1)
+    _, shuffled = decode(thoughts[donor], steps)
+    slots = []
+    for slot in range(steps):
+        done(slot + 2)
+        forced = np.concatenate([thoughts[:, :slot], thoughts[donor, slot : slot + 1]], axis=1)
+        _, changed = decode(forced, steps)
+        expected = apply_steps(problems, states[donor, slot], slot + 1)
+        telling = states[donor, slot] != states[:, slot]
+        counts = np.zeros((DIGITS, DIGITS), np.int64)
+        np.add.at(counts, (states[:, slot], thoughts[:, slot]), 1)
+        slots.append(Slot(counts, count((changed == expected)[telling])))
+    done(steps + 2)
+    own = states[:, -1]
+    return ThoughtReport(steps, count(answers == own), count(shuffled == own), tuple(slots))
+
+
+def complete(
+    model: Transformer, notation: Format, prompts: Ids, lengths: Ints, forced: Ids, steps: int
+) -> tuple[Ids, Ints]:
+    """Greedy thoughts [N, steps], of which the first ones [N, k] are forced, and the answers after them [N] (-1:
+    none).
+    """
+    n, given = forced.shape
+    # what is forced goes behind the prompt: `<think>`, thoughts, and after the last one `</think>`
+    parts = [np.full((n, 1), THINK, np.uint8), forced]
+    if given == steps:
+        parts.append(np.full((n, 1), END_THINK, np.uint8))
+    more = np.concatenate(parts, axis=1)
+    texts = np.full((n, prompts.shape[1] + more.shape[1]), END, np.uint8)
+    texts[:, : prompts.shape[1]] = prompts
+    np.put_along_axis(texts, lengths[:, None] + np.arange(more.shape[1]), more, 1)
+    written = generate(
+        model,
+        texts,
+        lengths + more.shape[1],
+        steps - given + 3,
+        places=places_for(model, notation),
+        allowed=allowed_by(notation),
+    )
+    own = steps - given
+    thoughts = np.concatenate([forced, written.ids[:, :own]], axis=1)
+    place = own + (given < steps)  # past `</think>`
+    answer = written.ids[:, place].astype(np.int64)
+    ends = (written.lengths == place + 2) & (written.ids[:, place + 1] == END) & (answer < DIGITS)
+    return thoughts, np.where(ends, answer, -1)
+
+
+def donors(lengths: Ints, rng: np.random.Generator) -> Ints:
+    """For each row [N] another one whose prompt is as long (itself where there is no other), each taken once."""
+    donor = np.arange(len(lengths))
+    for length in np.unique(lengths):
+        rows = rng.permutation(np.flatnonzero(lengths == length))
+        donor[rows] = np.roll(rows, 1)
+    return donor
+
+
+def best_matching(counts: Ints) -> int:
+    """The largest sum of counts [D, D] with one of each row and column, over all subsets of columns (2^D D steps)."""
+    size = len(counts)
+    best = np.full(1 << size, -1, np.int64)
+    best[0] = 0
+    for taken in range(1, 1 << size):
+        row = taken.bit_count() - 1
+        best[taken] = max(
+            best[taken ^ (1 << column)] + counts[row, column] for column in range(size) if taken >> column & 1
+        )
+    return int(best[-1])
+
+
+def count(right: Bools) -> Count:
+    return Count(int(right.sum()), len(right))

@@ -1,0 +1,175 @@
+"""Thoughts that only the answer is scored for: tokens that the model draws itself, with a gradient through the draw.
+
+The prompt and `<think>` are read, then each thought is emitted from the logits before it and goes back in as an
+embedding, and after `</think>` the answer is teacher-forced. What the text's own thought says is never looked at,
+unless the first ones are supervised to begin with. In the last part of training there is no noise, so that thoughts
+are those of greedy decoding.
+
+Sources: the Gumbel-Softmax and its straight-through form (Categorical Reparameterization with Gumbel-Softmax, arXiv
+1611.01144). Ours scales the gradient of the relaxation by the temperature squared, as distillation does (arXiv
+1503.02531), so that a higher one spreads it over more tokens without making it weaker, and may stop it some thoughts
+back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mathllm.config import ObjectiveConfig
+from mathllm.data.batches import IGNORED
+from mathllm.formats import Rendered
+from mathllm.model import Transformer
+from mathllm.model.cache import GrowingCache
+from mathllm.tasks.numbers import Bools
+from mathllm.tokenizer import END_THINK
+from mathllm.training.objectives.moment import Moment
+
+DIGITS = 10  # what thoughts are made of
+CALM = 0.8  # of training, after which there is no noise left, and the temperature stays
+
+
+@dataclass(frozen=True)
+class ThoughtBatch:
+    """Rows with prompts of one length and as many thoughts: `prompt` (B, P) with `<think>`, `thoughts` (B, K) as the
+    text has them, `rest` (B, A) from `</think>` on, the tokens that follow each of these, `targets` (B, A), and the
+    places (B, P + K + A, 2) of all for a model that uses them."""
+
+    prompt: Tensor
+    thoughts: Tensor
+    rest: Tensor
+    targets: Tensor
+    places: Tensor | None
+
+
+class GumbelThoughts:
+    """The objective of `--use-gumbel`; see ObjectiveConfig for its settings."""
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self.config = config
+
+    def scored(self, rendered: Rendered) -> Bools:
+        """True [N, T] for the answers, `<end>` included."""
+        column = np.arange(rendered.ids.shape[1])
+        return rendered.loss_mask & (column > _thought_ends(rendered)[:, None])
+
+    def batches(
+        self,
+        rendered: Rendered,
+        rows: NDArray[np.int64],
+        max_rows: int,
+        max_tokens: int,
+        device: torch.device,
+        places: NDArray[np.int64] | None = None,
+    ) -> Iterator[ThoughtBatch]:
+        """The given rows by length of prompt and of thought, at most `max_rows` and about `max_tokens` at once."""
+        prompts, ends = rendered.prompt_lengths[rows], _thought_ends(rendered)[rows]
+        for prompt, end in np.unique(np.stack([prompts, ends], 1), axis=0):
+            group = rows[(prompts == prompt) & (ends == end)]
+            size = max(1, min(max_rows, max_tokens // int(rendered.lengths[group].max())))
+            for start in range(0, len(group), size):
+                yield make_thought_batch(
+                    rendered, group[start : start + size], prompt + 1, end, device, places
+                )
+
+    def loss(self, model: nn.Module, batch: ThoughtBatch, moment: Moment) -> Tensor:
+        """The summed cross entropy (nats) of the answers' tokens, at the given share of training."""
+        config, fading = self.config, max(0.0, 1 - moment.progress / CALM)
+        supervised = config.supervised if moment.step < config.warmup_steps else 0
+        cold = config.temperature_end or config.temperature
+        temperature = cold * (config.temperature / cold) ** fading
+        weight = cast(Transformer, getattr(model, "module", model)).embedding.weight
+        cache = GrowingCache()
+        logits, loss = self._read(model, batch.prompt, batch, cache)[:, -1], weight.new_zeros(())
+        number = batch.thoughts.shape[1]
+        first_with_gradient = number - config.gradient_slots if config.gradient_slots else 0
+        for slot in range(number):
+            digits = logits[:, :DIGITS]
+            if slot < supervised:
+                gold = batch.thoughts[:, slot]
+                loss = loss + F.cross_entropy(logits, gold, reduction="sum")
+                thought = F.one_hot(gold, DIGITS).to(weight.dtype)
+            elif config.estimator == "exact" and slot == number - 1:
+                return loss + self._summed_out(model, batch, cache, digits, weight)
+            else:
+                noise = gumbel(digits.shape, moment.generator) * (config.noise * fading)
+                thought = emit(digits, noise.to(digits.device), temperature, config.estimator)
+                if slot < first_with_gradient:
+                    thought = thought.detach()
+            logits = self._read(model, (thought @ weight[:DIGITS])[:, None], batch, cache)[:, -1]
+        answers = self._read(model, batch.rest, batch, cache)
+        scored = F.cross_entropy(
+            answers.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        return loss + scored
+
+    @staticmethod
+    def _read(model: nn.Module, tokens: Tensor, batch: ThoughtBatch, cache: GrowingCache) -> Tensor:
+        """Logits (R, T, V) of ids (R, T) or embeddings (R, T, C) that come next in the rows of a batch."""
+        part = slice(cache.length, cache.length + tokens.shape[1])
+        places = None if batch.places is None else batch.places[:, part]
+        if places is not None and len(places) < len(tokens):
+            places = places.repeat_interleave(len(tokens) // len(places), 0)
+        logits: Tensor = model(tokens, places, cache)
+        return logits
+
+    def _summed_out(
+        self, model: nn.Module, batch: ThoughtBatch, cache: GrowingCache, digits: Tensor, weight: Tensor
+    ) -> Tensor:
+        """- log of the answers' likelihood, summed over all values of the last thought: no draw, and no relaxation."""
+        cache.repeat(DIGITS)
+        rows = len(digits)
+        self._read(model, torch.arange(DIGITS, device=digits.device).repeat(rows)[:, None], batch, cache)
+        answers = self._read(model, batch.rest.repeat_interleave(DIGITS, 0), batch, cache)
+        targets = batch.targets.repeat_interleave(DIGITS, 0)
+        scored = F.cross_entropy(answers.mT, targets, ignore_index=IGNORED, reduction="none").sum(1)
+        return -(digits.log_softmax(-1) - scored.view(rows, DIGITS)).logsumexp(-1).sum()
+
+
+def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise, made on the CPU so that it is the same everywhere."""
+    uniform = torch.rand(shape, generator=generator).clamp_(1e-9, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform))
+
+
+def emit(logits: Tensor, noise: Tensor, temperature: float, estimator: str) -> Tensor:
+    """Thoughts (B, D) from logits (B, D): a token each, with the gradient of a relaxation, or the relaxation itself."""
+    soft = ((logits + noise) / temperature).softmax(-1)
+    if estimator == "soft":
+        return soft
+    hard = F.one_hot(soft.argmax(-1), logits.shape[-1]).to(soft.dtype)
+    if estimator == "straight-through":
+        return hard + temperature**2 * (soft - soft.detach())
+    return hard
+
+
+def make_thought_batch(
+    rendered: Rendered,
+    rows: NDArray[np.int64],
+    prompt: int,
+    end: int,
+    device: torch.device,
+    places: NDArray[np.int64] | None,
+) -> ThoughtBatch:
+    """Rows whose thoughts begin at column `prompt` and whose `</think>` is at column `end`."""
+    lengths = rendered.lengths[rows]
+    ids = torch.from_numpy(rendered.ids[rows, : int(lengths.max())].astype(np.int64)).to(device)
+    behind = np.arange(end + 1, ids.shape[1]) >= lengths[:, None]
+    targets = ids[:, end + 1 :].masked_fill(torch.from_numpy(behind).to(device), IGNORED)
+    located = None
+    if places is not None:
+        located = torch.from_numpy(places[rows, : ids.shape[1] - 1]).to(device)
+    return ThoughtBatch(ids[:, :prompt], ids[:, prompt:end], ids[:, end:-1], targets, located)
+
+
+def _thought_ends(rendered: Rendered) -> NDArray[np.int64]:
+    """The column of each row's `</think>` [N]."""
+    ends: NDArray[np.int64] = (rendered.ids == END_THINK).argmax(1)
+    return ends
