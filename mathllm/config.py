@@ -49,6 +49,7 @@ OBJECTIVES = ("teacher-forcing", "gumbel")
 ESTIMATORS = ("straight-through", "soft", "argmax", "exact")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
+MAX_THOUGHTS = 1000
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,11 @@ class DataConfig:
         _at_least("data.curriculum_steps", self.curriculum_steps, 0)
         _at_least("data.curriculum_start", self.curriculum_start, 1)
         _at_least("data.thought_length", self.thought_length, 0)
+        if self.thought_length > MAX_THOUGHTS:
+            raise UsageError(
+                f"data.thought_length must be at most {MAX_THOUGHTS:,}, not {self.thought_length:,}"
+            )
+        object.__setattr__(self, "task", ",".join(name.strip() for name in self.task.split(",")))
         if self.curriculum_steps and (self.data_dir or self.num_examples):
             raise UsageError(
                 "a curriculum over length needs an endless stream", "leave out data_dir and num_examples"
@@ -181,8 +187,9 @@ class ObjectiveConfig:
         _choice("estimator", self.estimator, ESTIMATORS)
         for name in ("temperature_end", "noise", "gradient_slots", "supervised", "warmup_steps"):
             _at_least(f"objective.{name}", getattr(self, name), 0)
-        if not 0.01 <= self.temperature <= 100 or self.temperature_end > 100:
-            raise UsageError(f"a temperature is from 0.01 to 100, not {self.temperature:g}")
+        for temperature in (self.temperature, self.temperature_end or self.temperature):
+            if not 0.01 <= temperature <= 100:
+                raise UsageError(f"a temperature is from 0.01 to 100, not {temperature:g}")
         if bool(self.supervised) != bool(self.warmup_steps):
             raise UsageError(
                 "objective.supervised and objective.warmup_steps belong together: how many first thoughts are "

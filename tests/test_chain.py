@@ -1,5 +1,6 @@
 """Chains modulo 10: the task, its texts and their places."""
 
+import json
 import re
 
 import numpy as np
@@ -7,8 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mathllm.config import DataConfig
+from mathllm.data.files import generate_dataset, import_dataset
+from mathllm.data.importing import read_problems
+from mathllm.data.sources import sampling
 from mathllm.errors import ExpressionError, UsageError
 from mathllm.formats import get_format
+from mathllm.inference.engine import allowed_by
 from mathllm.tasks import CHAIN, Sampling, answer, get_tasks, sample
 from mathllm.tasks.chain import apply_steps, count_numbers, running_states
 from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions
@@ -129,6 +135,20 @@ def test_thoughts_are_the_states():
         assert name != "random-steps" or re.fullmatch("<think>[0-9]{2}</think>", thought)
 
 
+def test_random_thoughts_know_nothing_of_the_states():
+    problems = drawn(4000, 4)[:]
+    problems = problems[count_numbers(problems) == 4]
+    rendered = get_format("random-steps").render(problems)
+    start = (rendered.ids == THINK).argmax(1)[:, None] + np.arange(1, 4)
+    thoughts = np.take_along_axis(rendered.ids, start, 1)
+    for column in range(3):
+        counts = np.bincount(thoughts[:, column], minlength=10)
+        assert (abs(counts / len(problems) - 0.1) < 0.04).all()
+        for state in running_states(problems).T:
+            assert abs((thoughts[:, column] == state).mean() - 0.1) < 0.04
+    assert (get_format("random-steps").render(problems[::-1]).ids[::-1] == rendered.ids).all()
+
+
 def test_given_thoughts_are_a_part_of_the_prompt():
     problems = drawn(300)
     for name in ("filler", "random-steps"):
@@ -169,8 +189,10 @@ def test_a_thought_is_held_to_its_length_and_to_digits():
     expected = [[THINK], list(range(10)), list(range(10)), [END_THINK], list(range(16))]
     for after, tokens in enumerate(expected):
         allowed = notation.allowed(ids[None, : equals + 1 + after])
-        assert np.flatnonzero(allowed[0]).tolist() == tokens, TOKENS[ids[equals + after]]
-    assert get_format("column").allowed(ids[None]) is None
+        assert np.flatnonzero(allowed[0, -1]).tolist() == tokens, TOKENS[ids[equals + after]]
+        assert (allowed[0] == notation.allowed(ids[None])[0, : equals + 1 + after]).all()
+    assert notation.allowed(ids[None])[0, :equals].all(), "the prompt is not the model's"
+    assert allowed_by(get_format("column")) is None
 
 
 def test_slots_hold_as_many_thoughts_as_digits_and_one_or_as_many_as_one_says():
@@ -182,11 +204,34 @@ def test_slots_hold_as_many_thoughts_as_digits_and_one_or_as_many_as_one_says():
     two = get_format("slots", thought_length=2)
     assert all("<think>00</think>" in decode(row) for row in two.render(problems).ids)
     prefix = encode("123-45=<think>00")[None]
-    assert np.flatnonzero(two.allowed(prefix)[0]).tolist() == [END_THINK]
-    assert get_format("slots").allowed(prefix)[0].sum() == 10
+    assert np.flatnonzero(two.allowed(prefix)[0, -1]).tolist() == [END_THINK]
+    assert get_format("slots").allowed(prefix)[0, -1].sum() == 10
     with pytest.raises(UsageError, match="length of their own"):
         get_format("steps", thought_length=3)
 
 
 def test_the_task_has_a_code_of_its_own():
     assert get_tasks("chain") == (CHAIN,) == (3,)
+
+
+def test_settings_that_mean_nothing_to_a_chain_are_refused():
+    for name in ("plain", "steps"):
+        with pytest.raises(UsageError, match="chain"):
+            get_format(name, zero_pad=True).check_task(CHAIN)
+    with pytest.raises(UsageError, match="carries nothing"):
+        sampling(DataConfig(task="chain", sampling="digits,balanced"))
+    assert DataConfig(task=" chain ").task == "chain"
+
+
+def test_a_data_directory_of_chains_is_made_read_and_imported(tmp_path):
+    data = DataConfig(task="chain", format="steps", max_digits=5)
+    generate_dataset(data, 400, 1, tmp_path / "made")
+    read = read_problems(tmp_path / "made" / "train.jsonl", chain=True)
+    assert (read.task == CHAIN).all()
+    assert len(read) == 360
+    metadata = import_dataset(
+        tmp_path / "made" / "train.jsonl", DataConfig(format="steps"), tmp_path / "imported"
+    )
+    assert metadata["data"]["task"] == "chain"
+    rows = [json.loads(line) for line in (tmp_path / "imported" / "train.jsonl").read_text().splitlines()]
+    assert all("<think>" in row["text"] for row in rows)

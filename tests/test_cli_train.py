@@ -426,6 +426,24 @@ def test_thoughts_of_the_models_own_by_flags(run: Any) -> None:
     text, marks = shown[0], shown[1]
     scored = "".join(c for c, mark in zip(text, marks.ljust(len(text)), strict=True) if mark == "^")
     assert scored == text.partition("</think>")[2], "the answer and its end alone"
+    again = (
+        *SMALL,
+        "--resume",
+        "--output-dir",
+        "run",
+        "--max-steps",
+        "4",
+        "--format",
+        "steps",
+        "--task",
+        "chain",
+    )
+    assert run(*again, "--use-gumbel").code == 0, "what the run was started with is still said"
+    three = ("--thought-warmup", "2", "--set", "objective.supervised=3", "--output-dir", "three")
+    assert run(*chains, *three).code == 0
+    assert json.loads(Path("three/training_config.json").read_text())["objective"]["supervised"] == 3
+    controls = ("--recipe", "chain-thoughts", "--no-gumbel", "--format", "filler", "--max-steps", "1")
+    assert run(*controls, "--batch-size", "64", "--output-dir", "control").code == 0
     for flag in ("--estimator", "--gumbel-temperature"):
         ended = run(*SMALL, flag, "soft" if flag == "--estimator" else "2", "--output-dir", "other")
         assert ended.code == 2

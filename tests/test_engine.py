@@ -227,7 +227,7 @@ def test_only_allowed_tokens_are_written(model, temperature):
 
     def may_follow(texts):
         assert len(texts) <= 50
-        return np.isin(np.arange(16), allowed)[None]
+        return np.isin(np.arange(16), allowed)[None, None]
 
     steps = list(
         decode(

@@ -41,6 +41,14 @@ def test_every_variant_of_the_package_can_be_trained(name: str) -> None:
     assert name in invoke("--help")
 
 
+def test_the_lengths_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path, picture = tmp_path / "mine.toml", tmp_path / "lengths.png"
+    path.write_text(STUDY)
+    invoke(path, "--output-dir", tmp_path / "out", "--seeds", "0", "--plot", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_study_from_the_beginning_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = tmp_path / "mine.toml", tmp_path / "out"
     path.write_text(STUDY)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from mathllm.cli.main import app
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
-from mathllm.evaluation.thoughts import Slot, best_matching, donors, examine
+from mathllm.evaluation.thoughts import Slot, best_matching, examine
 from mathllm.inference.solver import Solver
 from mathllm.model.checkpoint import OWN_THOUGHTS, SHIPPED, load_checkpoint
 
@@ -40,14 +40,6 @@ def test_agreement_renaming_and_information_of_a_thought() -> None:
     nothing = Slot(np.ones((10, 10), np.int64), Count(0, 0))
     assert nothing.information == pytest.approx(0)
     assert nothing.agreement == nothing.renamed == pytest.approx(0.1)
-
-
-def test_donors_have_prompts_of_the_same_length_and_each_gives_once() -> None:
-    lengths = np.array([7, 8, 7, 9, 7, 8, 7])
-    donor = donors(lengths, np.random.default_rng(0))
-    assert sorted(donor.tolist()) == list(range(7))
-    assert (lengths[donor] == lengths).all()
-    assert [row for row in range(7) if donor[row] == row] == [3], "only the one without a mate"
 
 
 def test_the_model_that_ships_thinks_in_states_that_its_answers_hang_on() -> None:

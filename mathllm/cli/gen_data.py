@@ -134,7 +134,8 @@ def show(metadata: dict[str, Any], output_dir: Path) -> None:
     """What was made, on stdout; what there is to say about it, on stderr."""
     data = metadata["data"]
     tasks = data["task"].replace(",", " and ")
-    typer.echo(f"{output_dir}: {tasks}, up to {data['max_digits']}-digit operands, {data['format']} format")
+    size = f"up to {data['max_digits']}" + (" numbers" if tasks == "chain" else "-digit operands")
+    typer.echo(f"{output_dir}: {tasks}, {size}, {data['format']} format")
     for split, counts in metadata["counts"].items():
         rows, distinct = counts["rows"], counts["distinct_problems"]
         repeated = f" of {distinct:,} different problems" if distinct < rows else ""

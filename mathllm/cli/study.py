@@ -39,6 +39,10 @@ def study(
     output_dir: Annotated[
         Path | None, typer.Option(help="Where runs and results go (default: studies/NAME).")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw exact match by length into a .png, .svg or .pdf (needs the extra plots)."),
+    ] = None,
     table_only: Annotated[
         bool, typer.Option("--table", help="Train nothing: show all that is finished.")
     ] = False,
@@ -61,6 +65,12 @@ def study(
     from mathllm.errors import UsageError
     from mathllm.study import load_study, measure
 
+    if plot is not None:
+        from mathllm.cli.eval import check_outputs
+        from mathllm.evaluation.plots import check_plot
+
+        check_outputs(plot)
+        check_plot(plot)
     if table_only and (seeds or only):
         raise UsageError("--table shows all that is finished", "leave out --seeds and --only")
     chosen = load_study(name)
@@ -74,7 +84,7 @@ def study(
             f"  {result['correct']:,} of {result['num_examples']:,} held out, {result['train_seconds']:.0f} s",
             style="dim",
         )
-    report(chosen, root, settings or [], Console(highlight=False))
+    report(chosen, root, settings or [], plot, Console(highlight=False))
 
 
 def parse_seeds(text: str | None, count: int) -> list[int]:
@@ -89,8 +99,8 @@ def parse_seeds(text: str | None, count: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def report(chosen: Study, root: Path, settings: list[str], console: Console) -> None:
-    """Prints the tables of what is finished, and writes results.json."""
+def report(chosen: Study, root: Path, settings: list[str], plot: Path | None, console: Console) -> None:
+    """Prints the tables of what is finished, writes results.json, and draws a picture where there should be one."""
     from mathllm.errors import UsageError
     from mathllm.evaluation.lengths import RANDOM, STRESS
     from mathllm.study import finished_results, shares
@@ -99,6 +109,12 @@ def report(chosen: Study, root: Path, settings: list[str], console: Console) -> 
     if not results:
         raise UsageError(f"no run of {chosen.name} is finished in {root}", f"mathllm study {chosen.name}")
     write_json(root / "results.json", {"study": chosen.name, "results": results})
+    if plot is not None:
+        from mathllm.evaluation.plots import plot_lengths
+
+        if not chosen.digits:
+            raise UsageError(f"{chosen.name} tests no lengths: there is nothing to draw", "leave out --plot")
+        plot_lengths(list(chosen.variants), chosen.digits, shares(results, RANDOM), plot)
     for kind in (RANDOM, STRESS) if chosen.digits else (RANDOM,):
         columns = [*([] if kind == STRESS else ["held out"]), *map(str, chosen.digits)]
         console.print(table(chosen, shares(results, kind), columns, kind if chosen.digits else "held out"))

@@ -25,7 +25,7 @@ def thoughts(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of the chains.", min=1)] = 4,
-    examples: Annotated[int, typer.Option(help="Chains to look at.", min=20)] = 1000,
+    examples: Annotated[int, typer.Option(help="Chains to look at.", min=100)] = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     output_file: Annotated[
@@ -61,14 +61,10 @@ def thoughts(
     from rich.console import Console
 
     from mathllm.device import pick_device
-    from mathllm.evaluation.lengths import check_length
-    from mathllm.evaluation.thoughts import check_thoughts, examine
+    from mathllm.evaluation.thoughts import examine
     from mathllm.model.checkpoint import load_checkpoint
-    from mathllm.tasks import CHAIN
 
     loaded = load_checkpoint(checkpoint, pick_device(device))
-    check_thoughts(loaded.notation)
-    check_length(loaded.model.max_length, loaded.notation, CHAIN, steps + 1)
     with progress_bar("decoding") as progress:
         report = examine(loaded.model, loaded.notation, steps, examples, progress=progress)
     document = {"checkpoint": str(loaded.path), **report.to_dict()}

@@ -67,8 +67,11 @@ def train(
         int | None, option("Of a stream: digits of the longest operand.", DATA, DataConfig.max_digits)
     ] = None,
     use_gumbel: Annotated[
-        bool, option("Score the answer alone: thoughts are the model's own.", THOUGHTS, flag="--use-gumbel")
-    ] = False,
+        bool | None,
+        option(
+            "Score the answer alone: thoughts are the model's own.", THOUGHTS, flag="--use-gumbel/--no-gumbel"
+        ),
+    ] = None,
     gumbel_temperature: Annotated[
         float | None, option("Of the softmax behind a thought.", THOUGHTS, ObjectiveConfig.temperature)
     ] = None,
@@ -242,7 +245,7 @@ SETTINGS = {
 def config_from_flags(flags: dict[str, Any]) -> Config:
     """The Config that flags, recipe and --set amount to, on top of a run's own when it is resumed."""
     from mathllm.config import build_config, parse_assignments
-    from mathllm.training.run import complete, saved_settings
+    from mathllm.training.run import run_directory, saved_settings
 
     tables: dict[str, dict[str, Any]] = {
         section: {name: flags[name] for name in names if flags[name] is not None}
@@ -258,24 +261,25 @@ def config_from_flags(flags: dict[str, Any]) -> Config:
         tables["train"]["max_steps"] = 0  # those of a recipe, or of the run that goes on
     if flags["wandb"] is not None:
         tables["train"]["wandb"] = "on" if flags["wandb"] else "off"
-    tables["objective"] |= objective_settings(flags)
     recipe, assigned = flags["recipe"], parse_assignments(flags["set_"] or [])
+    tables["objective"] |= objective_settings(flags, assigned.get("objective", {}))
     wanted = build_config(assigned, tables, recipe=recipe)
     data = data_settings(wanted.data.data_dir, {**assigned.get("data", {}), **tables["data"]}, recipe)
     config = build_config(data, assigned, tables, recipe=recipe)
-    if not flags["resume"]:
-        check_objective(tables["objective"], config.objective)
     if flags["resume"]:
-        saved = saved_settings(Path(complete(config).train.output_dir))
+        saved = saved_settings(Path(run_directory(config)))
         # a data directory that merely lies about is not what the run was started on
         named = data if wanted.data.data_dir else {}
         config = build_config(saved, named, assigned, tables, recipe=recipe)
+    check_objective(tables["objective"], config.objective)
     return config
 
 
-def objective_settings(flags: dict[str, Any]) -> dict[str, Any]:
+def objective_settings(flags: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]:
     """What the flags about thoughts set, where their name is not that of the setting."""
-    found: dict[str, Any] = {"name": "gumbel"} if flags["use_gumbel"] else {}
+    found: dict[str, Any] = {}
+    if flags["use_gumbel"] is not None:
+        found["name"] = "gumbel" if flags["use_gumbel"] else "teacher-forcing"
     for flag, setting in (
         ("gumbel_temperature", "temperature"),
         ("gumbel_temperature_end", "temperature_end"),
@@ -283,14 +287,14 @@ def objective_settings(flags: dict[str, Any]) -> dict[str, Any]:
     ):
         if flags[flag] is not None:
             found[setting] = flags[flag]
-    if flags["thought_warmup"]:
-        found["supervised"] = 1
+    if flags["thought_warmup"] is not None and "supervised" not in assigned:
+        found["supervised"] = int(flags["thought_warmup"] > 0)
     return found
 
 
 def check_objective(given: dict[str, Any], objective: ObjectiveConfig) -> None:
     """Raises UsageError for flags about thoughts that nobody has."""
-    if given and objective.name != "gumbel":
+    if given.keys() - {"name"} and objective.name != "gumbel":
         raise UsageError(
             "a flag about thoughts does nothing without --use-gumbel", "give it, or a recipe that does"
         )

@@ -115,7 +115,7 @@ def import_dataset(
     notation = get_format(data.format, data.zero_pad, data.thought_length)
     shares = ratios(data)
     _check_free(output_dir, overwrite)
-    problems = read_problems(source)
+    problems = read_problems(source, chain=not notation.knows_task("addition"))
     if len(problems) == 0:
         raise DataError(
             f"there is no problem in {source}", "write one equation a line, for example 951+11=962"

@@ -149,6 +149,8 @@ def sampling(data: DataConfig) -> Sampling:
         raise UsageError("only subtraction has signed results", "leave out --signed, or add the task")
     if data.max_operands > 2 and "addition" not in names:
         raise UsageError("only addition takes more than two operands", "leave out --max-operands")
+    if names == ["chain"] and "balanced" in data.sampling:
+        raise UsageError("a chain carries nothing that could be balanced", "use --sampling digits or uniform")
     return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
 
 

@@ -191,7 +191,7 @@ CARRIES: dict[str, Callable[[Problems], tuple[Ints, Ints, Ints]]] = {
 
 
 def _thought_correct(verdicts: Verdicts) -> Bools | None:
-    if not (verdicts.gold.ids[:1] == END_THINK).any():
+    if not verdicts.true_thoughts or not (verdicts.gold.ids[:1] == END_THINK).any():
         return None
     correct = verdicts.completion_correct.copy()
     rows = np.flatnonzero(~correct)

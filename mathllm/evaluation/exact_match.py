@@ -21,7 +21,7 @@ from mathllm.data.batches import batches_by_length
 from mathllm.device import workers
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
-from mathllm.inference.engine import CUT, ENDED, Places, allowed_by, generate, places_for, read
+from mathllm.inference.engine import CUT, ENDED, Allowed, Places, allowed_by, generate, places_for, read
 from mathllm.model import Transformer
 from mathllm.tasks import Problems, answer
 from mathllm.tasks.expressions import expressions
@@ -75,6 +75,7 @@ class Verdicts:
     token_hits: Ints
     token_counts: Ints
     decoded: Bools
+    true_thoughts: bool = True  # are the thoughts of `gold` the truth?
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -106,8 +107,7 @@ def judge(
 
     hits, certain = np.zeros(n, np.int64), np.zeros(n, np.bool_)
     with _evaluating(model):
-        places = places_for(model, notation)
-        for rows, row_hits, surely_gold in _score_all(model, gold, batch_size, places):
+        for rows, row_hits, surely_gold in _score_all(model, notation, gold, batch_size):
             hits[rows], certain[rows] = row_hits, surely_gold & draft
             advance(int(certain[rows].sum()))
         written = _complete(model, notation, gold, np.flatnonzero(~certain), batch_size, advance)
@@ -127,7 +127,16 @@ def read_verdicts(
     completion_correct = same & (written.lengths == gold.lengths)
     counts = gold.lengths - gold.prompt_lengths
     return Verdicts(
-        problems, gold, written, parsed, answer_correct, completion_correct, token_hits, counts, decoded
+        problems,
+        gold,
+        written,
+        parsed,
+        answer_correct,
+        completion_correct,
+        token_hits,
+        counts,
+        decoded,
+        notation.true_thoughts,
     )
 
 
@@ -155,12 +164,13 @@ def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]
 
 
 def _score_all(
-    model: Transformer, gold: Rendered, batch_size: int, places: Places | None
+    model: Transformer, notation: Format, gold: Rendered, batch_size: int
 ) -> Iterator[tuple[Ints, Ints, Bools]]:
     """Batches of rows with what `score_gold` says of them."""
     device = model.embedding.weight.device.type
     batches = list(batches_by_length(gold.lengths, batch_size, SCORED_TOKENS[device]))
-    score = partial(score_gold, model, gold, places=places)
+    places, allowed = places_for(model, notation), allowed_by(notation)
+    score = partial(score_gold, model, gold, places=places, allowed=allowed)
     threads = torch.get_num_threads() if device == "cpu" else 1
     if threads == 1:
         yield from ((rows, *score(rows)) for rows in batches)
@@ -171,7 +181,11 @@ def _score_all(
 
 @torch.inference_mode()
 def score_gold(
-    model: Transformer, gold: Rendered, rows: Ints, places: Places | None = None
+    model: Transformer,
+    gold: Rendered,
+    rows: Ints,
+    places: Places | None = None,
+    allowed: Allowed | None = None,
 ) -> tuple[Ints, Bools]:
     """Of the given rows: how many gold tokens are the model's first choice, and whether all surely are."""
     width = int(gold.lengths[rows].max())
@@ -186,6 +200,9 @@ def score_gold(
     if places is not None:
         located = torch.from_numpy(places(gold.ids[rows, : width - 1])).to(device)
     logits = torch.cat(list(read(model, ids[:, :-1], located)), dim=1)[:, first:]
+    if allowed is not None:
+        may = allowed(gold.ids[rows, : width - 1])[:, first:]
+        logits = logits.masked_fill(~torch.from_numpy(may).to(device), -torch.inf)
     lead = gold_lead(logits, ids[:, first + 1 :])
     hits = ((lead > 0) & mask).sum(1)
     certain = ((lead > TIE) | ~mask).all(1)

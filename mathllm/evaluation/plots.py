@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,33 @@ def plot_thoughts(report: ThoughtReport, path: Path) -> None:
     figure.supxlabel("digit that the model wrote")
     figure.supylabel("true state")
     figure.colorbar(image, ax=axes, label="share of that state")
+    save(figure, path)
+
+
+def plot_lengths(
+    variants: Sequence[str],
+    digits: Sequence[int],
+    found: Mapping[tuple[str, str], Sequence[float]],
+    path: Path,
+) -> None:
+    """Exact match over digits, a line for each variant: the median of its seeds, with a band from lowest to highest."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    axis = figure.subplots()
+    for number, variant in enumerate(variants):
+        seeds = [found.get((variant, str(n)), ()) for n in digits]
+        if not all(seeds):
+            continue
+        color, line = f"C{number % 10}", ("-", "--")[number // 10 % 2]  # ten colours, and after them dashes
+        medians = [np.median(values) for values in seeds]
+        axis.plot(digits, medians, marker="o", label=variant, color=color, linestyle=line)
+        axis.fill_between(digits, [*map(min, seeds)], [*map(max, seeds)], color=color, alpha=0.15)
+    axis.set_xticks(digits)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_xlabel("digits")
+    axis.set_ylabel("exact match")
+    figure.legend(loc="outside right upper", fontsize="small")
     save(figure, path)
 
 

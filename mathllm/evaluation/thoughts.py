@@ -20,7 +20,8 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
-from mathllm.evaluation.lengths import RANDOM, draw_length
+from mathllm.evaluation.exact_match import pad_ids
+from mathllm.evaluation.lengths import RANDOM, check_length, draw_length
 from mathllm.formats import Format
 from mathllm.inference.engine import allowed_by, generate, places_for
 from mathllm.model import Transformer
@@ -35,8 +36,8 @@ DIGITS = 10
 @dataclass(frozen=True)
 class Slot:
     """One thought. `counts` [state, thought]: how often each goes with each. `followed`: of swaps that should change
-    the
-    answer, those after which it was that of the donor's state."""
+    the answer, those after which it was that of the donor's state. With few problems the best renaming, and the
+    information, come out too high."""
 
     counts: Ints
     followed: Count
@@ -112,19 +113,21 @@ def examine(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> ThoughtReport:
-    """The report on n random chains of so many steps (at least 1). Problems of one length of text are one another's
-    donors.
+    """The report on n random chains of so many steps (at least 1). Raises UsageError where these are too long.
 
     `progress` gets how many of the decodings are done, and how many there are.
     """
     check_thoughts(notation)
+    check_length(model.max_length, notation, CHAIN, steps + 1)
     problems = draw_length(CHAIN, steps + 1, RANDOM, n, seed=seed)
     states = running_states(problems)[:, 1:]
     prompts, lengths = notation.prompts(problems)
     decode = partial(complete, model, notation, prompts, lengths)
     none = np.zeros((n, 0), np.uint8)
     thoughts, answers = decode(none, steps)
-    donor = donors(lengths, np.random.default_rng([seed, steps]))
+    order = np.random.default_rng([seed, steps]).permutation(n)
+    donor = np.zeros(n, np.int64)
+    donor[order] = np.roll(order, 1)  # each gives to one other, and takes from one
 
     def done(decodings: int) -> None:
         if progress is not None:
@@ -173,18 +176,10 @@ def complete(
     own = steps - given
     thoughts = np.concatenate([forced, written.ids[:, :own]], axis=1)
     place = own + (given < steps)  # past `</think>`
-    answer = written.ids[:, place].astype(np.int64)
-    ends = (written.lengths == place + 2) & (written.ids[:, place + 1] == END) & (answer < DIGITS)
+    ids = pad_ids(written.ids, place + 2)
+    answer = ids[:, place].astype(np.int64)
+    ends = (written.lengths == place + 2) & (ids[:, place + 1] == END) & (answer < DIGITS)
     return thoughts, np.where(ends, answer, -1)
-
-
-def donors(lengths: Ints, rng: np.random.Generator) -> Ints:
-    """For each row [N] another one whose prompt is as long (itself where there is no other), each taken once."""
-    donor = np.arange(len(lengths))
-    for length in np.unique(lengths):
-        rows = rng.permutation(np.flatnonzero(lengths == length))
-        donor[rows] = np.roll(rows, 1)
-    return donor
 
 
 def best_matching(counts: Ints) -> int:

@@ -34,8 +34,8 @@ from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, VOCAB_
 class Rendered:
     """Texts as ids uint8 [N, T] padded with `<end>`, their lengths [N], and the prompts' lengths [N].
 
-    The prompt is everything up to and including the first `=`; what follows, `<end>` included, is the
-    completion.
+    The prompt is everything up to and including the first `=`, and a thought that is given; what follows, `<end>`
+    included, is the completion.
     """
 
     ids: Ids
@@ -98,11 +98,12 @@ class Format:
     read_places: PlaceReader | None = None  # of all tokens, where these are not about columns of digits
     thought_length: LengthReader | None = None
     thoughts_given: bool = False
+    true_thoughts: bool = True  # is what is written here for thoughts the truth, or only room for some?
     zero_pad: bool = field(default=False, kw_only=True)
 
     def knows_task(self, name: str) -> bool:
         """Can it write problems of that task?"""
-        if name == "chain" and (self.hints or self.least_significant_first):
+        if name == "chain" and (self.hints or self.least_significant_first or self.zero_pad):
             return False  # it has no digit places to be written by
         return self.only in ("", name) and (self.thoughts is None or name in self.thoughts)
 
@@ -163,25 +164,16 @@ class Format:
             prompt.append(self._thought_slots(problems, answer(problems), widths))
         return stack(prompt)
 
-    def allowed(self, ids: Ids) -> Bools | None:
-        """Which tokens [N, V] may follow texts [N, T] that all end at one and the same token after `=`, or in it.
-
-        None where anything may: only thoughts of a known length are held to it, and to digits.
-        """
-        if self.thought_length is None:
-            return None
+    def allowed(self, ids: Ids) -> Bools:
+        """Which token may follow each token of texts or prefixes [N, T, V]: thoughts of a known length are held to it,
+        and to digits; anything may stand elsewhere."""
+        assert self.thought_length is not None
         prompt = np.cumsum(ids == EQUALS, 1) == 0
-        length = self.thought_length(ids, prompt)
-        written = (~prompt).sum(1) - 1  # since `=`
-        token, here = np.arange(VOCAB_SIZE), written[:, None]
-        opens, thinks, closes = (
-            here == 0,
-            (here >= 1) & (here <= length[:, None]),
-            here == length[:, None] + 1,
-        )
-        return np.where(
-            opens, token == THINK, np.where(thinks, token < 10, np.where(closes, token == END_THINK, True))
-        )
+        length = self.thought_length(ids, prompt)[:, None, None]
+        token, here = np.arange(VOCAB_SIZE), (np.cumsum(~prompt, 1) - 1)[..., None]  # since `=`; -1 before it
+        thinks = np.where((here >= 1) & (here <= length), token < 10, True)
+        closes = np.where(here == length + 1, token == END_THINK, thinks)
+        return np.where(here == 0, token == THINK, closes)
 
     def prompts(self, problems: Problems) -> tuple[Ids, Ints]:
         """The prompts alone: ids [N, T] and lengths [N]."""

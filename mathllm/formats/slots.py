@@ -1,4 +1,4 @@
-"""A sum, and before it a thought that is the model's own: `99+21=<think>0000</think>120<end>`.
+"""A sum, and before it a thought that is the model's own: `99+21=<think>000</think>120<end>`.
 
 As many tokens as the longer operand has digits, and one, or as many as `data.thought_length` says. Nobody says what
 they should be: what is written here for them are zeros (see training.objectives.gumbel).
@@ -32,6 +32,7 @@ def slots_format(constant: int = 0) -> Format:
         "a thought of the model's own, then the answer",
         thoughts={"addition": zeros, "subtraction": zeros, "multiplication": zeros},
         thought_length=count,
+        true_thoughts=False,
     )
 
 

@@ -24,9 +24,7 @@ from mathllm.model.cache import KeyValueCache
 from mathllm.tokenizer import END, Ids
 
 Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
-Allowed = Callable[
-    [Ids], "NDArray[np.bool_] | None"
-]  # which tokens [N, V] may follow texts [N, T]; None: any
+Allowed = Callable[[Ids], NDArray[np.bool_]]  # which token may follow each token [N, T, V] of texts [N, T]
 
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
 SCORES, CACHE_BYTES = 1 << 24, 1 << 30
@@ -100,7 +98,8 @@ def decode(
             located = torch.from_numpy(known[:, -tokens.shape[1] :]).to(prompts.device)
         for piece in read(model, tokens, located, cache):
             logits = piece[:, -1]  # of the last piece
-        if allowed is not None and (may := allowed(texts.cpu().numpy().astype(np.uint8))) is not None:
+        if allowed is not None:
+            may = allowed(texts.cpu().numpy().astype(np.uint8))[:, -1]
             logits = logits.masked_fill(~torch.from_numpy(may).to(prompts.device), -torch.inf)
         ids = pick(logits, params, generator)
         if alive == len(rows):

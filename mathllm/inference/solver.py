@@ -148,7 +148,7 @@ class Solver:
             may[EQUALS] = bool(written)
 
             def allowed(texts: Ids, may: NDArray[np.bool_] = may) -> NDArray[np.bool_]:
-                return may[None]
+                return may[None, None]
 
             ids = torch.tensor([[*prompt.tolist(), *written]], device=self.device)
             decoded = decode(self.model, ids, 1, self.params, END, allowed, self.generator, self.places)

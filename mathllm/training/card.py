@@ -53,7 +53,8 @@ def model_card(
         "",
         "All settings are in `training_config.json`. To ask it: `mathllm chat --checkpoint` this directory.",
         "",
-        "Limits: nothing is known about larger problems or about other operations; what the figures above were not counted on may be wrong.",
+        "Limits: nothing is known about larger problems or about other operations; what the figures above were not "
+        "counted on may be wrong.",
         "",
     ]
     return "\n".join(lines)

@@ -124,9 +124,7 @@ def complete(config: Config) -> Config:
             f"texts of this data take up to {needed} tokens, but max_length is {config.model.max_length}",
             f"--max-length {needed}, or leave it out",
         )
-    if not config.train.output_dir:
-        name = f"{config.data.task.replace(',', '-')}-{config.model.size}"
-        config = replace(config, train=replace(config.train, output_dir=str(Path("checkpoints") / name)))
+    config = replace(config, train=replace(config.train, output_dir=run_directory(config)))
     if config.train.threads == 0:
         # part of the settings: with another number, a resumed run would round its sums differently
         threads = sensible_threads(config.train.batch_size * config.train.grad_accumulation)
@@ -146,6 +144,12 @@ def complete(config: Config) -> Config:
     if uses := coordinates_used(config.model.position):
         notation.check_coordinates(uses)
     return config
+
+
+def run_directory(config: Config) -> str:
+    """Where a run goes: as the settings say, or by the names of its task and size."""
+    name = f"{config.data.task.replace(',', '-')}-{config.model.size}"
+    return config.train.output_dir or str(Path("checkpoints") / name)
 
 
 def load_splits(config: Config) -> Splits:

@@ -70,6 +70,8 @@ class GumbelThoughts:
         places: NDArray[np.int64] | None = None,
     ) -> Iterator[ThoughtBatch]:
         """The given rows by length of prompt and of thought, at most `max_rows` and about `max_tokens` at once."""
+        if self.config.estimator == "exact":
+            max_tokens //= DIGITS  # the last thought and what follows come in as many versions
         prompts, ends = rendered.prompt_lengths[rows], _thought_ends(rendered)[rows]
         for prompt, end in np.unique(np.stack([prompts, ends], 1), axis=0):
             group = rows[(prompts == prompt) & (ends == end)]
@@ -103,7 +105,7 @@ class GumbelThoughts:
                 thought = emit(digits, noise.to(digits.device), temperature, config.estimator)
                 if slot < first_with_gradient:
                     thought = thought.detach()
-            logits = self._read(model, (thought @ weight[:DIGITS])[:, None], batch, cache)[:, -1]
+            logits = self._read(model, embed(thought, weight), batch, cache)[:, -1]
         answers = self._read(model, batch.rest, batch, cache)
         scored = F.cross_entropy(
             answers.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"
@@ -126,11 +128,18 @@ class GumbelThoughts:
         """- log of the answers' likelihood, summed over all values of the last thought: no draw, and no relaxation."""
         cache.repeat(DIGITS)
         rows = len(digits)
-        self._read(model, torch.arange(DIGITS, device=digits.device).repeat(rows)[:, None], batch, cache)
+        every = torch.eye(DIGITS, device=digits.device).repeat(rows, 1)
+        self._read(model, embed(every, weight), batch, cache)
         answers = self._read(model, batch.rest.repeat_interleave(DIGITS, 0), batch, cache)
         targets = batch.targets.repeat_interleave(DIGITS, 0)
         scored = F.cross_entropy(answers.mT, targets, ignore_index=IGNORED, reduction="none").sum(1)
         return -(digits.log_softmax(-1) - scored.view(rows, DIGITS)).logsumexp(-1).sum()
+
+
+def embed(thought: Tensor, weight: Tensor) -> Tensor:
+    """Thoughts (B, D) as embeddings (B, 1, C), by the one way that there is for tokens and mixtures of them."""
+    with torch.autocast(thought.device.type, enabled=False):  # tokens are looked up in full precision
+        return (thought.to(weight.dtype) @ weight[:DIGITS])[:, None]
 
 
 def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
