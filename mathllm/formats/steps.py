@@ -53,9 +53,6 @@ def read_chain(ids: Ids, prompt: Bools) -> Ints:
     step which follows, and so has `</think>`, before the answer: it is one past the last step. So at its own place a
     step finds all that it needs, and the answer nothing but the last thought.
     """
-    digit = (ids < 10) & prompt
-    numbers = np.cumsum(digit, 1)
-    before = np.maximum(np.where(digit, numbers - 1, numbers), 1)
     after = ~prompt
     written = np.cumsum(after, 1) - 1  # since `=`, which is about no place
     steps = count_steps(ids, prompt)[:, None]
@@ -63,16 +60,21 @@ def read_chain(ids: Ids, prompt: Bools) -> Ints:
     thinking = np.where(written > 0, np.minimum(written, steps + 1), 0)
     ended = np.cumsum((ids == END) & after, 1) > 0
     told = np.where(closed, (steps + 1) * (ids == END_THINK), thinking)
-    return np.where(prompt, before, np.where(ended, 0, told))
+    return np.where(prompt, _prompt_places(ids, prompt), np.where(ended, 0, told))
 
 
 def read_answer_alone(ids: Ids, prompt: Bools) -> Ints:
     """The same without a thought: `=`, before the answer, is one past the last step."""
+    first = ~prompt & (np.cumsum(~prompt, 1) == 1)
+    answer = count_steps(ids, prompt)[:, None] + 1
+    return np.where(prompt, _prompt_places(ids, prompt), first * answer)
+
+
+def _prompt_places(ids: Ids, prompt: Bools) -> Ints:
+    """The steps [N, T] that operators and numbers belong to; the first number belongs to step 1."""
     digit = (ids < 10) & prompt
     numbers = np.cumsum(digit, 1)
-    before = np.maximum(np.where(digit, numbers - 1, numbers), 1)
-    first = ~prompt & (np.cumsum(~prompt, 1) == 1)
-    return np.where(prompt, before, first * (count_steps(ids, prompt)[:, None] + 1))
+    return np.maximum(np.where(digit, numbers - 1, numbers), 1)
 
 
 STEPS = Format(

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mathllm.data.batches import IGNORED, Batch, micro_batches
@@ -23,17 +18,7 @@ class TeacherForcing:
         """True [N, T] for the completions."""
         return rendered.loss_mask
 
-    def batches(
-        self,
-        rendered: Rendered,
-        rows: NDArray[np.int64],
-        max_rows: int,
-        max_tokens: int,
-        device: torch.device,
-        places: NDArray[np.int64] | None = None,
-    ) -> Iterator[Batch]:
-        """The given rows in batches of like length; see `micro_batches`."""
-        return micro_batches(rendered, rows, max_rows, max_tokens, device, places)
+    batches = staticmethod(micro_batches)
 
     def loss(self, model: nn.Module, batch: Batch, moment: Moment) -> Tensor:
         """The summed cross entropy (nats) of the completions' tokens; nothing in it is random or changes."""
