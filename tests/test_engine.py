@@ -13,6 +13,7 @@ from mathllm.inference import engine
 from mathllm.inference.engine import CUT, ENDED, Generation, decode, generate, places_for
 from mathllm.inference.sampling import SamplingParams, pick, truncate
 from mathllm.model import Transformer
+from mathllm.model.attention import MANY_ROWS
 from mathllm.model.cache import KeyValueCache
 from mathllm.model.positions import SCHEMES
 from mathllm.tokenizer import END, EQUALS, VOCAB_SIZE
@@ -86,15 +87,16 @@ def rows_of(written: Generation) -> list[list[int]]:
 
 @pytest.mark.parametrize("position", SCHEMES)
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("rows", [3, MANY_ROWS])
 @torch.no_grad()
-def test_cached_logits_are_uncached_logits(position, variant):
+def test_cached_logits_are_uncached_logits(position, variant, rows):
     model = make_model(position=position, **VARIANTS[variant])
-    ids = torch.from_numpy(random_prompts(3, 12, 12)[0]).long()
+    ids = torch.from_numpy(random_prompts(rows, 12, 12)[0]).long()
     places = located(model, ids)
     whole = model(ids, places)
     assert whole.std() > 0.1, "a model without an opinion would pass with any cache"
     for cuts in ([*range(1, 13)], [5, 12], [5, 6, 12], [1, 12]):  # token by token, and chunks after a chunk
-        cache = model.make_cache(3, 12)
+        cache = model.make_cache(rows, 12)
         parts = [
             model(ids[:, a:b], None if places is None else places[:, a:b], cache)
             for a, b in zip([0, *cuts], cuts, strict=False)

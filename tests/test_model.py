@@ -130,7 +130,14 @@ def test_a_token_never_sees_a_later_one(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
 def test_embeddings_can_be_given_instead_of_ids(changes: dict[str, object]) -> None:
     model, ids = awake(dataclasses.replace(TINY, **changes)), some_ids()
-    assert torch.equal(model(model.embedding(ids), places(model, ids)), logits(model, ids))
+    outcomes = []
+    # ids take another way through the first block where nothing but the token decides what it makes of it
+    for given in (model.embedding(ids), ids):
+        model.zero_grad()
+        out = model(given, places(model, ids))
+        out.square().sum().backward()
+        outcomes.append((out, [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
@@ -199,6 +206,11 @@ def test_rms_norm_and_its_gradient_are_those_of_the_formula(shape: tuple[int, ..
     plain = x / (x.square().mean(-1, keepdim=True) + EPSILON).sqrt()
     torch.testing.assert_close(rms_norm(x), plain)
     assert torch.autograd.gradcheck(rms_norm, x)
+    weight = torch.randn(shape[-1], generator=generator, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(rms_norm(x, weight), plain * weight)
+    assert torch.autograd.gradcheck(rms_norm, (x, weight))
+    with torch.no_grad():
+        torch.testing.assert_close(rms_norm(x, weight), plain * weight)
 
 
 @pytest.mark.parametrize("qk_norm", [True, False])

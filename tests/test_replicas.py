@@ -7,7 +7,7 @@ import torch
 from runs import finished, records, same_run, tiny, weights
 from test_training import CPU, model_and_rows, teacher_forcing
 
-from mathllm.data.batches import micro_batches
+from mathllm.data.batches import make_batch
 from mathllm.training.replicas import Replicas, sensible_threads
 
 SETTINGS = ("train.batch_size=30", "optim.optimizer=adamw", "train.save_steps=10")
@@ -16,14 +16,14 @@ SETTINGS = ("train.batch_size=30", "optim.optimizer=adamw", "train.save_steps=10
 @pytest.mark.parametrize("count", [2, 3])
 def test_their_gradients_add_up_to_those_of_one(count: int) -> None:
     model, rendered = model_and_rows()
-    (whole,) = micro_batches(rendered, torch.arange(40).numpy(), 40, 10**6, CPU)
+    whole = make_batch(rendered, torch.arange(40).numpy(), CPU)
     teacher_forcing(model, whole).backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     replicas = Replicas(model, count)
 
     def learn(twin: torch.nn.Module, number: int) -> float:
-        (part,) = micro_batches(rendered, torch.arange(number, 40, count).numpy(), 40, 10**6, CPU)
+        part = make_batch(rendered, torch.arange(number, 40, count).numpy(), CPU)
         loss = teacher_forcing(twin, part)
         loss.backward()
         return loss.item()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from mathllm.formats import Rendered
 
 IGNORED = -100  # a target that no loss counts
+
+# what a batch costs beside its tokens, as a number of tokens: a GPU waits for the host at every one
+BATCH_COST = {"cpu": 128, "cuda": 1 << 16}
 
 
 @dataclass(frozen=True)
@@ -39,23 +43,46 @@ def micro_batches(
 
     Rows of like length come together, so that little is padding. `places` [N, T, 2] are those of `rendered`.
     """
-    for part in batches_by_length(rendered.lengths[rows] - 1, max_rows, max_tokens):
+    for part in batches_by_length(rendered.lengths[rows] - 1, max_rows, max_tokens, BATCH_COST[device.type]):
         yield make_batch(rendered, rows[part], device, places)
 
 
 def batches_by_length(
-    lengths: NDArray[np.int64], max_rows: int, max_tokens: int
+    lengths: NDArray[np.int64], max_rows: int, max_tokens: int, batch_cost: int
 ) -> Iterator[NDArray[np.int64]]:
-    """All rows [N] of the given lengths, the short ones first, in batches of bounded rows and padded tokens."""
+    """All rows [N] of the given lengths, the short ones first, in batches of bounded rows and padded tokens.
+
+    They are cut where it costs least, if a batch costs its padded tokens and `batch_cost` more: found for the shortest
+    lengths first, as lines are broken in a paragraph.
+    """
     order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        # lengths ascend, so the batch is as wide as its last row: take as many rows as fit
-        widths = lengths[order[start : start + max_rows]]
-        fits = np.arange(1, len(widths) + 1) * widths <= max_tokens
-        stop = start + max(1, int(fits.sum()))
-        yield order[start:stop]
-        start = stop
+    widths, counts = np.unique(lengths, return_counts=True)
+    ends = np.concatenate([[0], counts.cumsum()])  # rows of each of the shortest lengths
+    cost = np.zeros(len(ends))
+    begin = np.zeros(len(ends), np.int64)  # the first length of the batches that end with each
+    for last, width in enumerate(widths, 1):
+        rows = ends[last] - ends[:last]
+        costs = cost[:last] + rows * width + batch_cost * _batches(rows, width, max_rows, max_tokens)
+        begin[last], cost[last] = costs.argmin(), costs.min()
+    found = []
+    last = len(widths)
+    while last:
+        rows = order[ends[begin[last]] : ends[last]]
+        found += np.array_split(rows, _batches(len(rows), widths[last - 1], max_rows, max_tokens))[::-1]
+        last = begin[last]
+    yield from found[::-1]
+
+
+def _batches(rows: Any, width: int, max_rows: int, max_tokens: int) -> Any:
+    """How many batches so many rows, or each of several numbers of rows, take at that width."""
+    return -(-rows // max(1, min(max_rows, max_tokens // width)))
+
+
+def shares_by_length(lengths: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """All rows [N] in `count` shares with like numbers of tokens, the short rows first."""
+    order = np.argsort(lengths, kind="stable")
+    middle = lengths[order].cumsum() - lengths[order] / 2
+    return np.split(order, np.searchsorted(middle, lengths.sum() * np.arange(1, count) / count))
 
 
 def make_batch(

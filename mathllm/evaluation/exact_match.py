@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mathllm.data.batches import batches_by_length
+from mathllm.data.batches import BATCH_COST, batches_by_length
 from mathllm.device import workers
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
@@ -168,7 +168,7 @@ def _score_all(
 ) -> Iterator[tuple[Ints, Ints, Bools]]:
     """Batches of rows with what `score_gold` says of them."""
     device = model.embedding.weight.device.type
-    batches = list(batches_by_length(gold.lengths, batch_size, SCORED_TOKENS[device]))
+    batches = list(batches_by_length(gold.lengths, batch_size, SCORED_TOKENS[device], BATCH_COST[device]))
     places, allowed = places_for(model, notation), allowed_by(notation)
     score = partial(score_gold, model, gold, places=places, allowed=allowed)
     threads = torch.get_num_threads() if device == "cpu" else 1

@@ -12,6 +12,8 @@ from mathllm.model.cache import Cache
 from mathllm.model.norms import rms_norm
 from mathllm.model.positions import Where
 
+MANY_ROWS = 32  # from so many rows on, two products for all heads are faster than a fused kernel for each
+
 
 class Attention(nn.Module):
     """Multi-head attention; `kv_heads` < `heads` shares keys and values (GQA, arXiv 2305.13245).
@@ -31,16 +33,16 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        qkv: Tensor,
         turns: Tensor | None,
         mask: Tensor | None,
         cache: Cache | None,
         layer: int,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C); see `Scheme.turns`, and `attention_mask` for the mask."""
-        batch, length, _ = x.shape
-        # (B, T, C) -> (B, T, H + Hkv + Hkv, D); norm and rotation run over memory as it lies, before the transpose
-        heads = self.qkv(x).view(batch, length, -1, self.head_width)
+        """What `qkv` makes of x (B, T, C) -> (B, T, C); see `Scheme.turns`, and `attention_mask` for the mask."""
+        batch, length, _ = qkv.shape
+        # (B, T, H + Hkv + Hkv, D); norm and rotation run over memory as it lies, before the transpose
+        heads = qkv.view(batch, length, -1, self.head_width)
         qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.qk_norm:
             qk = rms_norm(qk)
@@ -50,17 +52,33 @@ class Attention(nn.Module):
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None and length > 1,
-            scale=self.scale,
-            enable_gqa=self.heads != self.kv_heads,
-        )
+        if length == 1 and batch >= MANY_ROWS and not (q.is_cuda or torch.is_grad_enabled()):
+            y = attend_once(q, k, v, mask, self.scale)
+        else:
+            y = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None and length > 1,
+                scale=self.scale,
+                enable_gqa=self.heads != self.kv_heads,
+            )
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
+
+
+def attend_once(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Attention of one query a row (B, H, 1, D) to keys and values (B, Hkv, S, D): (B, H, 1, D).
+
+    PyTorch's fused kernel takes the heads one by one, which costs more than their products; here they are two products
+    in all.
+    """
+    batch, kv_heads, seen, width = k.shape
+    scores = torch.bmm(q.reshape(batch * kv_heads, -1, width), k.flatten(0, 1).mT).mul_(scale)
+    if bias is not None:
+        scores.view(batch, -1, 1, seen).add_(bias)
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(batch, -1, 1, width)
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:

@@ -70,12 +70,18 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
+        words: tuple[Tensor, Tensor] | None,
         turns: Tensor | None,
         mask: Tensor | None,
         cache: Cache | None,
         layer: int,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), turns, mask, cache, layer)
+        """x (B, T, C) -> (B, T, C). Where x are but rows of a table, `words` are ids (B, T) and the table (V, C)."""
+        seen = x if words is None else words[1]
+        qkv = self.attention.qkv(self.attention_norm(seen))
+        if words is not None:
+            qkv = F.embedding(words[0], qkv)
+        x = x + self.attention(qkv, turns, mask, cache, layer)
         out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
         return out
 
@@ -162,15 +168,19 @@ class Transformer(nn.Module):
             assert places is not None, "this model has to be told places"
             where = Where(where.index, *places.unbind(-1))
         seen = where if cache is None else cache.append(where)
-        x = tokens if tokens.is_floating_point() else self.embedding(tokens)
+        x = given = tokens if tokens.is_floating_point() else self.embedding(tokens)
         x = self.positions.embed(x, where)
+        # where no position is added, the first block's queries, keys and values are those of sixteen tokens
+        repeated = x is given is not tokens and tokens.numel() > self.vocab_size
+        words = (tokens, self.embedding.weight) if repeated else None
         embedded, turns, pairs = x, self.positions.turns(where), self.positions.pairs(where, seen)
         # blocks repeated share weights, and each repetition sees the input again (arXiv 2405.17399)
         for loop in range(self.loops):
             x = x + embedded if loop else x
             for layer, block in enumerate(self.blocks):
                 mask = attention_mask(self.positions.bias(layer, pairs), where, seen)
-                x = block(x, turns, mask, cache, loop * len(self.blocks) + layer)
+                x = block(x, words, turns, mask, cache, loop * len(self.blocks) + layer)
+                words = None
         if cache is not None:
             cache.length += length
         x = self.final_norm(x)

@@ -27,6 +27,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mathllm.config import Config
+from mathllm.data.batches import shares_by_length
 from mathllm.data.sources import Source, drawn_coordinates
 from mathllm.device import autocast, pick_precision
 from mathllm.errors import TrainingError
@@ -146,10 +147,11 @@ class Trainer:
             places = drawn_coordinates(places, uses, self.config.model, self.config.train.seed, step)
         counted = int(self.objective.scored(rendered).sum())
         rows = np.arange(self.processes.rank, self.rows_in_all, self.processes.world)
+        shares = shares_by_length(rendered.lengths[rows], len(self.replicas.models))
         most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
 
         def learn(model: nn.Module, number: int) -> Tensor:
-            own = rows[number :: len(self.replicas.models)]
+            own = rows[shares[number]]
             batches = list(self.objective.batches(rendered, own, *most, self.device, places))
             draws = [self.config.train.seed, step, self.processes.rank, number]
             generator = torch.Generator().manual_seed(int(np.random.SeedSequence(draws).generate_state(1)[0]))
