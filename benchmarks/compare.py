@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import nn
 from benchmarks.peers import llama, our_config, padded, x_transformer
 from mathllm.bench import Options, about
 from mathllm.bench.machine import peak, thread_counts
+from mathllm.config import Config
 from mathllm.data.batches import IGNORED
 from mathllm.data.sources import ProblemStream
 from mathllm.formats import get_format
@@ -36,8 +38,10 @@ RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
 STEPS = 8  # of training, timed together
 
+Rows = list[dict[str, list[int]]]
 
-def rows_of_step(config: Any, step: int) -> list[dict[str, list[int]]]:
+
+def rows_of_step(config: Config, step: int) -> Rows:
     """The rows of a training step as a user of other libraries would hold them."""
     problems = ProblemStream(config.data, config.train.seed).problems(step, config.train.batch_size)
     rendered = get_format(config.data.format).render(problems)
@@ -49,7 +53,7 @@ def rows_of_step(config: Any, step: int) -> list[dict[str, list[int]]]:
     return rows
 
 
-def check_same_loss(trainer: Trainer, peer: nn.Module, rows: list[dict[str, list[int]]]) -> None:
+def check_same_loss(trainer: Trainer, peer: nn.Module, rows: Rows) -> None:
     """Both models give the same mean loss for the tokens of the completion."""
     with torch.no_grad():
         theirs = peer(**padded(rows)).loss.item()
@@ -71,78 +75,105 @@ def alternate(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
     return times
 
 
-def training(repeats: int) -> dict[str, Any]:
-    """Training steps on the default data: our loop, transformers' Trainer, and bare loops around either library."""
-    from transformers import Trainer as PeerTrainer
-    from transformers import TrainingArguments
-
+def training(repeats: int) -> list[dict[str, Any]]:
+    """Training steps on the default data: our loop, transformers' Trainer, and bare loops around either library; then
+    ours and the Trainer with bf16 products."""
     config = complete(our_config())
-    source = ProblemStream(config.data, config.train.seed)
-    trainer = Trainer(config, source, source.problems(0, 1), 10_000, CPU)
+    ours, rounded = (
+        our_trainer(config),
+        our_trainer(replace(config, train=replace(config.train, precision="bf16"))),
+    )
     data = [rows_of_step(config, step) for step in range(STEPS)]
-    flat = [row for rows in data for row in rows]
-    nn.init.normal_(trainer.model.head.weight, std=0.02)  # it starts at zero, where every model would agree
-    peer, other = llama(trainer.model, config), x_transformer(config)
-    check_same_loss(trainer, peer, data[0])
+    nn.init.normal_(ours.model.head.weight, std=0.02)  # it starts at zero, where every model would agree
+    peer, other = llama(ours.model, config), x_transformer(config)
+    check_same_loss(ours, peer, data[0])
 
-    def ours() -> None:
+    def x_loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = other(batch["input_ids"][:, :-1], mask=batch["attention_mask"][:, :-1].bool())
+        return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
+
+    sections: dict[str, dict[str, Callable[[], object]]] = {
+        "training small": {
+            "mathllm": our_steps(ours),
+            "transformers Trainer": their_trainer(peer, config, data),
+            "transformers, bare loop": bare_loop(peer, config, data, lambda batch: peer(**batch).loss),
+            "x-transformers, bare loop": bare_loop(other, config, data, x_loss),
+        },
+        "training small with bf16 products": {
+            "mathllm": our_steps(rounded),
+            "transformers Trainer, bf16=True": their_trainer(peer, config, data, bf16=True),
+            "transformers Trainer as it comes, in fp32": their_trainer(peer, config, data),
+        },
+    }
+    limit = 1e9 * peak(repeats, CPU, thread_counts(CPU)[-1]).value
+    tokens = sum(len(row["input_ids"]) for rows in data for row in rows)
+    found = []
+    for what, ways in sections.items():
+        rates = summary(alternate(ways, repeats), tokens, "tokens/s")
+        for name, row in rates.items():
+            model = {"mathllm": ours.model, "x-transformers, bare loop": other}.get(name, peer)
+            row["parameters"] = count(model)
+            row["share_of_fp32_peak"] = 6 * row["parameters"] * row["median"] / limit
+        found.append({"what": f"{what}, {STEPS} steps of {config.train.batch_size} rows", "ways": rates})
+    return found
+
+
+def our_trainer(config: Config) -> Trainer:
+    source = ProblemStream(config.data, config.train.seed)
+    return Trainer(config, source, source.problems(0, 1), 10_000, CPU)
+
+
+def our_steps(trainer: Trainer) -> Callable[[], None]:
+    def run() -> None:
         for step in range(STEPS):
             trainer.train_step(step)
 
-    def their_trainer() -> None:
+    return run
+
+
+def their_trainer(
+    peer: nn.Module, config: Config, data: list[Rows], bf16: bool = False
+) -> Callable[[], None]:
+    from transformers import Trainer as PeerTrainer
+    from transformers import TrainingArguments
+
+    def run() -> None:
         with tempfile.TemporaryDirectory() as directory:
             arguments = TrainingArguments(
                 output_dir=directory,
                 per_device_train_batch_size=config.train.batch_size,
                 max_steps=STEPS,
                 learning_rate=config.optim.learning_rate,
+                bf16=bf16,
                 save_strategy="no",
                 report_to=[],
                 use_cpu=True,
                 disable_tqdm=True,
                 logging_strategy="no",
             )
+            flat = [row for rows in data for row in rows]
             PeerTrainer(model=peer, args=arguments, train_dataset=flat, data_collator=padded).train()
 
-    def bare(
-        model: nn.Module, loss_of: Callable[[dict[str, torch.Tensor]], torch.Tensor]
-    ) -> Callable[[], None]:
-        (optimizer,) = make_optimizers(model, "adamw", config.optim.learning_rate, 0.0, 0.0)
+    return run
 
-        def run() -> None:
-            model.train()
-            for rows in data:
-                loss_of(padded(rows)).backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
 
-        return run
+def bare_loop(
+    model: nn.Module,
+    config: Config,
+    data: list[Rows],
+    loss_of: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+) -> Callable[[], None]:
+    (optimizer,) = make_optimizers(model, "adamw", config.optim.learning_rate, 0.0, 0.0)
 
-    def x_loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits = other(batch["input_ids"][:, :-1], mask=batch["attention_mask"][:, :-1].bool())
-        return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
+    def run() -> None:
+        model.train()
+        for rows in data:
+            loss_of(padded(rows)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
 
-    ways = {
-        "mathllm": ours,
-        "transformers Trainer": their_trainer,
-        "transformers, bare loop": bare(peer, lambda batch: peer(**batch).loss),
-        "x-transformers, bare loop": bare(other, x_loss),
-    }
-    tokens = sum(len(row["input_ids"]) for row in flat)
-    times = alternate(ways, repeats)
-    limit = 1e9 * peak(repeats, CPU, thread_counts(CPU)[-1]).value
-    parameters = {
-        "mathllm": trainer.model.num_parameters,
-        "transformers Trainer": count(peer),
-        "transformers, bare loop": count(peer),
-        "x-transformers, bare loop": count(other),
-    }
-    found = summary(times, tokens, "tokens/s")
-    for name, row in found.items():
-        row["parameters"] = parameters[name]
-        row["share_of_peak"] = 6 * parameters[name] * row["median"] / limit
-    return {"what": f"training small, {STEPS} steps of {config.train.batch_size} rows", "ways": found}
+    return run
 
 
 def count(model: nn.Module) -> int:
@@ -197,16 +228,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output-file", type=Path, default=RESULTS / "cpu.json")
     options = parser.parse_args()
-    sections = []
-    for measure in (
-        lambda: training(options.repeats),
-        lambda: decoding(1, options.repeats),
-        lambda: decoding(256, options.repeats),
-    ):
-        sections.append(measure())
-        print(f"\n{sections[-1]['what']}")
-        for name, row in sections[-1]["ways"].items():
-            share = f"  {row['share_of_peak']:.0%} of the peak" if "share_of_peak" in row else ""
+    sections = [*training(options.repeats), decoding(1, options.repeats), decoding(256, options.repeats)]
+    for section in sections:
+        print(f"\n{section['what']}")
+        for name, row in section["ways"].items():
+            share = f"  {row['share_of_fp32_peak']:.0%} of the peak" if "share_of_fp32_peak" in row else ""
             print(
                 f"  {name:<28}{row['median']:>12,.0f} {row['unit']}  ({row['low']:,.0f} to {row['high']:,.0f})"
                 f"  mathllm is {row['mathllm_times']:.2f} times as fast{share}"

@@ -358,12 +358,6 @@ def test_a_gpu_trains_in_every_precision(tmp_path, setting: str) -> None:
     assert records(tmp_path / "run", "train/loss")[70] < 0.9 * losses[1]
 
 
-def test_bf16_trains_on_the_cpu(tmp_path) -> None:
-    result = finished(tiny(tmp_path / "run", "train.precision=bf16", "train.max_steps=6"))
-    assert result.outcome.reason == "finished"
-    assert {tensor.dtype for tensor in weights(tmp_path / "run" / "best").values()} == {torch.float32}
-
-
 def test_w_and_b_without_a_key_is_off_and_never_asks(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))

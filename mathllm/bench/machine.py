@@ -16,8 +16,9 @@ COPIED = 1 << 28  # bytes
 def measure(options: Options) -> list[Measurement]:
     device = pick_device(options.device)
     found = [peak(options.repeats, device, threads) for threads in thread_counts(device)]
-    if device.type == "cuda" and pick_precision("auto", device) != torch.float32:
-        found.append(peak(options.repeats, device, 1, pick_precision("auto", device)))
+    # on a CPU this tells whether `--precision bf16` pays
+    if device.type == "cpu" or pick_precision("auto", device) == torch.bfloat16:
+        found.append(peak(options.repeats, device, thread_counts(device)[-1], torch.bfloat16))
     tokens = min(MICRO_BATCH_TOKENS[device.type], 1 << 14)
     for size in options.sizes:
         shape = tokens, SIZES[size]["hidden"], SIZES[size]["feed_forward"]

@@ -139,7 +139,8 @@ def train(
     ] = False,
     device: Annotated[str | None, option("auto, cpu, cuda or cuda:N.", MACHINE, TrainConfig.device)] = None,
     precision: Annotated[
-        str | None, option("auto, fp32, bf16 or fp16.", MACHINE, TrainConfig.precision)
+        str | None,
+        option("auto, fp32, bf16 (on a CPU: for those with AMX) or fp16.", MACHINE, TrainConfig.precision),
     ] = None,
     fp16: Annotated[bool, option("Short for --precision fp16.", MACHINE, flag="--fp16")] = False,
     compile: Annotated[

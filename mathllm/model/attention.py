@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mathllm.model.cache import Cache
+from mathllm.model.linear import Linear
 from mathllm.model.norms import rms_norm
 from mathllm.model.positions import Where
 
@@ -28,8 +29,8 @@ class Attention(nn.Module):
         self.head_width = hidden // heads
         self.scale = qk_scale / math.sqrt(self.head_width)
         # one product for queries, keys and values: three small ones would each read x again
-        self.qkv = nn.Linear(hidden, (heads + 2 * kv_heads) * self.head_width, bias=False)
-        self.out = nn.Linear(hidden, hidden, bias=False)
+        self.qkv = Linear(hidden, (heads + 2 * kv_heads) * self.head_width)
+        self.out = Linear(hidden, hidden)
 
     def forward(
         self,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mathllm.model.attention import Attention, attention_mask, underflow_spread
 from mathllm.model.cache import Cache, KeyValueCache
+from mathllm.model.linear import Linear
 from mathllm.model.norms import make_norm
 from mathllm.model.positions import Where, make_positions
 from mathllm.tokenizer import VOCAB_SIZE
@@ -31,9 +32,9 @@ class FeedForward(nn.Module):
     def __init__(self, hidden: int, inner: int, activation: str) -> None:
         super().__init__()
         self.activation = activation
-        self.up = nn.Linear(hidden, inner, bias=False)
-        self.gate = nn.Linear(hidden, inner, bias=False) if activation == "swiglu" else None
-        self.down = nn.Linear(inner, hidden, bias=False)
+        self.up = Linear(hidden, inner)
+        self.gate = Linear(hidden, inner) if activation == "swiglu" else None
+        self.down = Linear(inner, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.up(x)

@@ -34,6 +34,7 @@ from mathllm.errors import TrainingError
 from mathllm.evaluation.exact_match import judge
 from mathllm.formats import get_format
 from mathllm.model import Transformer
+from mathllm.model.linear import use_bf16
 from mathllm.tasks import Problems
 from mathllm.training.card import model_card
 from mathllm.training.distributed import Processes, wrap
@@ -91,6 +92,8 @@ class Trainer:
         self.schedule = make_schedule(optim.schedule, optim.warmup_steps, total_steps)
         self.base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.dtype = pick_precision(config.train.precision, device)
+        if device.type == "cpu" and self.dtype == torch.bfloat16:
+            use_bf16(self.model)
         check_wandb(config.train.wandb)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
