@@ -99,10 +99,10 @@ def training(repeats: int) -> list[dict[str, Any]]:
             "transformers, bare loop": bare_loop(peer, config, data, lambda batch: peer(**batch).loss),
             "x-transformers, bare loop": bare_loop(other, config, data, x_loss),
         },
-        "training small with bf16 products": {
+        "training small, mathllm in bf16": {
             "mathllm": our_steps(rounded),
             "transformers Trainer, bf16=True": their_trainer(peer, config, data, bf16=True),
-            "transformers Trainer as it comes, in fp32": their_trainer(peer, config, data),
+            "transformers Trainer, fp32": their_trainer(peer, config, data),
         },
     }
     limit = 1e9 * peak(repeats, CPU, thread_counts(CPU)[-1]).value
@@ -232,9 +232,11 @@ def main() -> None:
     for section in sections:
         print(f"\n{section['what']}")
         for name, row in section["ways"].items():
-            share = f"  {row['share_of_fp32_peak']:.0%} of the peak" if "share_of_fp32_peak" in row else ""
+            share = (
+                f"  {row['share_of_fp32_peak']:.0%} of the fp32 peak" if "share_of_fp32_peak" in row else ""
+            )
             print(
-                f"  {name:<28}{row['median']:>12,.0f} {row['unit']}  ({row['low']:,.0f} to {row['high']:,.0f})"
+                f"  {name:<32}{row['median']:>12,.0f} {row['unit']}  ({row['low']:,.0f} to {row['high']:,.0f})"
                 f"  mathllm is {row['mathllm_times']:.2f} times as fast{share}"
             )
     versions = {name: version(name) for name in ("transformers", "x-transformers", "accelerate")}

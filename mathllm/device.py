@@ -60,8 +60,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Matrix products in `dtype`; nothing at all for fp32, and on a CPU, where the model sees to it (`use_bf16`)."""
-    if dtype == torch.float32 or device.type == "cpu":
+    """Matrix products in `dtype`; nothing at all for fp32."""
+    if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 

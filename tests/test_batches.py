@@ -31,7 +31,7 @@ def test_batches_hold_every_row_once_within_the_limits_and_the_short_ones_first(
 
 
 @given(few_rows, st.integers(0, 100))
-def test_no_other_cuts_cost_less(lengths: list[int], batch_cost: int) -> None:
+def test_where_the_limits_leave_room_no_other_cuts_cost_less(lengths: list[int], batch_cost: int) -> None:
     rows = np.array(lengths, np.int64)
     batches = list(batches_by_length(rows, 100, 10_000, batch_cost))
     every_way = (

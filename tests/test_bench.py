@@ -76,10 +76,12 @@ def test_the_machine_is_measured_at_large_products_and_at_the_models_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "LARGE", 64)
+    monkeypatch.setattr(machine, "SMALL", 32)
     monkeypatch.setattr(machine, "COPIED", 1 << 16)
     found = machine.measure(QUICK)
     assert [one.unit for one in found] == ["GFLOP/s"] * (len(found) - 1) + ["GB/s"]
-    assert any("nano, 2048 x 64 x 256" in one.what for one in found)
+    for what in ("nano, 2048 x 64 x 256", "64 x 64 x 64, float32", "32 x 32 x 32, bfloat16"):
+        assert any(what in one.what for one in found)
 
 
 def test_training_counts_real_tokens_against_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ from mathllm.device import pick_device, pick_precision, workers
 from mathllm.training.trainer import MICRO_BATCH_TOKENS
 
 LARGE = 2048  # rows and columns of a matrix that no cache holds
+SMALL = 512
 COPIED = 1 << 28  # bytes
 
 
 def measure(options: Options) -> list[Measurement]:
     device = pick_device(options.device)
     found = [peak(options.repeats, device, threads) for threads in thread_counts(device)]
-    # on a CPU this tells whether `--precision bf16` pays
     if device.type == "cpu" or pick_precision("auto", device) == torch.bfloat16:
         found.append(peak(options.repeats, device, thread_counts(device)[-1], torch.bfloat16))
     tokens = min(MICRO_BATCH_TOKENS[device.type], 1 << 14)
@@ -37,9 +37,11 @@ def thread_counts(device: torch.device) -> list[int]:
 
 def peak(repeats: int, device: torch.device, threads: int, dtype: torch.dtype = torch.float32) -> Measurement:
     """Products of large matrices, one on each thread."""
+    # for bf16 many CPUs take a hundred times as long, and a small one tells that, too
+    width = SMALL if device.type == "cpu" and dtype == torch.bfloat16 else LARGE
     name = str(dtype).removeprefix("torch.")
-    what = f"matrix product, {LARGE} x {LARGE} x {LARGE}, {name}, {threads} thread{'s' * (threads > 1)}"
-    return product(what, (LARGE, LARGE, LARGE), repeats, device, threads, dtype)
+    what = f"matrix product, {width} x {width} x {width}, {name}, {threads} thread{'s' * (threads > 1)}"
+    return product(what, (width, width, width), repeats, device, threads, dtype)
 
 
 def product(
@@ -53,8 +55,10 @@ def product(
     """Matrices (n, k) times (k, m), one product after the other on each thread: as training does it."""
     n, k, m = shape
     flops = 2.0 * n * k * m
-    times = max(1, round(2e10 / flops))  # a fifth of a second on a slow core
     left, right = torch.randn(n, k, device=device, dtype=dtype), torch.randn(k, m, device=device, dtype=dtype)
+    torch.mm(left, right)
+    (once,) = seconds_of(lambda: torch.mm(left, right), 1, device)
+    times = max(1, round(0.2 / once))
 
     def work(_: int = 0) -> None:
         out = torch.empty(n, m, device=device, dtype=dtype)

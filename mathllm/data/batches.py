@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from mathllm.formats import Rendered
 
 IGNORED = -100  # a target that no loss counts
 
-# what a batch costs beside its tokens, as a number of tokens: a GPU waits for the host at every one
+# what a batch costs beside its tokens, as a number of tokens; for a GPU, which waits for the host at every one, it is
+# chosen and not measured
 BATCH_COST = {"cpu": 128, "cuda": 1 << 16}
 
 
@@ -53,29 +53,27 @@ def batches_by_length(
     """All rows [N] of the given lengths, the short ones first, in batches of bounded rows and padded tokens.
 
     They are cut where it costs least, if a batch costs its padded tokens and `batch_cost` more: found for the shortest
-    lengths first, as lines are broken in a paragraph.
+    lengths first, as lines are broken in a paragraph. What is too much for one batch is cut into even ones.
     """
     order = np.argsort(lengths, kind="stable")
     widths, counts = np.unique(lengths, return_counts=True)
     ends = np.concatenate([[0], counts.cumsum()])  # rows of each of the shortest lengths
     cost = np.zeros(len(ends))
-    begin = np.zeros(len(ends), np.int64)  # the first length of the batches that end with each
+    # the first length of the batches that end with each, and how many they are
+    begin, number = np.zeros(len(ends), np.int64), np.zeros(len(ends), np.int64)
     for last, width in enumerate(widths, 1):
         rows = ends[last] - ends[:last]
-        costs = cost[:last] + rows * width + batch_cost * _batches(rows, width, max_rows, max_tokens)
+        numbers = -(-rows // max(1, min(max_rows, max_tokens // width)))
+        costs = cost[:last] + rows * width + batch_cost * numbers
         begin[last], cost[last] = costs.argmin(), costs.min()
+        number[last] = numbers[begin[last]]
     found = []
     last = len(widths)
     while last:
         rows = order[ends[begin[last]] : ends[last]]
-        found += np.array_split(rows, _batches(len(rows), widths[last - 1], max_rows, max_tokens))[::-1]
+        found += np.array_split(rows, number[last])[::-1]
         last = begin[last]
     yield from found[::-1]
-
-
-def _batches(rows: Any, width: int, max_rows: int, max_tokens: int) -> Any:
-    """How many batches so many rows, or each of several numbers of rows, take at that width."""
-    return -(-rows // max(1, min(max_rows, max_tokens // width)))
 
 
 def shares_by_length(lengths: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:

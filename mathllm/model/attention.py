@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mathllm.model.cache import Cache
-from mathllm.model.linear import Linear
+from mathllm.model.linear import BlockLinear
 from mathllm.model.norms import rms_norm
 from mathllm.model.positions import Where
 
@@ -29,8 +29,8 @@ class Attention(nn.Module):
         self.head_width = hidden // heads
         self.scale = qk_scale / math.sqrt(self.head_width)
         # one product for queries, keys and values: three small ones would each read x again
-        self.qkv = Linear(hidden, (heads + 2 * kv_heads) * self.head_width)
-        self.out = Linear(hidden, hidden)
+        self.qkv = BlockLinear(hidden, (heads + 2 * kv_heads) * self.head_width)
+        self.out = BlockLinear(hidden, hidden)
 
     def forward(
         self,
@@ -53,6 +53,7 @@ class Attention(nn.Module):
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
+        # without gradients, and not on a GPU, whose fused kernel takes all heads at once
         if length == 1 and batch >= MANY_ROWS and not (q.is_cuda or torch.is_grad_enabled()):
             y = attend_once(q, k, v, mask, self.scale)
         else:

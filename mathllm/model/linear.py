@@ -11,11 +11,12 @@ from torch import Tensor, nn
 ROWS = 64  # the products' library compiles a kernel for every new number of rows: so there are but multiples of this
 
 
-class Linear(nn.Linear):
-    """x (..., inputs) -> (..., outputs). After `use_bf16` training rounds both factors of its products to bf16.
+class BlockLinear(nn.Linear):
+    """x (..., inputs) -> (..., outputs). After `use_bf16` training rounds the factors and results of its products, and
+    of those of the gradients, to bf16.
 
-    This is what autocast does on a GPU. On a CPU autocast makes training slower: attention and what lies between the
-    products gain nothing from bf16, and every length of a batch has its kernels compiled anew.
+    It is for CPUs, where autocast makes training slower: attention and what lies between the products gain nothing from
+    bf16 there, and every new shape of a batch has its kernels compiled.
     """
 
     bf16 = False
@@ -31,20 +32,20 @@ class Linear(nn.Linear):
 
 
 class _Bf16Product(torch.autograd.Function):
-    """x W^T of fp32 tensors and its gradients: products of bf16 with sums in fp32, rounded to bf16."""
+    """x W^T of fp32 tensors and its gradients, from products of bf16 that are summed in fp32 and rounded to bf16."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         rows, rounded = padded_rows(x), weight.bfloat16()
         ctx.save_for_backward(rows, rounded)
-        return like(torch.mm(rows, rounded.T), x)
+        return unpadded(torch.mm(rows, rounded.T), x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (gradient,) = gradients
         rows, rounded = ctx.saved_tensors
         of_rows = padded_rows(gradient)
-        return like(torch.mm(of_rows, rounded), gradient), torch.mm(of_rows.T, rows).float()
+        return unpadded(torch.mm(of_rows, rounded), gradient), torch.mm(of_rows.T, rows).float()
 
 
 def padded_rows(x: Tensor) -> Tensor:
@@ -56,14 +57,14 @@ def padded_rows(x: Tensor) -> Tensor:
     return rows
 
 
-def like(rows: Tensor, x: Tensor) -> Tensor:
+def unpadded(rows: Tensor, x: Tensor) -> Tensor:
     """The first rows (R, D) in fp32, in the shape of x (..., C) but for its last dimension."""
     shape = x.shape[:-1]
     return rows[: shape.numel()].float().view(*shape, rows.shape[1])
 
 
 def use_bf16(model: nn.Module) -> None:
-    """Has all its `Linear` maps train with bf16 products."""
+    """Has its blocks' linear maps train with bf16 products."""
     for module in model.modules():
-        if isinstance(module, Linear):
+        if isinstance(module, BlockLinear):
             module.bf16 = True

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mathllm.model.attention import Attention, attention_mask, underflow_spread
 from mathllm.model.cache import Cache, KeyValueCache
-from mathllm.model.linear import Linear
+from mathllm.model.linear import BlockLinear
 from mathllm.model.norms import make_norm
 from mathllm.model.positions import Where, make_positions
 from mathllm.tokenizer import VOCAB_SIZE
@@ -32,9 +32,9 @@ class FeedForward(nn.Module):
     def __init__(self, hidden: int, inner: int, activation: str) -> None:
         super().__init__()
         self.activation = activation
-        self.up = Linear(hidden, inner)
-        self.gate = Linear(hidden, inner) if activation == "swiglu" else None
-        self.down = Linear(inner, hidden)
+        self.up = BlockLinear(hidden, inner)
+        self.gate = BlockLinear(hidden, inner) if activation == "swiglu" else None
+        self.down = BlockLinear(inner, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.up(x)
@@ -71,17 +71,16 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        words: tuple[Tensor, Tensor] | None,
+        table: tuple[Tensor, Tensor] | None,
         turns: Tensor | None,
         mask: Tensor | None,
         cache: Cache | None,
         layer: int,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). Where x are but rows of a table, `words` are ids (B, T) and the table (V, C)."""
-        seen = x if words is None else words[1]
-        qkv = self.attention.qkv(self.attention_norm(seen))
-        if words is not None:
-            qkv = F.embedding(words[0], qkv)
+        """x (B, T, C) -> (B, T, C). Where x are but rows of a `table`, it is ids (B, T) and rows (V, C)."""
+        qkv = self.attention.qkv(self.attention_norm(x if table is None else table[1]))
+        if table is not None:
+            qkv = F.embedding(table[0], qkv)
         x = x + self.attention(qkv, turns, mask, cache, layer)
         out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
         return out
@@ -169,19 +168,20 @@ class Transformer(nn.Module):
             assert places is not None, "this model has to be told places"
             where = Where(where.index, *places.unbind(-1))
         seen = where if cache is None else cache.append(where)
-        x = given = tokens if tokens.is_floating_point() else self.embedding(tokens)
-        x = self.positions.embed(x, where)
-        # where no position is added, the first block's queries, keys and values are those of sixteen tokens
-        repeated = x is given is not tokens and tokens.numel() > self.vocab_size
-        words = (tokens, self.embedding.weight) if repeated else None
+        looked_up = tokens if tokens.is_floating_point() else self.embedding(tokens)
+        x = self.positions.embed(looked_up, where)
+        # where no position is added, the first block's queries, keys and values are those of sixteen tokens (on a GPU
+        # that is not measured)
+        plain = x is looked_up and not (tokens.is_floating_point() or tokens.is_cuda)
+        table = (tokens, self.embedding.weight) if plain and tokens.numel() > self.vocab_size else None
         embedded, turns, pairs = x, self.positions.turns(where), self.positions.pairs(where, seen)
         # blocks repeated share weights, and each repetition sees the input again (arXiv 2405.17399)
         for loop in range(self.loops):
             x = x + embedded if loop else x
             for layer, block in enumerate(self.blocks):
                 mask = attention_mask(self.positions.bias(layer, pairs), where, seen)
-                x = block(x, words, turns, mask, cache, loop * len(self.blocks) + layer)
-                words = None
+                x = block(x, table, turns, mask, cache, loop * len(self.blocks) + layer)
+                table = None
         if cache is not None:
             cache.length += length
         x = self.final_norm(x)

@@ -91,9 +91,10 @@ class Trainer:
         )
         self.schedule = make_schedule(optim.schedule, optim.warmup_steps, total_steps)
         self.base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self.dtype = pick_precision(config.train.precision, device)
+        self.dtype = pick_precision(config.train.precision, device)  # of autocast
         if device.type == "cpu" and self.dtype == torch.bfloat16:
             use_bf16(self.model)
+            self.dtype = torch.float32
         check_wandb(config.train.wandb)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
