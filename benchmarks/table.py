@@ -19,7 +19,7 @@ def rows(document: dict[str, Any]) -> list[str]:
             if name != "mathllm":
                 speeds = f"{own['median']:,.0f} to {row['median']:,.0f} {row['unit']}"
                 found.append(
-                    f"| {section['what']} | {name} | {row['mathllm_times']:.1f} times as fast | {speeds} |"
+                    f"| {section['what']} | {name} | {row['mathllm_times']:.2f} times as fast | {speeds} |"
                 )
     return found
 
