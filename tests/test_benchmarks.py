@@ -26,6 +26,19 @@ def test_a_llama_with_our_weights_is_our_model() -> None:
         torch.testing.assert_close(ours(ids), theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_the_bare_loop_computes_the_token_that_our_model_does() -> None:
+    limits = pytest.importorskip("benchmarks.limits")
+    model = Transformer.from_config(peers.our_config("nano", max_length=32).model).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:  # the bare loop takes their weights for 1
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    ids = torch.randint(10, (3, 9), generator=generator)
+    with torch.inference_mode():
+        bare = limits.BareLoop(model, ids[:, :8]).token(ids[:, 8])
+        torch.testing.assert_close(bare, model(ids)[:, -1], atol=1e-4, rtol=1e-4)
+
+
 def test_the_readme_has_the_figures_that_were_measured() -> None:
     files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     text = table.table([json.loads(path.read_text()) for path in files])
