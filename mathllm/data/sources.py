@@ -16,7 +16,7 @@ from mathllm.config import DataConfig, ModelConfig
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
 from mathllm.formats.places import SPREAD, Coordinates
-from mathllm.tasks import TASK_NAMES, Problems, Sampling, concatenate, get_tasks, sample
+from mathllm.tasks import TASKS, Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
 # what describes a stream; a data directory's metadata says it of the problems there
@@ -40,7 +40,7 @@ class ProblemStream:
     """Endless problems of the train split: no two steps repeat each other by accident of seeding."""
 
     def __init__(self, data: DataConfig, seed: int) -> None:
-        self.codes, self.how, self.ratios = get_tasks(data.task), sampling(data), ratios(data)
+        self.tasks, self.how, self.ratios = get_tasks(data.task), sampling(data), ratios(data)
         self.seed, self.curriculum_steps = seed, data.curriculum_steps
         self.curriculum_start = min(data.curriculum_start, data.max_digits)
 
@@ -54,7 +54,7 @@ class ProblemStream:
         missing = n
         for _ in range(_DRAWS):
             rows = int(missing / self.ratios.train * 1.1) + 16
-            drawn = sample(rng, min(rows, _MOST_ROWS), self.codes, how)
+            drawn = sample(rng, min(rows, _MOST_ROWS), self.tasks, how)
             drawn = drawn[np.flatnonzero(split_of(drawn, self.ratios) == TRAIN)[:missing]]
             parts.append(drawn)
             missing -= len(drawn)
@@ -121,12 +121,12 @@ def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:
 
     Fewer where the split has no more of them. Raises UsageError where it has none.
     """
-    codes, how = get_tasks(data.task), sampling(data)
+    tasks, how = get_tasks(data.task), sampling(data)
     dealer = Dealer(ratios(data), [n if which == split else 0 for which in range(len(SPLITS))])
     found: list[Problems] = []
     for chunk in range(_DRAWS):
         rng = np.random.default_rng([seed, _HELD_OUT, split, chunk])
-        fresh = [part for _, part in dealer.deal(sample(rng, 4 * n + 1000, codes, how))]
+        fresh = [part for _, part in dealer.deal(sample(rng, 4 * n + 1000, tasks, how))]
         found += fresh
         if not fresh or not dealer.missing[split]:
             break
@@ -144,14 +144,21 @@ def _no_problem(split: int) -> UsageError:
 
 def sampling(data: DataConfig) -> Sampling:
     """How a DataConfig draws operands. Raises UsageError for a setting that would have no effect."""
-    names = [TASK_NAMES[code] for code in get_tasks(data.task)]
-    if data.signed and "subtraction" not in names:
-        raise UsageError("only subtraction has signed results", "leave out --signed, or add the task")
-    if data.max_operands > 2 and "addition" not in names:
-        raise UsageError("only addition takes more than two operands", "leave out --max-operands")
-    if names == ["chain"] and "balanced" in data.sampling:
-        raise UsageError("a chain carries nothing that could be balanced", "use --sampling digits or uniform")
-    return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
+    tasks = get_tasks(data.task)
+    if data.signed and not any(task.signed for task in tasks):
+        able = " and ".join(task.name for task in TASKS if task.signed)
+        raise UsageError(f"only {able} has signed results", "leave out --signed, or add the task")
+    if data.max_operands > 2 and not any(task.max_operands > 2 for task in tasks):
+        able = " and ".join(task.name for task in TASKS if task.max_operands > 2)
+        raise UsageError(f"only {able} takes more than two operands", "leave out --max-operands")
+    how = Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
+    for task in tasks:
+        if set(how.methods) - set(task.samplings):
+            raise UsageError(
+                f"task {task.name!r} cannot be sampled by {data.sampling!r}: it carries nothing to balance",
+                f"use --sampling {' or '.join(task.samplings)}",
+            )
+    return how
 
 
 def ratios(data: DataConfig) -> SplitRatios:
