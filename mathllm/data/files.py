@@ -259,7 +259,7 @@ def _json_rows(problems: Problems, notation: Format) -> bytes:
         np.where(beyond, np.uint8(ABSENT), rendered.ids).T,
     ]
     ids, lengths = compact(stack(row))
-    flat, starts = lines(ids, lengths), notation.step_starts(rendered)
+    flat, starts = lines(ids, lengths), notation.step_starts(problems, rendered.ids)
     if starts is not None:
         rows, columns = np.nonzero(starts)
         ends = np.cumsum(lengths + 1) - 1  # of the texts, which come last in their rows

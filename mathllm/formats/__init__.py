@@ -10,6 +10,7 @@ from dataclasses import replace
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.formats.base import Format, Parsed, Rendered
 from mathllm.formats.column import COLUMN
+from mathllm.formats.follow import ALLOWED, Walk
 from mathllm.formats.hinted import HINTED
 from mathllm.formats.pairwise import PAIRWISE
 from mathllm.formats.plain import PLAIN
@@ -21,7 +22,7 @@ from mathllm.tasks import get_tasks
 NOTATIONS = (COLUMN, PAIRWISE, REVERSED, HINTED, PLAIN, SLOTS, STEPS, NO_STEPS, FILLER, RANDOM_STEPS)
 FORMATS = {notation.name: notation for notation in NOTATIONS}
 
-__all__ = ["FORMATS", "Format", "Parsed", "Rendered", "formats_for", "get_format"]
+__all__ = ["ALLOWED", "FORMATS", "Format", "Parsed", "Rendered", "Walk", "formats_for", "get_format"]
 
 
 def formats_for(task: str) -> list[str]:

@@ -17,7 +17,7 @@ from mathllm.errors import UsageError
 from mathllm.formats.follow import Follower, Walk, number_places
 from mathllm.tasks import Problems, Task, answer, answer_widths, by_task, concatenate
 from mathllm.tasks.expressions import numbers_from_ids, without_hints
-from mathllm.tasks.numbers import Bools, Ints, Numbers
+from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers
 from mathllm.tasks.slots import (
     ABSENT,
     Slots,
@@ -107,6 +107,10 @@ class Thought:
         """Those [N, T] of prompts, which stand where `prompt` [N, T] says; None where digits have their own places and
         nothing else has one."""
         return None
+
+    def resume(self, problems: Problems, states: Digits, done: int) -> Digits:
+        """Where a thought is a digit a step: the answers [N] if the first `done` steps had led to the states [N]."""
+        raise NotImplementedError
 
     def step_starts(self, ids: Ids) -> Bools | None:
         """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None: none."""
@@ -246,18 +250,18 @@ class Format:
         number, is_number = numbers_from_ids(body, lengths, self.least_significant_first)
         return Parsed(number, well_formed & is_number, ended, thought_start, thought_end, answer_start, end)
 
-    def texts(self, rendered: Rendered) -> list[str]:
-        """Texts for people, with a space between the steps of a thought."""
-        return decode_rows(rendered.ids, rendered.lengths, self.step_starts(rendered))
+    def texts(self, problems: Problems, ids: Ids, lengths: Ints | None = None) -> list[str]:
+        """Texts [N, T] of problems, or parts of them, for people: with a space between the steps of a thought."""
+        return decode_rows(ids, lengths, self.step_starts(problems, ids))
 
-    def step_starts(self, texts: Rendered) -> Bools | None:
-        """Before which tokens [N, T] a step begins that no token separates from the one before; None: nowhere."""
+    def step_starts(self, problems: Problems, ids: Ids) -> Bools | None:
+        """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None: nowhere."""
         starts: Bools | None = None
-        for task, rows in by_task(texts.problems):
+        for task, rows in by_task(problems):
             thought = self.thoughts.get(task.name)
-            found = thought.step_starts(texts.ids[rows]) if thought else None
+            found = thought.step_starts(ids[rows]) if thought else None
             if found is not None:
-                starts = np.zeros(texts.ids.shape, np.bool_) if starts is None else starts
+                starts = np.zeros(ids.shape, np.bool_) if starts is None else starts
                 starts[rows] = found
         return starts
 

@@ -14,7 +14,7 @@ from mathllm.formats.base import Format, Thought
 from mathllm.formats.follow import Coordinates, Follower
 from mathllm.formats.slots import CountedFollower
 from mathllm.tasks import Problems
-from mathllm.tasks.chain import running_states
+from mathllm.tasks.chain import apply_steps, running_states
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers
 from mathllm.tasks.slots import ABSENT, Slots
 from mathllm.tasks.splits import hash_problems
@@ -63,6 +63,9 @@ class States(ChainThought):
 
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
         return one_a_step(problems, running_states(problems)[:, 1:])
+
+    def resume(self, problems: Problems, states: Digits, done: int) -> Digits:
+        return apply_steps(problems, states, done)
 
 
 class NoThought(ChainThought):
