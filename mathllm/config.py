@@ -45,7 +45,7 @@ NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
-OBJECTIVES = ("teacher-forcing", "gumbel")
+OBJECTIVES = ("teacher-forcing", "gumbel", "rejection-sampling")
 ESTIMATORS = ("straight-through", "soft", "argmax", "exact")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
@@ -146,6 +146,7 @@ class DataConfig:
     thought_length: int = 0
 
     def __post_init__(self) -> None:
+        _at_least("data.num_examples", self.num_examples, 0)
         _at_least("data.curriculum_steps", self.curriculum_steps, 0)
         _at_least("data.curriculum_start", self.curriculum_start, 1)
         _at_least("data.thought_length", self.thought_length, 0)
@@ -181,9 +182,11 @@ class ObjectiveConfig:
     gradient_slots: int = 0
     supervised: int = 0
     warmup_steps: int = 0
+    samples: int = 4
 
     def __post_init__(self) -> None:
         _choice("objective", self.name, OBJECTIVES)
+        _at_least("objective.samples", self.samples, 1)
         _choice("estimator", self.estimator, ESTIMATORS)
         for name in ("temperature_end", "noise", "gradient_slots", "supervised", "warmup_steps"):
             _at_least(f"objective.{name}", getattr(self, name), 0)
@@ -227,10 +230,12 @@ class TrainConfig:
 
     `target_exact_match` (0: never) stops as soon as validation reaches it; `patience` (0: never) stops after that
     many evaluations without a better one; `keep` step checkpoints stay besides the best. `threads` learn side by
-    side on a CPU (0: as many as there are cores), and a resumed run keeps their number.
+    side on a CPU (0: as many as there are cores), and a resumed run keeps their number. `init` is a checkpoint of the
+    same shape whose weights the run begins with (a path, a run, or a name that ships).
     """
 
     output_dir: str = ""
+    init: str = ""
     batch_size: int = 128
     eval_batch_size: int = 1024
     num_epochs: int = 1

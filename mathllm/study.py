@@ -29,8 +29,9 @@ from mathllm.evaluation.lengths import check_length, evaluate_lengths
 from mathllm.files import write_json
 from mathllm.formats import get_format
 from mathllm.model.checkpoint import load_checkpoint
+from mathllm.resolve import resolve
 from mathllm.tasks import TASK_NAMES, get_tasks
-from mathllm.training.run import complete, saved_settings, train
+from mathllm.training.run import saved_settings, train
 from mathllm.training.state import RESULTS, newest, read_progress, run_files
 
 if sys.version_info >= (3, 11):
@@ -123,7 +124,7 @@ class Study:
     def _run(self, root: Path, variant: str, seed: int, assignments: Sequence[str]) -> Run:
         own = {"seed": seed, "output_dir": str(root / f"{folder(variant)}-seed{seed}"), "wandb": "off"}
         try:
-            config = complete(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
+            config = resolve(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
             notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
             for digits in self.digits:
                 for code in get_tasks(config.data.task):

@@ -21,7 +21,7 @@ from mathllm.model import Transformer
 from mathllm.model.checkpoint import OWN_THOUGHTS, load_checkpoint
 from mathllm.tasks import Problems
 from mathllm.tokenizer import END, END_THINK, THINK
-from mathllm.training.objectives import Moment, gumbel, make_objective
+from mathllm.training.objectives import Lesson, Moment, gumbel, make_objective
 
 CPU = torch.device("cpu")
 GUMBEL = ObjectiveConfig("gumbel")
@@ -51,7 +51,9 @@ def batches(notation, problems: Problems, uses=None):
     rendered = notation.render(problems)
     places = notation.coordinates(rendered.ids, uses) if uses else None
     objective = make_objective(GUMBEL)
-    return list(objective.batches(rendered, np.arange(len(problems)), 1000, 10**6, CPU, places))
+    return list(
+        objective.batches(Lesson(problems, rendered), np.arange(len(problems)), 1000, 10**6, CPU, places)
+    )
 
 
 def moment(progress: float = 1.0, step: int = 0, seed: int = 0) -> Moment:
@@ -77,7 +79,7 @@ def test_with_one_hot_thoughts_its_logits_are_those_of_teacher_forcing(
     for batch in batches(notation, problems, model.positions.uses):
         given[:], seen[:] = list(batch.thoughts.T), []
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):  # as a GPU would have it
-            make_objective(GUMBEL).loss(model, batch, moment())
+            make_objective(GUMBEL).loss(model, batch, moment())["loss"]
             assert not given
             ids = torch.cat([batch.prompt, batch.thoughts, batch.rest], 1)
             expected = model(ids, batch.places)
@@ -110,7 +112,7 @@ def test_the_gradient_reaches_the_first_thought(task, format, position, estimato
     for slots, reached in ((0, [True] * batch.thoughts.shape[1]), (1, None)):
         seen.clear()
         config = dataclasses.replace(GUMBEL, estimator=estimator, gradient_slots=slots)
-        make_objective(config).loss(model, batch, moment(0.0)).backward()
+        make_objective(config).loss(model, batch, moment(0.0))["loss"].backward()
         flows = [logits.grad is not None and bool(logits.grad.abs().sum() > 0) for logits in seen]
         assert flows == (reached or [False] * (len(seen) - 1) + [True])
 
@@ -130,7 +132,7 @@ def test_without_noise_its_thoughts_are_those_of_greedy_decoding(task, format, p
     places, allowed = places_for(model, notation), allowed_by(notation)
     for batch in batches(notation, problems, model.positions.uses):
         chosen.clear()
-        make_objective(GUMBEL).loss(model, batch, moment(0.8))  # from here on there is no noise
+        make_objective(GUMBEL).loss(model, batch, moment(0.8))["loss"]  # from here on there is no noise
         prompts = batch.prompt[:, :-1].numpy().astype(np.uint8)  # without <think>
         lengths = np.full(len(prompts), prompts.shape[1])
         written = generate(model, prompts, lengths, 12, stop=END, places=places, allowed=allowed)
@@ -148,7 +150,7 @@ def test_the_loss_does_not_know_the_texts_own_thought(task, format, position, es
     objective = make_objective(dataclasses.replace(GUMBEL, estimator=estimator))
     for batch in batches(notation, problems, model.positions.uses):
         other = dataclasses.replace(batch, thoughts=(batch.thoughts + 3) % 10)
-        losses = [objective.loss(model, each, moment(0.0)).item() for each in (batch, other)]
+        losses = [objective.loss(model, each, moment(0.0))["loss"].item() for each in (batch, other)]
         assert losses[0] == losses[1]
 
 
@@ -166,7 +168,7 @@ def test_the_exact_estimator_is_the_sum_over_all_values_of_the_last_thought() ->
             after = model(ids, batch.places)[:, -batch.rest.shape[1] :].log_softmax(-1)
             answer = after.gather(-1, batch.targets[..., None])[..., 0].sum(1)
             likelihood += (before[:, value] + answer).exp()
-        loss = objective.loss(model, batch, moment())
+        loss = objective.loss(model, batch, moment())["loss"]
         assert loss.item() == pytest.approx(-likelihood.log().sum().item(), rel=1e-5)
         return
     raise AssertionError("no chain of one step")
@@ -205,7 +207,7 @@ def test_noise_fades_and_temperature_arrives(monkeypatch: pytest.MonkeyPatch) ->
     objective = make_objective(dataclasses.replace(GUMBEL, temperature=4.0, temperature_end=1.0))
     (batch, *_) = (b for b in batches(notation, problems, "places") if b.thoughts.shape[1] == 1)
     for progress in (0.0, 0.4, 0.8, 1.0):
-        objective.loss(model, batch, moment(progress))
+        objective.loss(model, batch, moment(progress))["loss"]
     noises, temperatures = zip(*seen, strict=True)
     assert noises[0] > 0
     assert noises == pytest.approx((noises[0], noises[0] / 2, 0, 0))
@@ -218,9 +220,9 @@ def test_supervision_is_for_the_first_thoughts_and_ends() -> None:
     (batch, *_) = (b for b in batches(notation, problems, "places") if b.thoughts.shape[1] == 3)
     first = dataclasses.replace(batch, thoughts=(batch.thoughts + torch.tensor([1, 0, 0])) % 10)
     later = dataclasses.replace(batch, thoughts=(batch.thoughts + torch.tensor([0, 1, 1])) % 10)
-    early = [objective.loss(model, each, moment(step=9)).item() for each in (batch, first, later)]
+    early = [objective.loss(model, each, moment(step=9))["loss"].item() for each in (batch, first, later)]
     assert early[0] == early[2] != early[1]
-    after = [objective.loss(model, each, moment(step=10)).item() for each in (batch, first, later)]
+    after = [objective.loss(model, each, moment(step=10))["loss"].item() for each in (batch, first, later)]
     assert after[0] == after[1] == after[2]
 
 

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mathllm.data.batches import IGNORED, Batch, micro_batches
-from mathllm.formats import Rendered
+from mathllm.formats import Format, Rendered
+from mathllm.inference.math_model import MathModel
+from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools
-from mathllm.training.objectives.moment import Moment
+from mathllm.training.objectives.base import Lesson, Moment, written_down
+
+
+def completions(rendered: Rendered) -> Bools:
+    """True [N, T] for the completions' tokens."""
+    return rendered.loss_mask
+
+
+def by_length(
+    lesson: Lesson,
+    rows: NDArray[np.int64],
+    max_rows: int,
+    max_tokens: int,
+    device: torch.device,
+    places: NDArray[np.int64] | None = None,
+) -> Iterator[Batch]:
+    """Rows of like length together."""
+    return micro_batches(lesson.rendered, rows, max_rows, max_tokens, device, places)
+
+
+def cross_entropy(model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
+    """That of the completions' tokens; nothing in it is random or changes."""
+    logits = model(batch.inputs, batch.places).flatten(0, 1)
+    return {"loss": F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")}
 
 
 class TeacherForcing:
     """The objective of every run that does not say otherwise."""
 
-    def scored(self, rendered: Rendered) -> Bools:
-        """True [N, T] for the completions."""
-        return rendered.loss_mask
+    scored = staticmethod(completions)
+    batches = staticmethod(by_length)
+    loss = staticmethod(cross_entropy)
 
-    batches = staticmethod(micro_batches)
+    def check(self, format: Format, compiled: bool) -> None:
+        """It goes with everything."""
 
-    def loss(self, model: nn.Module, batch: Batch, moment: Moment) -> Tensor:
-        """The summed cross entropy (nats) of the completions' tokens; nothing in it is random or changes."""
-        logits = model(batch.inputs, batch.places).flatten(0, 1)
-        return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
+        """The true texts."""
+        return written_down(model, problems)
