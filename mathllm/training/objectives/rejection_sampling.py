@@ -42,8 +42,10 @@ class RejectionSampling:
         written = model.complete(drawn, params=self.params, generator=moment.generator)
         parsed = model.format.parse(written.ids)
         right = (written.reasons == ENDED) & parsed.well_formed & parsed.answer.same(answer(drawn))
-        _, first = np.unique(np.concatenate([of[:, None], written.ids], 1), axis=0, return_index=True)
-        kept = first[right[first]]
+        # not among all: a text that was cut looks like one that has ended, behind which `<end>` pads
+        rows = np.flatnonzero(right)
+        texts = np.concatenate([of[rows, None], written.ids[rows]], axis=1)
+        kept = rows[np.unique(texts, axis=0, return_index=True)[1]]
         rendered = Rendered(written.ids[kept], written.lengths[kept], written.prompt_lengths[kept])
         solved = len(np.unique(of[kept])) / len(problems)
         return Lesson(drawn[kept], rendered, {"accepted": float(right.mean()), "solved": solved})
