@@ -7,46 +7,26 @@ these objects' file or flag names: they take plain values.
 from __future__ import annotations
 
 import dataclasses
-import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any, get_type_hints
 
-from mathllm.errors import UsageError, unknown_choice
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-POSITIONS = (
-    "learned",
-    "sinusoidal",
-    "rope",
-    "nope",
-    "alibi",
-    "fire",
-    "randomized",
-    "abacus",
-    "coupled",
-    "coupled-rope",
-    "coupled-bias",
+from mathllm.errors import UsageError, check_at_least, check_choice, unknown_choice
+from mathllm.files import load_toml, toml_names
+from mathllm.registry import (
+    OBJECTIVES,
+    POSITIONS,
+    objective_class,
+    own_settings,
+    position_class,
+    position_classes,
+    setting_names,
 )
-# settings of the model that only some positions look at
-POSITION_SETTINGS = {
-    "random_start": ("coupled", "coupled-rope", "coupled-bias", "abacus"),
-    "bias_near": ("coupled-bias",),
-    "bias_decay": ("coupled-bias",),
-}
+
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
-OBJECTIVES = ("teacher-forcing", "gumbel", "rejection-sampling")
-ESTIMATORS = ("straight-through", "soft", "argmax", "exact")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
 MAX_THOUGHTS = 1000
@@ -55,10 +35,9 @@ MAX_THOUGHTS = 1000
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion
-    together, and 0 means as long as the training data needs. `random_start` is the highest number that places
-    begin with in training, for positions that learn a vector for each place. `loops` repeats the blocks, with the
-    same weights. `bias_near` and `bias_decay` are how many places the table of `coupled-bias` reaches to either side,
-    and the nats a place by which its bias falls beyond at first."""
+    together, and 0 means as long as the training data needs. `loops` repeats the blocks, with the same weights.
+    `position_settings` are those of the chosen schemes, all of them, whichever were given (see the `Settings` of each);
+    files and `--set` have them beside the other fields."""
 
     size: str = "small"
     layers: int = 4
@@ -72,20 +51,18 @@ class ModelConfig:
     activation: str = "gelu"
     qk_norm: bool = True
     qk_scale: float = 1.0
-    random_start: int = 0
     loops: int = 1
-    bias_near: int = 1
-    bias_decay: float = 3.0
     tie_embeddings: bool = False
+    position_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _choice("norm", self.norm, NORMS)
-        _choice("activation", self.activation, ACTIVATIONS)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("activation", self.activation, ACTIVATIONS)
         for name in ("layers", "hidden", "heads", "feed_forward", "loops"):
-            _at_least(f"model.{name}", getattr(self, name), 1)
-        _at_least("model.max_length", self.max_length, 0)
-        for name in ("kv_heads", "random_start", "qk_scale", "bias_near", "bias_decay"):
-            _at_least(f"model.{name}", getattr(self, name), 0)
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_at_least("model.max_length", self.max_length, 0)
+        for name in ("kv_heads", "qk_scale"):
+            check_at_least(f"model.{name}", getattr(self, name), 0)
         if self.hidden % self.heads or self.heads % (self.kv_heads or self.heads):
             raise UsageError(
                 f"hidden {self.hidden} must be a multiple of heads {self.heads}, "
@@ -93,23 +70,18 @@ class ModelConfig:
             )
         if self.max_length > MAX_LENGTH:
             raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
-        per_head = self.hidden // self.heads
-        names = position_names(self.position)
+        schemes = position_classes(self.position)
+        for name, scheme in schemes.items():
+            scheme.check(name, self.hidden, self.heads)
+        # without the spaces that it may have been given with
+        object.__setattr__(self, "position", "+".join(schemes))
         object.__setattr__(
-            self, "position", "+".join(names)
-        )  # without the spaces that it may have been given with
-        for setting, users in POSITION_SETTINGS.items():
-            default = type(self).__dataclass_fields__[setting].default
-            if getattr(self, setting) != default and not set(names) & set(users):
-                raise UsageError(
-                    f"model.{setting} does nothing with position {self.position!r}",
-                    f"--set model.{setting}={default}, or choose --position {users[0]}",
-                )
-        for name in names:
-            width = {"rope": per_head, "coupled-rope": per_head, "sinusoidal": self.hidden}.get(name, 0)
-            if width % 2:
-                part = "hidden width" if name == "sinusoidal" else "hidden width per head"
-                raise UsageError(f"position {name!r} needs an even {part}, not {width}")
+            self, "position_settings", _POSITION.complete(self.position, schemes, self.position_settings)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, with the settings of the position beside them."""
+        return _flat(self, "position_settings")
 
 
 SIZES: dict[str, dict[str, int]] = {
@@ -146,10 +118,10 @@ class DataConfig:
     thought_length: int = 0
 
     def __post_init__(self) -> None:
-        _at_least("data.num_examples", self.num_examples, 0)
-        _at_least("data.curriculum_steps", self.curriculum_steps, 0)
-        _at_least("data.curriculum_start", self.curriculum_start, 1)
-        _at_least("data.thought_length", self.thought_length, 0)
+        check_at_least("data.num_examples", self.num_examples, 0)
+        check_at_least("data.curriculum_steps", self.curriculum_steps, 0)
+        check_at_least("data.curriculum_start", self.curriculum_start, 1)
+        check_at_least("data.thought_length", self.thought_length, 0)
         if self.thought_length > MAX_THOUGHTS:
             raise UsageError(
                 f"data.thought_length must be at most {MAX_THOUGHTS:,}, not {self.thought_length:,}"
@@ -163,41 +135,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is learned from a text: all that follows the prompt (`teacher-forcing`), or the answer alone, while the
-    model fills the thought itself (`gumbel`: all that follows here is for it).
-
-    `estimator`: `straight-through` (a token forward, the softmax backward), `soft` (mixtures both ways), `argmax`
-    (tokens without a gradient), `exact` (the last thought summed over all its values, the ones before it tokens
-    without a gradient). The softmax has `temperature`, which goes to `temperature_end` (0: stays), and Gumbel noise
-    times `noise`, which goes to 0; both have arrived after 80% of training. The gradient goes through the last
-    `gradient_slots` thoughts (0: all). In the first `warmup_steps` the first `supervised` thoughts are
-    teacher-forced.
-    """
+    """What is learned from a text: the name of an objective, and all of its settings, whichever were given (see its
+    `Settings`); files and `--set` have them beside the name."""
 
     name: str = "teacher-forcing"
-    estimator: str = "straight-through"
-    temperature: float = 1.0
-    temperature_end: float = 0.0
-    noise: float = 1.0
-    gradient_slots: int = 0
-    supervised: int = 0
-    warmup_steps: int = 0
-    samples: int = 4
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _choice("objective", self.name, OBJECTIVES)
-        _at_least("objective.samples", self.samples, 1)
-        _choice("estimator", self.estimator, ESTIMATORS)
-        for name in ("temperature_end", "noise", "gradient_slots", "supervised", "warmup_steps"):
-            _at_least(f"objective.{name}", getattr(self, name), 0)
-        for temperature in (self.temperature, self.temperature_end or self.temperature):
-            if not 0.01 <= temperature <= 100:
-                raise UsageError(f"a temperature is from 0.01 to 100, not {temperature:g}")
-        if bool(self.supervised) != bool(self.warmup_steps):
-            raise UsageError(
-                "objective.supervised and objective.warmup_steps belong together: how many first thoughts are "
-                "supervised, and for how many steps"
-            )
+        owners = {self.name: objective_class(self.name)}
+        object.__setattr__(self, "settings", _OBJECTIVE.complete(self.name, owners, self.settings))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name, with the settings beside it."""
+        return _flat(self, "settings")
 
 
 @dataclass(frozen=True)
@@ -216,10 +166,10 @@ class OptimConfig:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _choice("optimizer", self.optimizer, OPTIMIZERS)
-        _choice("schedule", self.schedule, SCHEDULES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("learning_rate", "muon_learning_rate", "weight_decay", "warmup_steps", "grad_clip"):
-            _at_least(f"optim.{name}", getattr(self, name), 0)
+            check_at_least(f"optim.{name}", getattr(self, name), 0)
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"optim.ema_decay is at least 0 and below 1, not {self.ema_decay:g}")
 
@@ -256,8 +206,8 @@ class TrainConfig:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        _choice("precision", self.precision, PRECISIONS)
-        _choice("wandb setting", self.wandb, ("auto", "on", "off"))
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("wandb setting", self.wandb, ("auto", "on", "off"))
         for name in (
             "batch_size",
             "eval_batch_size",
@@ -266,11 +216,11 @@ class TrainConfig:
             "save_steps",
             "keep",
         ):
-            _at_least(f"train.{name}", getattr(self, name), 1)
+            check_at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("logging_steps", "eval_examples", "num_epochs"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
+            check_at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("max_steps", "patience", "seed", "threads"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
+            check_at_least(f"train.{name}", getattr(self, name), 0)
         if self.seed >= 2**63:
             raise UsageError(f"train.seed must be below 2**63, not {self.seed}")
         if not 0 <= self.target_exact_match <= 1:
@@ -288,7 +238,12 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        return dataclasses.asdict(self)
+        """Nested tables, as `build_config` reads them."""
+        sections = {name: getattr(self, name) for name in SECTIONS}
+        return {
+            name: section.to_dict() if name in _DIALS else dataclasses.asdict(section)
+            for name, section in sections.items()
+        }
 
 
 SECTIONS = {f.name: get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
@@ -299,27 +254,54 @@ def build_config(
 ) -> Config:
     """A Config from the defaults, a recipe, `section.key=value` assignments and more layers, the last one winning.
 
-    Raises UsageError for an unknown section, key or value, with the nearest name.
+    Raises UsageError for an unknown section, key or value, with the nearest name, and for a setting of a position or
+    an objective that is not chosen.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     chosen = [load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers]
-    sizes = [part["model"]["size"] for part in chosen if "size" in part.get("model", {})]
-    size = _convert("model", "size", sizes[-1] if sizes else "small")
+    size = _convert("model", "size", _last(chosen, "model", "size"))
+    objective = _convert("objective", "name", _last(chosen, "objective", "name"))
     preset = _size(size)
     for part in [{"model": preset}, *chosen]:
         for section, entries in part.items():
             if section not in SECTIONS:
                 raise unknown_choice("section", section, SECTIONS)
-            # the shape that a recipe gives belongs to the size that it names, not to another one
-            other = section == "model" and entries.get("size", size) != size
             for key, value in entries.items():
-                if not (other and key in preset):
+                # the shape that a recipe gives belongs to the size that it names, not to another one
+                if section == "model" and entries.get("size", size) != size and key in preset:
+                    continue
+                # and so do settings to the objective
+                if section == "objective" and entries.get("name", objective) != objective:
+                    continue
+                if key in _kinds(section):
                     values[section][key] = _convert(section, key, value)
+                elif section in _DIALS:
+                    values[section].setdefault(_DIALS[section].field, {})[key] = value
+                else:
+                    raise unknown_choice(f"setting in [{section}]", key, _kinds(section))
     return Config(**{section: SECTIONS[section](**entries) for section, entries in values.items()})
 
 
+def from_saved(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables that a run has saved, as `build_config` takes them: earlier versions also saved the settings of objectives
+    that were not chosen."""
+    found = {section: dict(entries) for section, entries in tables.items()}
+    name = found.get("objective", {}).get("name", ObjectiveConfig.name)
+    if name in OBJECTIVES:
+        own, every = setting_names([objective_class(name)]), setting_names(map(objective_class, OBJECTIVES))
+        for key in set(every) - set(own):
+            found.get("objective", {}).pop(key, None)
+    return found
+
+
+def _last(layers: Sequence[Mapping[str, Mapping[str, Any]]], section: str, key: str) -> Any:
+    """What the last layer that has it says of a setting, else its default."""
+    given = [layer[section][key] for layer in layers if key in layer.get(section, {})]
+    return given[-1] if given else getattr(SECTIONS[section], key)
+
+
 def _size(name: str) -> dict[str, Any]:
-    _choice("model size", name, tuple(SIZES))
+    check_choice("model size", name, tuple(SIZES))
     return {"size": name, **SIZES[name]}
 
 
@@ -337,12 +319,15 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _convert(section: str, key: str, value: Any) -> Any:
+def _kinds(section: str) -> dict[str, Any]:
+    """The types of a section's own fields by name, without the settings of what is chosen in it."""
+    inner = _DIALS[section].field if section in _DIALS else ""
+    return {name: kind for name, kind in get_type_hints(SECTIONS[section]).items() if name != inner}
+
+
+def _convert(section: str, key: str, value: Any, kind: Any = None) -> Any:
     """A TOML value or the text of an assignment as the field's own type."""
-    hints = get_type_hints(SECTIONS[section])
-    if key not in hints:
-        raise unknown_choice(f"setting in [{section}]", key, hints)
-    kind = hints[key]
+    kind = kind or _kinds(section)[key]
     if isinstance(value, str) and kind is bool:
         value = {"true": True, "false": False}.get(value.lower(), value)
     if kind in (bool, str) or isinstance(value, bool):
@@ -358,61 +343,65 @@ def _convert(section: str, key: str, value: Any) -> Any:
     raise UsageError(f"{section}.{key} is {wanted}, not {value!r}")
 
 
+def _flat(section: Any, inner: str) -> dict[str, Any]:
+    fields: dict[str, Any] = dataclasses.asdict(section)
+    settings: dict[str, Any] = fields.pop(inner)
+    return fields | settings
+
+
+@dataclass(frozen=True)
+class _Dial:
+    """A section that names classes, each of which has settings of its own: in the section's `field`."""
+
+    section: str
+    kind: str
+    field: str
+    names: Collection[str]
+    load: Callable[[str], Any]
+    choose: str  # how to choose another one
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """The types of what can be set for one of the classes."""
+        kinds: dict[str, Any] = get_type_hints(self.load(name).Settings)
+        return kinds
+
+    def complete(self, name: str, owners: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """All settings of the `owners`, which `name` stands for: those given, and defaults. Raises UsageError for an
+        unknown one, and for one of another class that is not at its default."""
+        values = {}
+        for key, value in given.items():
+            # of the chosen classes if they have it, else of the first one that does
+            user = next((user for user in [*owners, *self.names] if key in self._settings(user)), None)
+            if user is None:
+                every = setting_names(map(self.load, self.names))
+                raise unknown_choice(f"setting in [{self.section}]", key, [*_kinds(self.section), *every])
+            values[key] = _convert(self.section, key, value, self._settings(user)[key])
+            default = getattr(self.load(user).Settings, key)
+            if user not in owners and values[key] != default:
+                raise UsageError(
+                    f"{self.section}.{key} does nothing with {self.kind} {name!r}",
+                    f"--set {self.section}.{key}={default}, or choose {self.choose}{user}",
+                )
+        complete = [own_settings(owner, values) for owner in owners.values()]
+        return {key: value for settings in complete for key, value in dataclasses.asdict(settings).items()}
+
+
+_POSITION = _Dial("model", "position", "position_settings", POSITIONS, position_class, "--position ")
+_OBJECTIVE = _Dial("objective", "objective", "settings", OBJECTIVES, objective_class, "--set objective.name=")
+_DIALS = {dial.section: dial for dial in (_POSITION, _OBJECTIVE)}
+
+
 def recipe_names() -> list[str]:
     """The recipes in the package."""
-    folder = resources.files("mathllm") / "recipes"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return toml_names("recipes")
 
 
 def load_recipe(name: str) -> dict[str, dict[str, Any]]:
     """The tables of a recipe in the package, or of a TOML file anywhere."""
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(
-                f"there is no recipe file {name}", f"the package has: {', '.join(recipe_names())}"
-            )
-        text = path.read_bytes()
-    elif name in recipe_names():
-        text = (resources.files("mathllm") / "recipes" / f"{name}.toml").read_bytes()
-    else:
-        raise unknown_choice("recipe", name, recipe_names())
-    try:
-        tables = tomllib.loads(text.decode())
-    except ValueError as error:  # TOMLDecodeError is one, and so is UnicodeDecodeError
-        raise UsageError(f"recipe {name} is not valid TOML: {error}") from error
+    tables = load_toml("recipe", "recipes", name)
     for section, entries in tables.items():
         if not isinstance(entries, dict):
             raise UsageError(
                 f"recipe {name}: {section!r} stands outside a table", f"tables: {', '.join(SECTIONS)}"
             )
     return tables
-
-
-def position_names(text: str) -> list[str]:
-    """The schemes in `rope` or `coupled+rope`. Raises UsageError for an unknown one, and for two that want to be told
-    different things of a token."""
-    names = [name.strip() for name in text.split("+")]
-    for name in names:
-        _choice("position", name, POSITIONS)
-    if len(set(names)) < len(names):
-        raise UsageError(f"name each position scheme once, not {text!r}")
-    told = {"abacus", "randomized"} & set(names)  # each something else, and no token can be told two things
-    if len(told) > 1 or (told and any(name.startswith("coupled") for name in names)):
-        raise UsageError(
-            f"{text!r}: abacus counts digits in their number, the coupled schemes in their place, and randomized draws "
-            "a number for each token"
-        )
-    return names
-
-
-def _choice(kind: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise unknown_choice(kind, value, choices)
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UsageError(f"{name} must be at least {least:g}, not {value:g}")
-    if math.isinf(value):
-        raise UsageError(f"{name} must be finite")

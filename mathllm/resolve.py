@@ -8,7 +8,6 @@ Whoever makes data, trains or compares asks it first: what it lets through can b
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from mathllm.config import Config, DataConfig, ModelConfig
@@ -16,6 +15,7 @@ from mathllm.data.files import read_metadata
 from mathllm.data.sources import STREAM_SETTINGS, longest_text, ratios, sampling
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
+from mathllm.registry import objective_class
 from mathllm.tasks import TASKS, get_tasks
 
 
@@ -26,16 +26,13 @@ def resolve(config: Config) -> Config:
     """
     # what needs torch, which making data does without
     from mathllm.device import sensible_threads
-    from mathllm.model.positions import coordinates_used
+    from mathllm.model.positions import axes_of
 
     data, train = resolve_data(config.data), config.train
     model = replace(config.model, max_length=room(config.model, data))
     format = get_format(data.format, data.zero_pad, data.thought_length)
-    if uses := coordinates_used(model.position):
-        format.check_coordinates(uses)
-    # by name: objectives stand above
-    objective = import_module("mathllm.training.objectives").make_objective(config.objective)
-    objective.check(format, compiled=train.compile)
+    format.check_axes(axes_of(model.position, model.position_settings))
+    objective_class(config.objective.name).check(format, train.compile)
     # part of the settings: with another number, a resumed run would round its sums differently
     threads = train.threads or sensible_threads(train.batch_size * train.grad_accumulation)
     train = replace(train, output_dir=run_directory(config), threads=threads)
@@ -79,13 +76,15 @@ def room(model: ModelConfig, data: DataConfig) -> int:
 
     Raises UsageError where that is too little.
     """
+    from mathllm.model.positions import room_for
+
     needed = longest_text(data)
-    # tables of places are as long as texts may be, and a place may be that high: see data.sources.random_starts
-    highest = model.random_start + data.max_digits + 4 if model.random_start else 0
+    # tables of places are as long as texts may be, and a place may be that high
+    highest, why = room_for(model.position, model.position_settings, data.max_digits)
     length = model.max_length or max(64, -(-max(needed, highest) // 8) * 8)
     if highest > length:
         raise UsageError(
-            f"random_start {model.random_start} leads to places up to {highest}, but max_length is {length}",
+            f"{why} leads to places up to {highest}, but max_length is {length}",
             f"--max-length {highest}, or leave it out",
         )
     if needed > length:

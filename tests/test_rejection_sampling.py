@@ -103,13 +103,15 @@ def test_it_raises_exact_match_of_a_half_trained_model(tmp_path: Path) -> None:
     assert all(0 < accepted[step] <= solved[step] <= 1 for step in solved)
 
 
-def learning(run: Path, *settings: str) -> Config:
+OWN = ("objective.name=rejection-sampling", "objective.temperature=3")
+
+
+def learning(run: Path, *settings: str, objective: tuple[str, ...] = OWN) -> Config:
     """A run that goes on from a model of one-digit sums, hot enough to be wrong now and then."""
     own = ("layers=1", "hidden=64", "heads=4", "feed_forward=128", "max_length=32", "position=learned")
     shape = [f"model.{setting}" for setting in own]
-    objective = ("objective.name=rejection-sampling", "objective.temperature=3", "optim.optimizer=adamw")
-    start = f"train.init={trained_checkpoint()}"
-    return tiny(run, *shape, *objective, start, "train.max_steps=8", *settings)
+    start = ("optim.optimizer=adamw", "train.max_steps=8", f"train.init={trained_checkpoint()}")
+    return tiny(run, *shape, *objective, *start, *settings)
 
 
 def test_stopped_and_resumed_it_is_not_stopped_at_all_and_init_is_no_longer_asked_for(tmp_path: Path) -> None:
@@ -167,8 +169,8 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it(tmp_path: Path
 
 
 def test_a_run_begins_with_the_weights_it_is_given(tmp_path: Path) -> None:
-    still = ("optim.learning_rate=0", "train.max_steps=1", "objective.name=teacher-forcing")
-    finished(learning(tmp_path / "run", *still, "objective.temperature=1"))
+    still = ("optim.learning_rate=0", "train.max_steps=1")
+    finished(learning(tmp_path / "run", *still, objective=()))
     given, kept = weights(trained_checkpoint()), weights(tmp_path / "run" / "checkpoint-1")
     assert all(torch.equal(kept[name], given[name]) for name in given)
     assert records(tmp_path / "run", "val/exact_match")[1] == 1.0

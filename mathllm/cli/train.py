@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.config import POSITIONS, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from mathllm.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from mathllm.errors import UsageError
 from mathllm.percent import percent
+from mathllm.registry import POSITIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,7 @@ def train(
         ),
     ] = None,
     gumbel_temperature: Annotated[
-        float | None, option("Of the softmax behind a thought.", THOUGHTS, ObjectiveConfig.temperature)
+        float | None, option("Of the softmax behind a thought.", THOUGHTS, 1.0)
     ] = None,
     gumbel_temperature_end: Annotated[
         float | None, option("What it goes to over training.", THOUGHTS, "the same")
@@ -83,7 +84,7 @@ def train(
         int | None, option("Thoughts in a text (format slots).", THOUGHTS, "digits + 1")
     ] = None,
     estimator: Annotated[
-        str | None, option("straight-through, soft, argmax or exact.", THOUGHTS, ObjectiveConfig.estimator)
+        str | None, option("straight-through, soft, argmax or exact.", THOUGHTS, "straight-through")
     ] = None,
     thought_warmup: Annotated[
         int | None, option("Steps with the first thought supervised (more: --set).", THOUGHTS, 0)
@@ -266,16 +267,18 @@ def config_from_flags(flags: dict[str, Any]) -> Config:
         tables["train"]["wandb"] = "on" if flags["wandb"] else "off"
     recipe, assigned = flags["recipe"], parse_assignments(flags["set_"] or [])
     tables["objective"] |= objective_settings(flags, assigned.get("objective", {}))
-    wanted = build_config(assigned, tables, recipe=recipe)
+    named = {**tables, "objective": {k: v for k, v in tables["objective"].items() if k == "name"}}
+    wanted = build_config(assigned, named, recipe=recipe)
     data = data_settings(wanted.data.data_dir, {**assigned.get("data", {}), **tables["data"]}, recipe)
-    config = build_config(data, assigned, tables, recipe=recipe)
+    config = build_config(data, assigned, named, recipe=recipe)
+    saved: dict[str, dict[str, Any]] = {}
     if flags["resume"]:
         saved = saved_settings(Path(run_directory(config)))
         # a data directory that merely lies about is not what the run was started on
-        named = data if wanted.data.data_dir else {}
-        config = build_config(saved, named, assigned, tables, recipe=recipe)
+        data = data if wanted.data.data_dir else {}
+        config = build_config(saved, data, assigned, named, recipe=recipe)
     check_objective(tables["objective"], config.objective)
-    return config
+    return build_config(saved, data, assigned, tables, recipe=recipe)
 
 
 def objective_settings(flags: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mathllm.config import Config, DataConfig
+from mathllm.config import Config, DataConfig, from_saved
 from mathllm.data.files import FILES, read_problems
 from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out
 from mathllm.device import describe, pick_device
@@ -193,7 +193,7 @@ def saved_settings(run: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         tables: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return {section: dict(values) for section, values in tables.items()}
+        return from_saved(tables)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", "--overwrite starts anew") from error
 

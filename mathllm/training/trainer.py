@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mathllm.config import Config
 from mathllm.data.batches import shares_by_length
-from mathllm.data.sources import Source, drawn_coordinates
+from mathllm.data.sources import Source, draws_of
 from mathllm.device import autocast, pick_precision
 from mathllm.errors import TrainingError
 from mathllm.evaluation.exact_match import Verdicts, judge
@@ -208,10 +208,9 @@ class Trainer:
     def _learn(self, step: int, lesson: Lesson, counted: float) -> dict[str, Tensor]:
         """Gradients of a step's texts. Returns this process's part of the objective's sums, for each token counted."""
         rendered, world = lesson.rendered, self.processes.world
-        places = None
-        if uses := self.model.positions.uses:
-            places = self.notation.coordinates(rendered.ids, uses)
-            places = drawn_coordinates(places, uses, self.config.model, self.config.train.seed, step)
+        told = self.notation.coordinates(rendered.ids, self.model.axes)
+        draws = draws_of(self.config.train.seed, step)
+        coordinates = told | self.model.positions.draw(told, rendered.ids.shape, draws)
         rows = np.arange(self.processes.rank, len(rendered), world)
         if len(rows) == 0:  # the others wait for its gradients: it gives zeros
             rows, counted = np.arange(1), math.inf
@@ -219,7 +218,8 @@ class Trainer:
         most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
 
         def learn(model: nn.Module, number: int) -> dict[str, Tensor]:
-            batches = list(self.objective.batches(lesson, rows[shares[number]], *most, self.device, places))
+            own = rows[shares[number]]
+            batches = list(self.objective.batches(lesson, own, *most, self.device, coordinates))
             moment = self._moment(step, self.processes.rank, number)
             totals = {"loss": torch.zeros((), device=self.device)}
             for index, batch in enumerate(batches):

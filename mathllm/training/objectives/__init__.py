@@ -1,26 +1,20 @@
-"""What is learned from problems: one file per objective, and the function that chooses one.
+"""What is learned from problems: one file per objective, and the function that makes the one that settings name.
 
-To add one, write a class with what `Objective` (base.py) asks for, and name it in OBJECTIVES (config.py) and here.
+To add one, write a class with what `Objective` (base.py) asks for, and name it in `mathllm.registry`.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 from mathllm.config import ObjectiveConfig
-from mathllm.errors import unknown_choice
+from mathllm.registry import objective_class, own_settings
 from mathllm.training.objectives.base import Lesson, Moment, Objective
-from mathllm.training.objectives.gumbel import GumbelThoughts
-from mathllm.training.objectives.rejection_sampling import RejectionSampling
-from mathllm.training.objectives.teacher_forcing import TeacherForcing
 
 __all__ = ["Lesson", "Moment", "Objective", "make_objective"]
 
 
 def make_objective(config: ObjectiveConfig) -> Objective:
     """The objective that the settings name."""
-    if config.name == "teacher-forcing":
-        return TeacherForcing()
-    if config.name == "gumbel":
-        return GumbelThoughts(config)
-    if config.name == "rejection-sampling":
-        return RejectionSampling(config)
-    raise unknown_choice("objective", config.name, ())
+    kind = objective_class(config.name)
+    return cast(Objective, kind(own_settings(kind, config.settings)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -39,10 +39,13 @@ class Lesson:
 
 
 class Objective(Protocol):
-    """What one step means. It is asked in this order, everything in each process alike but the last two: these get the
-    rows of one process, on each of its threads."""
+    """What one step means. `Settings` is a dataclass of what can be set under [objective], and the constructor takes
+    one. A step asks in this order, each process for the whole batch, and each of its threads for rows of its own."""
 
-    def check(self, format: Format, compiled: bool) -> None:
+    Settings: ClassVar[type]
+
+    @staticmethod
+    def check(format: Format, compiled: bool) -> None:
         """Raises UsageError where it makes no sense for texts of a format, or for a compiled model."""
 
     def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
@@ -61,9 +64,10 @@ class Objective(Protocol):
         max_rows: int,
         max_tokens: int,
         device: torch.device,
-        places: NDArray[np.int64] | None = None,
+        coordinates: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> Iterator[Any]:
-        """The given rows, at most `max_rows` and about `max_tokens` at once. `places` [N, T, 2] are those of all."""
+        """The given rows, at most `max_rows` and about `max_tokens` at once. `coordinates` [N, T] are those of all
+        texts, by axis."""
 
     def loss(self, model: nn.Module, batch: Any, moment: Moment) -> dict[str, Tensor]:
         """Sums over a batch's tokens that count: `loss` (nats), which is learned from, and what else to report."""

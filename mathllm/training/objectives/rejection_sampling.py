@@ -9,9 +9,11 @@ every step, goes on with the same weights, and never shows a solution as a hint.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from mathllm.config import ObjectiveConfig
+from mathllm.errors import check_at_least
 from mathllm.formats import Format, Rendered
 from mathllm.inference.engine import ENDED
 from mathllm.inference.math_model import MathModel
@@ -21,17 +23,31 @@ from mathllm.training.objectives.base import Lesson, Moment
 from mathllm.training.objectives.teacher_forcing import by_length, completions, cross_entropy
 
 
+@dataclass(frozen=True)
+class RejectionSettings:
+    """How many `samples` are drawn of every problem, at which `temperature`."""
+
+    samples: int = 4
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_at_least("objective.samples", self.samples, 1)
+        SamplingParams(self.temperature)  # which knows what a temperature can be
+
+
 class RejectionSampling:
     """Teacher forcing on what the model has drawn itself: the ids as they were, `<end>` included."""
 
+    Settings = RejectionSettings
     scored = staticmethod(completions)
     batches = staticmethod(by_length)
     loss = staticmethod(cross_entropy)
 
-    def __init__(self, config: ObjectiveConfig) -> None:
-        self.samples, self.params = config.samples, SamplingParams(config.temperature)
+    def __init__(self, settings: RejectionSettings) -> None:
+        self.samples, self.params = settings.samples, SamplingParams(settings.temperature)
 
-    def check(self, format: Format, compiled: bool) -> None:
+    @staticmethod
+    def check(format: Format, compiled: bool) -> None:
         """It goes with everything: the text is the model's own, whatever the format."""
 
     def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:

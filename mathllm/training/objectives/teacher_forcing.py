@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,26 +30,36 @@ def by_length(
     max_rows: int,
     max_tokens: int,
     device: torch.device,
-    places: NDArray[np.int64] | None = None,
+    coordinates: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> Iterator[Batch]:
     """Rows of like length together."""
-    return micro_batches(lesson.rendered, rows, max_rows, max_tokens, device, places)
+    return micro_batches(lesson.rendered, rows, max_rows, max_tokens, device, coordinates)
 
 
 def cross_entropy(model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
     """That of the completions' tokens; nothing in it is random or changes."""
-    logits = model(batch.inputs, batch.places).flatten(0, 1)
+    logits = model(batch.inputs, batch.coordinates).flatten(0, 1)
     return {"loss": F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")}
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """There is nothing to set."""
 
 
 class TeacherForcing:
     """The objective of every run that does not say otherwise."""
 
+    Settings = NoSettings
     scored = staticmethod(completions)
     batches = staticmethod(by_length)
     loss = staticmethod(cross_entropy)
 
-    def check(self, format: Format, compiled: bool) -> None:
+    def __init__(self, settings: NoSettings | None = None) -> None:
+        pass
+
+    @staticmethod
+    def check(format: Format, compiled: bool) -> None:
         """It goes with everything."""
 
     def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
