@@ -118,6 +118,7 @@ class DataConfig:
     thought_length: int = 0
 
     def __post_init__(self) -> None:
+        check_at_least("data.num_examples", self.num_examples, 0)
         check_at_least("data.curriculum_steps", self.curriculum_steps, 0)
         check_at_least("data.curriculum_start", self.curriculum_start, 1)
         check_at_least("data.thought_length", self.thought_length, 0)
@@ -179,10 +180,12 @@ class TrainConfig:
 
     `target_exact_match` (0: never) stops as soon as validation reaches it; `patience` (0: never) stops after that
     many evaluations without a better one; `keep` step checkpoints stay besides the best. `threads` learn side by
-    side on a CPU (0: as many as there are cores), and a resumed run keeps their number.
+    side on a CPU (0: as many as there are cores), and a resumed run keeps their number. `init` is a checkpoint of the
+    same shape whose weights the run begins with (a path, a run, or a name that ships).
     """
 
     output_dir: str = ""
+    init: str = ""
     batch_size: int = 128
     eval_batch_size: int = 1024
     num_epochs: int = 1

@@ -29,7 +29,7 @@ from mathllm.model.transformer import Transformer
 from mathllm.tasks import MAX_DIGITS, TASKS, Problems, answer, extent, get_tasks, readable_beside
 from mathllm.tasks.base import plural
 from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions, read_expressions
-from mathllm.tasks.numbers import Ints
+from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END_THINK, EQUALS, MINUS, OPERATORS, PLUS, THINK, TOKENS, decode_rows
 
 _THINKING = TOKENS[THINK], TOKENS[END_THINK]
@@ -117,7 +117,10 @@ class MathModel:
         # what follows a prompt that fits must fit as well (its text is short enough to be written out here)
         needed = np.zeros(len(problems), np.int64)
         needed[writable] = self.format.prompt_lengths(problems[writable])
-        refused |= {int(row): self._too_long("the problem alone takes", needed[row]) for row in writable[needed[writable] >= limit]}
+        refused |= {
+            int(row): self._too_long("the problem alone takes", needed[row])
+            for row in writable[needed[writable] >= limit]
+        }
         rows = writable[needed[writable] < limit]
         rendered = self.format.render(problems[rows])
         fits = rendered.lengths <= limit
@@ -231,9 +234,7 @@ class MathModel:
         params, generator = self._drawing(params, generator)
         prompt = torch.from_numpy(asked.ids[:, : asked.prompt_lengths[0]]).to(self.device).long()
         walk = Walk(self.format, asked.problems, self.model.axes)
-        return decode(
-            self.model, prompt, self.max_length, params=params, generator=generator, walk=walk
-        )
+        return decode(self.model, prompt, self.max_length, params=params, generator=generator, walk=walk)
 
     def complete(
         self,
@@ -272,7 +273,6 @@ class MathModel:
                 "use an earlier checkpoint of the run",
             )
         parsed, truth = self.format.parse(written.ids), answer(written.problems)
-        correct = parsed.well_formed & (written.reasons == ENDED) & parsed.answer.same(truth)
         # a model that babbles may write a number that is too long for an int
         readable = parsed.well_formed & (parsed.answer.lengths <= MAX_DIGITS + 2)
         answers: list[int | None] = [None] * len(written)
@@ -284,7 +284,7 @@ class MathModel:
                 expressions(written.problems),
                 answers,
                 truth.to_ints(),
-                correct.tolist(),
+                self.right(written).tolist(),
                 self.steps(written),
                 self.format.texts(written.problems, written.ids, written.lengths),
                 np.exp(log_probs.astype(np.float64)).tolist(),
@@ -292,6 +292,12 @@ class MathModel:
                 strict=True,
             )
         ]
+
+    def right(self, written: Written) -> Bools:
+        """Which texts [N] came to their end and give the true result."""
+        parsed = self.format.parse(written.ids)
+        correct: Bools = parsed.well_formed & (written.reasons == ENDED)
+        return correct & parsed.answer.same(answer(written.problems))
 
     def steps(self, texts: Rendered) -> list[tuple[str, ...]]:
         """The steps of each text's thought."""

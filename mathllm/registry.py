@@ -88,6 +88,7 @@ OBJECTIVES: dict[str, Objective] = {
             ),
         ),
     ),
+    "rejection-sampling": Objective("mathllm.training.objectives.rejection_sampling:RejectionSampling"),
 }
 
 

@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from mathllm.checkpoint import load_checkpoint
 from mathllm.config import Config, build_config, from_saved
 from mathllm.device import pick_device
 from mathllm.errors import DataError, MathLLMError, UsageError, unknown_choice
 from mathllm.evaluation.lengths import check_length, evaluate_lengths
 from mathllm.files import load_toml, toml_names, write_json
 from mathllm.formats import get_format
-from mathllm.model.checkpoint import load_checkpoint
-from mathllm.tasks import TASK_NAMES, get_tasks
-from mathllm.training.run import complete, saved_settings, train
+from mathllm.resolve import resolve
+from mathllm.tasks import get_tasks
+from mathllm.training.run import saved_settings, train
 from mathllm.training.state import RESULTS, newest, read_progress, run_files
 
 RESULT = "study_result.json"
@@ -116,11 +117,12 @@ class Study:
     def _run(self, root: Path, variant: str, seed: int, assignments: Sequence[str]) -> Run:
         own = {"seed": seed, "output_dir": str(root / f"{folder(variant)}-seed{seed}"), "wandb": "off"}
         try:
-            config = complete(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
-            notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
+            config = resolve(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
+            data, room = config.data, config.model.max_length
+            format = get_format(data.format, data.zero_pad, data.thought_length)
             for digits in self.digits:
-                for code in get_tasks(config.data.task):
-                    check_length(config.model.max_length, notation, code, digits, config.data.max_operands)
+                for task in get_tasks(data.task):
+                    check_length(format, room, task, digits, operands=data.max_operands)
         except MathLLMError as error:
             raise UsageError(f"study {self.name}, variant {variant!r}: {error}", error.hint) from error
         return Run(variant, seed, config)
@@ -177,16 +179,16 @@ def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
     loaded = load_checkpoint(run.directory, pick_device(run.config.train.device))
     lengths = [
         {
-            "task": TASK_NAMES[code],
+            "task": task.name,
             "digits": one.digits,
             "kind": one.kind,
             "correct": one.report.answers.correct,
             "num_examples": one.report.answers.num_examples,
             "errors": one.report.errors.to_dict(),
         }
-        for code in get_tasks(loaded.data.task)
+        for task in loaded.tasks
         for one in evaluate_lengths(
-            loaded.model, loaded.notation, code, study.digits, study.examples, loaded.data.max_operands
+            loaded, task, study.digits, study.examples, operands=loaded.data.max_operands
         ).results
     ]
     last = newest(run.directory)

@@ -18,7 +18,7 @@ from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.grid import Grid, draw_cells, evaluate_grid, grid_lengths
 from mathllm.evaluation.show import show_grid
 from mathllm.formats import get_format
-from mathllm.model.checkpoint import save_model
+from mathllm.checkpoint import save_model
 from mathllm.tasks import answer
 
 ADDITION, SUBTRACTION = 0, 1

@@ -10,9 +10,9 @@ from torch import Tensor
 from mathllm.config import SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
-from mathllm.model import Transformer
+from mathllm.model.transformer import Transformer
 from mathllm.model.attention import turn
-from mathllm.model.checkpoint import load_checkpoint, save_model
+from mathllm.checkpoint import load_checkpoint, save_model
 from mathllm.model.norms import EPSILON, rms_norm
 from mathllm.model.positions import Shape, Where, axes_of
 from mathllm.model.positions.rotary import Rope

@@ -18,7 +18,7 @@ from mathllm.evaluation.grid import draw_cells
 from mathllm.evaluation.samples import _token_span
 from mathllm.formats import Format, get_format
 from mathllm.inference.solver import Solver
-from mathllm.model.checkpoint import load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.tasks import answer, get_tasks
 from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tasks.splits import TRAIN, SplitRatios, split_of

@@ -15,9 +15,9 @@ from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.formats import get_format
 from mathllm.inference.solver import Solver
-from mathllm.model import Transformer
+from mathllm.model.transformer import Transformer
 from mathllm.model.attention import turn
-from mathllm.model.checkpoint import load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.model.positions import Scheme, Shape, Where, axes_of, make_positions
 from mathllm.model.positions.coupled_bias import UNIT
 from mathllm.registry import POSITIONS

@@ -22,7 +22,7 @@ from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLME
 from mathllm.formats import FORMATS
 from mathllm.inference.sampling import SamplingParams
 from mathllm.inference.solver import Solution, Solver, is_unfinished
-from mathllm.model.checkpoint import load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tokenizer import END
 

@@ -16,7 +16,7 @@ from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.thoughts import Slot, best_matching, examine
 from mathllm.inference.solver import Solver
-from mathllm.model.checkpoint import OWN_THOUGHTS, SHIPPED, load_checkpoint
+from mathllm.checkpoint import OWN_THOUGHTS, SHIPPED, load_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from mathllm.config import DataConfig, ModelConfig
 from mathllm.formats import get_format
 from mathllm.inference.solver import Solver
-from mathllm.model import Transformer
-from mathllm.model.checkpoint import Checkpoint, save_model
+from mathllm.model.transformer import Transformer
+from mathllm.checkpoint import Checkpoint, save_model
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import VOCAB_SIZE, encode
 

@@ -14,8 +14,8 @@ from mathllm.files import write_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mathllm.checkpoint import Checkpoint
     from mathllm.evaluation.breakdown import Count
-    from mathllm.model.checkpoint import Checkpoint
 
 
 class Shown(Protocol):

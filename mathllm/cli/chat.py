@@ -43,10 +43,10 @@ def chat(
     Without a terminal, every line of input gives one line: the answer, or nothing.
     """
     from mathllm.chat import Chat, answer_lines, make_console
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.device import pick_device
     from mathllm.inference.sampling import SamplingParams
     from mathllm.inference.solver import Solver
-    from mathllm.model.checkpoint import load_checkpoint
 
     params = SamplingParams(temperature, top_k, top_p)
     solver = Solver(load_checkpoint(checkpoint, pick_device(device)), params, seed)

@@ -18,9 +18,9 @@ from mathllm.errors import DataError, UsageError
 from mathllm.files import explained, write_json
 
 if TYPE_CHECKING:
+    from mathllm.checkpoint import Checkpoint
     from mathllm.evaluation.exact_match import ProblemSet
     from mathllm.evaluation.report import Report
-    from mathllm.model.checkpoint import Checkpoint
     from mathllm.tasks import Problems
 
 BELOW_THRESHOLD = 3
@@ -123,9 +123,9 @@ def evaluate(
         check_plot(plot)
     lengths = parse_lengths(digits) if digits is not None else None
 
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.device import pick_device
     from mathllm.evaluation.report import evaluate_problems
-    from mathllm.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, pick_device(device))
     if loaded.data.task == "chain" and (grid is not None or exhaustive is not None):

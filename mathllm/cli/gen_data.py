@@ -95,6 +95,7 @@ def gen_data(
     mathllm gen-data --from equations.txt --output-dir data/mine
     """
     from mathllm.data.files import generate_dataset, import_dataset
+    from mathllm.resolve import resolve_data
 
     data = DataConfig(
         task=task,
@@ -109,7 +110,9 @@ def gen_data(
     )
     with progress_bar("rows") as progress:
         if source is None:
-            metadata = generate_dataset(data, num_examples, seed, output_dir, overwrite, progress)
+            metadata = generate_dataset(
+                resolve_data(data), num_examples, seed, output_dir, overwrite, progress
+            )
         else:
             refuse_sampling_options(context)
             metadata = import_dataset(source, data, output_dir, overwrite, progress)

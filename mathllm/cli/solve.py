@@ -56,10 +56,10 @@ def solve(
         raise UsageError("there is nothing to solve", "for example: mathllm solve 658+189")
 
     from mathllm.chat import make_console
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.cli.chat import forgive_bytes
     from mathllm.device import pick_device
     from mathllm.inference.solver import Solver
-    from mathllm.model.checkpoint import load_checkpoint
 
     solver = Solver(load_checkpoint(checkpoint, pick_device(device)))
     forgive_bytes()

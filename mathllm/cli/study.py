@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mathllm.files import write_json
+from mathllm.percent import percent_down
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,10 +152,5 @@ def cell(values: list[float]) -> str:
     if not values:
         return ""
     low, middle, high = min(values), statistics.median(values), max(values)
-    text = rounded_down(middle)
-    return text if low == high else f"{text} ({rounded_down(low)}-{rounded_down(high)})"
-
-
-def rounded_down(share: float) -> str:
-    """A share as a percentage with at most one decimal."""
-    return f"{int(1000 * share + 1e-6) / 10:g}"
+    text = percent_down(middle)
+    return text if low == high else f"{text} ({percent_down(low)}-{percent_down(high)})"

@@ -60,9 +60,9 @@ def thoughts(
 
     from rich.console import Console
 
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.device import pick_device
     from mathllm.evaluation.thoughts import examine
-    from mathllm.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, pick_device(device))
     with progress_bar("decoding") as progress:
@@ -84,7 +84,7 @@ def show(console: Console, path: str, report: ThoughtReport) -> None:
     """A line for each thought, and what the answers are with other problems' thoughts."""
     from rich.table import Table
 
-    from mathllm.cli.study import rounded_down
+    from mathllm.percent import percent_down
 
     console.print(f"{path}: chains of {report.steps} steps", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
@@ -93,8 +93,8 @@ def show(console: Console, path: str, report: ThoughtReport) -> None:
     for number, slot in enumerate(report.slots, 1):
         table.add_row(
             str(number),
-            rounded_down(slot.agreement),
-            rounded_down(slot.renamed),
+            percent_down(slot.agreement),
+            percent_down(slot.renamed),
             f"{slot.information:.2f}",
             f"{slot.followed.correct:,} of {slot.followed.num_examples:,}",
         )

@@ -10,6 +10,7 @@ import typer
 
 from mathllm.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from mathllm.errors import UsageError
+from mathllm.percent import percent
 from mathllm.registry import POSITIONS
 
 if TYPE_CHECKING:
@@ -206,8 +207,8 @@ def report(result: TrainResult, console: Console) -> None:
         test = result.test
         low, high = test["exact_match_ci95"]
         typer.echo(
-            f"test exact match {test['exact_match']:.2%} ({test['correct']:,} of {test['num_examples']:,}; "
-            f"95% interval {low:.2%} to {high:.2%})"
+            f"test exact match {percent(test['exact_match'])} ({test['correct']:,} of {test['num_examples']:,}; "
+            f"95% interval {percent(low)} to {percent(high)})"
         )
     typer.echo(f"best checkpoint {result.run / 'best'}")
     say(console, f"next: mathllm chat --checkpoint {directory}")
@@ -247,7 +248,8 @@ SETTINGS = {
 def config_from_flags(flags: dict[str, Any]) -> Config:
     """The Config that flags, recipe and --set amount to, on top of a run's own when it is resumed."""
     from mathllm.config import build_config, parse_assignments
-    from mathllm.training.run import run_directory, saved_settings
+    from mathllm.resolve import run_directory
+    from mathllm.training.run import saved_settings
 
     tables: dict[str, dict[str, Any]] = {
         section: {name: flags[name] for name in names if flags[name] is not None}
@@ -333,11 +335,12 @@ def data_settings(data_dir: str, asked: dict[str, Any], recipe: str | None) -> d
 def print_loss_mask(config: Config) -> None:
     """Three training rows; the tokens that count in the loss are underlined."""
     from mathllm.formats import get_format
+    from mathllm.resolve import resolve
     from mathllm.tokenizer import TOKENS, decode_rows
     from mathllm.training.objectives import make_objective
-    from mathllm.training.run import complete, load_splits
+    from mathllm.training.run import load_splits
 
-    config = complete(config)
+    config = resolve(config)
     notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
     rendered = notation.render(load_splits(config).source.problems(0, 3))
     scored = make_objective(config.objective).scored(rendered)

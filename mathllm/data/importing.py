@@ -164,9 +164,7 @@ def _cells(line: str) -> list[str]:
     return [cell.strip(' "\r\n').lower() for cell in line.split(",")]
 
 
-def true_equations(
-    texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
-) -> tuple[Problems, Bools]:
+def true_equations(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS) -> tuple[Problems, Bools]:
     """Problems from texts like `951+11=962`, and which rows [N] are equations and true.
 
     Rows that are not equations come back as problems without operands.

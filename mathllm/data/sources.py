@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
-from mathllm.tasks import TASKS, Problems, Sampling, concatenate, get_tasks, sample
+from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
 # what describes a stream; a data directory's metadata says it of the problems there
@@ -120,22 +120,8 @@ def _no_problem(split: int) -> UsageError:
 
 
 def sampling(data: DataConfig) -> Sampling:
-    """How a DataConfig draws operands. Raises UsageError for a setting that would have no effect."""
-    tasks = get_tasks(data.task)
-    if data.signed and not any(task.signed for task in tasks):
-        able = " and ".join(task.name for task in TASKS if task.signed)
-        raise UsageError(f"only {able} has signed results", "leave out --signed, or add the task")
-    if data.max_operands > 2 and not any(task.max_operands > 2 for task in tasks):
-        able = " and ".join(task.name for task in TASKS if task.max_operands > 2)
-        raise UsageError(f"only {able} takes more than two operands", "leave out --max-operands")
-    how = Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
-    for task in tasks:
-        if set(how.methods) - set(task.samplings):
-            raise UsageError(
-                f"task {task.name!r} cannot be sampled by {data.sampling!r}: it carries nothing to balance",
-                f"use --sampling {' or '.join(task.samplings)}",
-            )
-    return how
+    """How a DataConfig draws operands."""
+    return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
 
 
 def ratios(data: DataConfig) -> SplitRatios:

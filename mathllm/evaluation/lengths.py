@@ -56,9 +56,7 @@ class LengthReport:
         return [result.to_dict() for result in self.results]
 
 
-def draw_length(
-    task: Task, digits: int, kind: str, n: int, *, operands: int = 2, seed: int = 0
-) -> Problems:
+def draw_length(task: Task, digits: int, kind: str, n: int, *, operands: int = 2, seed: int = 0) -> Problems:
     """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
 
     `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the

@@ -45,9 +45,7 @@ class Rendered:
     prompt_lengths: Ints
 
     def __getitem__(self, rows: Any) -> Rendered:
-        return Rendered(
-            self.problems[rows], self.ids[rows], self.lengths[rows], self.prompt_lengths[rows]
-        )
+        return Rendered(self.problems[rows], self.ids[rows], self.lengths[rows], self.prompt_lengths[rows])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -215,9 +213,7 @@ class Format:
         """Tokens [N] of the prompts up to `=`, without writing them."""
         return 1 + expression_lengths(problems, problems.widths if self.zero_pad else None, self.hints)
 
-    def longest(
-        self, tasks: Sequence[Task], max_digits: int, max_operands: int, signed: bool = False
-    ) -> int:
+    def longest(self, tasks: Sequence[Task], max_digits: int, max_operands: int, signed: bool = False) -> int:
         """Tokens of the longest text of these tasks with operands up to this size."""
         extremes = [task.extreme(max_digits, min(max_operands, task.max_operands), signed) for task in tasks]
         return int(self.render(concatenate(extremes)).lengths.max())

@@ -17,7 +17,6 @@ from mathllm.tasks.numbers import (
     Bools,
     Ints,
     Numbers,
-    carry_digits,
     column_differences,
     column_products,
     column_sums,

@@ -27,7 +27,9 @@ class PairFollower(Follower):
         self.known = announced is not None
         self.left = np.maximum(problems.num_operands - 1, 1)  # thoughts that are still to be closed
         self.opened, self.in_result = np.zeros((2, n), np.bool_)
-        self.run, self.digits = np.zeros((2, n), np.int64)  # digits of this number so far, and since the last `=`
+        self.run, self.digits = np.zeros(
+            (2, n), np.int64
+        )  # digits of this number so far, and since the last `=`
 
     def think(self, ids: Ids) -> Ints:
         digit, equals, opening = ids < 10, ids == EQUALS, ids == THINK

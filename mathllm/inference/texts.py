@@ -34,9 +34,7 @@ class Reasoner(Protocol):
 
     def score(self, gold: Rendered, *, batch_size: int = 1024) -> Iterator[tuple[Ints, Ints, Bools]]: ...
 
-    def complete(
-        self, texts: Rendered, *, batch_size: int = 1024, limits: Ints | None = None
-    ) -> Written: ...
+    def complete(self, texts: Rendered, *, batch_size: int = 1024, limits: Ints | None = None) -> Written: ...
 
 
 def join(texts: Rendered, written: Generation, limits: Ints | None = None) -> Written:

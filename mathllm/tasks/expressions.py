@@ -52,9 +52,7 @@ def parse_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASK
     return problems
 
 
-def read_expressions(
-    texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
-) -> tuple[Problems, Bools]:
+def read_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS) -> tuple[Problems, Bools]:
     """Problems from expressions, each of the first of the tasks that takes it, and which rows [N] are any.
 
     Rows that are none come back as problems without operands.

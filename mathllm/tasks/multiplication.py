@@ -58,7 +58,9 @@ class Multiplication(Task):
     def carries(self, problems: Problems) -> tuple[Ints, Ints, Ints]:
         longer, shorter = by_length(problems)
         carries, zero = column_products(longer, shorter[:, 0])[1], np.zeros(len(problems), np.int64)
-        one_digit = lengths_of(shorter) == 1  # else there are several such products: none of them is the carry
+        one_digit = (
+            lengths_of(shorter) == 1
+        )  # else there are several such products: none of them is the carry
         most = np.where(one_digit, np.maximum(shorter[:, 0].astype(np.int64) - 1, 0), 0)
         return carries * one_digit[:, None], zero, most
 
