@@ -238,7 +238,8 @@ def prompt_of(asked: Rendered) -> Ids:
 def work_out(
     model: MathModel, asked: Rendered, steps: Iterable[Step], console: Console, written: list[Token]
 ) -> Solution:
-    """Shows a problem being solved step by step, and whether it came out right; `written` is filled with the tokens."""
+    """Shows a problem being solved step by step, and whether it came out right; `written` is filled with the
+    tokens."""
     prompt = prompt_of(asked)
     equation = f"{INDENT}{expressions(asked.problems)[0]} = "
     # an answer that starts with its units is shown as it is written first, and the right way round then

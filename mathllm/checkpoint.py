@@ -65,9 +65,8 @@ def load_checkpoint(
 ) -> MathModel:
     """Loads a checkpoint or the best one of a run; without a path see `find_checkpoint`.
 
-    `params` and `seed` are how it draws tokens. Raises CheckpointError where something is missing, damaged, or made with
-    another vocabulary.
-    """
+    `params` and `seed` are how it draws tokens. Raises CheckpointError where something is missing, damaged, or made
+    with another vocabulary."""
     directory = find_checkpoint(path)
     config = read_config(directory)
     try:
@@ -172,7 +171,8 @@ def read_config(directory: Path) -> dict[str, Any]:
 
     Raises CheckpointError for a damaged one, for another vocabulary, and for versions that cannot be read.
     """
-    # settings that an older version did not know have their defaults, and those of schemes that are not used are let go
+    # settings that an older version did not know have their defaults, and those of schemes that are not used are let
+    # go
     return {**_raw_config(directory), "checkpoint_format": FORMAT}
 
 

@@ -36,8 +36,8 @@ MAX_THOUGHTS = 1000
 class ModelConfig:
     """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion
     together, and 0 means as long as the training data needs. `loops` repeats the blocks, with the same weights.
-    `position_settings` are those of the chosen schemes, all of them, whichever were given (see the `Settings` of each);
-    files and `--set` have them beside the other fields."""
+    `position_settings` are those of the chosen schemes, all of them, whichever were given (see the `Settings` of
+    each); files and `--set` have them beside the other fields."""
 
     size: str = "small"
     layers: int = 4
@@ -283,8 +283,8 @@ def build_config(
 
 
 def from_saved(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Tables that a run has saved, as `build_config` takes them: earlier versions also saved the settings of objectives
-    that were not chosen."""
+    """Tables that a run has saved, as `build_config` takes them: earlier versions also saved the settings of
+    objectives that were not chosen."""
     found = {section: dict(entries) for section, entries in tables.items()}
     name = found.get("objective", {}).get("name", ObjectiveConfig.name)
     if name in OBJECTIVES:

@@ -42,9 +42,8 @@ _MAKING = threading.Lock()
 def workers(count: int) -> ThreadPoolExecutor:
     """`count` threads that work side by side, each on its own on a CPU: the same ones whenever they are asked for.
 
-    PyTorch's own way, to let threads share every product, makes them wait for each other at each: for products as small
-    as ours that costs more than it brings, and on a busy machine almost everything.
-    """
+    PyTorch's own way, to let threads share every product, makes them wait for each other at each: for products as
+    small as ours that costs more than it brings, and on a busy machine almost everything."""
     with _MAKING:
         if count not in _POOLS:
             before = torch.get_num_threads()

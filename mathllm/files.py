@@ -36,7 +36,8 @@ def explained(what: str) -> Iterator[None]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write, which takes the name `path` when the block ends well: the file is whole or absent."""
+    """A temporary sibling to write, which takes the name `path` when the block ends well: the file is whole or
+    absent."""
     temporary = _beside(path, "tmp")
     with explained(f"write {path}"):
         try:

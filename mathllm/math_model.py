@@ -104,7 +104,8 @@ class MathModel:
         return self.render(parse_expression(expression, self.readable))
 
     def render(self, problems: Problems) -> Rendered:
-        """Problems with their gold texts. Raises UsageError for the first that the format or the model has no room for."""
+        """Problems with their gold texts. Raises UsageError for the first that the format or the model has no room
+        for."""
         rendered, refused = self.fit(problems)
         if refused:
             raise refused[min(refused)]

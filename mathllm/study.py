@@ -4,9 +4,8 @@
     for run in study.runs(Path("studies/positions"), seeds=range(3)):
         measure(study, run, console)
 
-Every run has a directory of its own, with its result beside its checkpoints: a study that was stopped goes on where it
-was, and several processes may work on different seeds of one study.
-"""
+Every run has a directory of its own, with its result beside its checkpoints: a study that was stopped goes on where
+it was, and several processes may work on different seeds of one study."""
 
 from __future__ import annotations
 
@@ -96,9 +95,8 @@ class Study:
     ) -> list[Run]:
         """All runs under `root`, seed by seed, so that a first comparison is there early. `more` changes every one.
 
-        Raises UsageError, before anything is trained, for an unknown variant in `only`, for settings that a study makes
-        itself, for those that do not fit together, and for lengths that a variant cannot write.
-        """
+        Raises UsageError, before anything is trained, for an unknown variant in `only`, for settings that a study
+        makes itself, for those that do not fit together, and for lengths that a variant cannot write."""
         for name in only:
             if name not in self.variants:
                 raise unknown_choice("variant", name, tuple(self.variants))

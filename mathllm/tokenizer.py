@@ -5,9 +5,9 @@
     '8+9=17'
 
 White space is ignored. There are no tokens for `*`, `/` and `%`: each is two of the others (see OPERATORS), as
-multiplication is repeated addition and division repeated subtraction. No operand has a sign, so two operators in a row can
-be nothing else. Both ways work on whole arrays at once, so that files of millions of rows need no Python loop over rows.
-"""
+multiplication is repeated addition and division repeated subtraction. No operand has a sign, so two operators in a
+row can be nothing else. Both ways work on whole arrays at once, so that files of millions of rows need no Python loop
+over rows."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def lines(
 
 
 def join_pieces(flat: NDArray[Any], pieces: Sequence[bytes]) -> bytes:
-    """The concatenation of `pieces[i]` for i in `flat` (uint8), with the symbols of two tokens; the pieces are ASCII."""
+    """The concatenation of `pieces[i]` for i in `flat` (uint8), with the symbols of two tokens; the pieces are
+    ASCII."""
     # one byte for each piece, then every byte that stands for a longer piece becomes that piece
     table = bytes(piece[0] if len(piece) == 1 else 128 + i for i, piece in enumerate(pieces)).ljust(256)
     text = flat.astype(np.uint8).tobytes().translate(table)

@@ -39,8 +39,8 @@ Rows = tuple[list[int], list[str], dict[int, str]]
 
 
 def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems:
-    """All problems of a file, in its order (none, if it is empty), each of the first of the tasks that takes it; blank
-    lines are skipped.
+    """All problems of a file, in its order (none, if it is empty), each of the first of the tasks that takes it;
+    blank lines are skipped.
 
     A row of JSONL needs `expression` and `answer`; what else it has is ignored.
 

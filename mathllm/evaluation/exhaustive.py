@@ -17,9 +17,9 @@ MOST = 10**10  # as many as a machine could judge in days: more is a slip of the
 class AllPairs:
     """Every problem of two operands from 0 to `limit`, once: a sequence that makes the slices one asks for.
 
-    Of a task that has its operands in order (subtraction, unless results are `signed`), only those whose first operand is
-    not the smaller; no operand has more digits than the task draws. Raises UsageError where there would be more than MOST.
-    """
+    Of a task that has its operands in order (subtraction, unless results are `signed`), only those whose first
+    operand is not the smaller; no operand has more digits than the task draws. Raises UsageError where there would be
+    more than MOST."""
 
     def __init__(self, tasks: Sequence[Task], limit: int, signed: bool = False) -> None:
         for task in tasks:

@@ -76,7 +76,8 @@ def plot_lengths(
     found: Mapping[tuple[str, str], Sequence[float]],
     path: Path,
 ) -> None:
-    """Exact match over digits, a line for each variant: the median of its seeds, with a band from lowest to highest."""
+    """Exact match over digits, a line for each variant: the median of its seeds, with a band from lowest to
+    highest."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")

@@ -71,8 +71,8 @@ class Slot:
 
 @dataclass(frozen=True)
 class ThoughtReport:
-    """What the thoughts of problems of so many steps are: right answers, the same with other problems' whole thoughts in
-    the place of their own, and each thought."""
+    """What the thoughts of problems of so many steps are: right answers, the same with other problems' whole thoughts
+    in the place of their own, and each thought."""
 
     steps: int
     answers: Count
@@ -95,8 +95,8 @@ class ThoughtReport:
 
 
 def thought_of(format: Format, task: Task) -> Thought:
-    """What a model thinks about a task, a digit a step. Raises UsageError where the true states are not known, or thoughts
-    are not the model's own."""
+    """What a model thinks about a task, a digit a step. Raises UsageError where the true states are not known, or
+    thoughts are not the model's own."""
     thought = format.thoughts.get(task.name)
     if thought is None or not (thought.counted and thought.true):
         raise UsageError(

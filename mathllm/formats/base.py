@@ -1,8 +1,8 @@
 """How a problem is written down: the one `Format` class that every notation is a value of.
 
-A notation file says only what is its own: the order of digits, and a `Thought` for each task that it can reason about.
-Rendering and parsing are the same for all of them and stand here; how texts are followed is in `formats.follow`.
-"""
+A notation file says only what is its own: the order of digits, and a `Thought` for each task that it can reason
+about. Rendering and parsing are the same for all of them and stand here; how texts are followed is in
+`formats.follow`."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class Thought:
         raise NotImplementedError
 
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
-        """What follows the texts of these problems; `announced` [N] are the digits of their answers, or None where that
-        is not known from the problem."""
+        """What follows the texts of these problems; `announced` [N] are the digits of their answers, or None where
+        that is not known from the problem."""
         raise NotImplementedError
 
     def refusal(self, problems: Problems) -> tuple[Bools, str]:
@@ -102,8 +102,8 @@ class Thought:
         return True
 
     def prompt_coordinates(self, ids: Ids, prompt: Bools) -> dict[str, Ints] | None:
-        """Those [N, T] of prompts, which stand where `prompt` [N, T] says; None where digits have their own places and
-        nothing else has one."""
+        """Those [N, T] of prompts, which stand where `prompt` [N, T] says; None where digits have their own places
+        and nothing else has one."""
         return None
 
     def resume(self, problems: Problems, states: Digits, done: int) -> Digits:
@@ -111,14 +111,16 @@ class Thought:
         raise NotImplementedError
 
     def step_starts(self, ids: Ids) -> Bools | None:
-        """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None: none."""
+        """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:
+        none."""
         return None
 
 
 @dataclass(frozen=True)
 class Format:
-    """One notation. `thoughts` has a thought for each task that it can reason about (by name); without any, it writes every
-    task and no thought. `hints` puts its place before every digit, for numbers least significant digit first."""
+    """One notation. `thoughts` has a thought for each task that it can reason about (by name); without any, it writes
+    every task and no thought. `hints` puts its place before every digit, for numbers least significant digit
+    first."""
 
     name: str
     summary: str
@@ -251,7 +253,8 @@ class Format:
         return decode_rows(ids, lengths, self.step_starts(problems, ids))
 
     def step_starts(self, problems: Problems, ids: Ids) -> Bools | None:
-        """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None: nowhere."""
+        """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:
+        nowhere."""
         starts: Bools | None = None
         for task, rows in by_task(problems):
             thought = self.thoughts.get(task.name)

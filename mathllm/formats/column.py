@@ -41,8 +41,8 @@ TEN = np.array([NOTHING, MINUS, 1, 0, NOTHING, NOTHING], np.uint8)
 
 
 class StepFollower(Follower):
-    """Inside the thought a token's place is that of its step, and of the next step behind the `=`; the thought announces
-    one digit of the answer for each step, and all digits of the last one's total."""
+    """Inside the thought a token's place is that of its step, and of the next step behind the `=`; the thought
+    announces one digit of the answer for each step, and all digits of the last one's total."""
 
     def __init__(self, n: int, announced: Ints | None) -> None:
         super().__init__(n, np.zeros(n, np.int64) if announced is None else announced)
@@ -69,7 +69,8 @@ class StepFollower(Follower):
 
 
 class DifferenceFollower(StepFollower):
-    """The same for differences: the highest step whose digit is not 0 announces the digits; it is 0 after `=0` and `=-10`.
+    """The same for differences: the highest step whose digit is not 0 announces the digits; it is 0 after `=0` and
+    `=-10`.
 
     `=-10` is told from `=-1` and the next step's 0 by the digit that comes behind.
     """

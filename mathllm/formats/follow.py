@@ -1,9 +1,8 @@
 """Following texts token by token: where each one stands (its coordinates), and which may come next.
 
-A `Walk` follows a batch; training, scoring and decoding use the same one. It reads prompts whole, since the place of a digit
-is counted from its number's end; from `=` on one token a row at a time, so that a token costs the same at any length, and
-nothing changes when another one is appended.
-"""
+A `Walk` follows a batch; training, scoring and decoding use the same one. It reads prompts whole, since the place of
+a digit is counted from its number's end; from `=` on one token a row at a time, so that a token costs the same at any
+length, and nothing changes when another one is appended."""
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, VOCAB_SIZE, Ids
 if TYPE_CHECKING:
     from mathllm.formats.base import Format
 
-# the coordinates that there are. `place`: which digit place a token is about (units 1, tens 2, none 0); the token before
-# an answer's digit i has place i. `run`: the position of a digit in its own number, from the left, 0 elsewhere.
-# `segment`: 1 from the first `=` on, 0 before.
+# the coordinates that there are. `place`: which digit place a token is about (units 1, tens 2, none 0); the token
+# before an answer's digit i has place i. `run`: the position of a digit in its own number, from the left, 0
+# elsewhere. `segment`: 1 from the first `=` on, 0 before.
 AXES = ("place", "run", "segment")
 Coordinates = Mapping[str, "Ints | int"]  # by axis
 
@@ -38,9 +37,8 @@ ALLOWED[OPEN, THINK], ALLOWED[DIGIT, :10], ALLOWED[CLOSE, END_THINK] = True, Tru
 class Follower:
     """Where the tokens of n texts stand, from `=` on; this one is for texts without a thought.
 
-    An answer counts up from its units (`announced` None), or down from as many digits as are `announced` [N] for it. With a
-    thought a subclass says in `think` where its tokens stand, and when the answer begins.
-    """
+    An answer counts up from its units (`announced` None), or down from as many digits as are `announced` [N] for it.
+    With a thought a subclass says in `think` where its tokens stand, and when the answer begins."""
 
     def __init__(self, n: int, announced: Ints | None = None, hints: bool = False) -> None:
         self.announced, self.hints = announced, hints
@@ -68,7 +66,8 @@ class Follower:
         return {"place": np.where(self.answering & ~self.ended, said, place)}
 
     def think(self, ids: Ids) -> Ints | int:
-        """The places [N] of tokens that are no part of the answer, which begins with the token that ends the thought."""
+        """The places [N] of tokens that are no part of the answer, which begins with the token that ends the
+        thought."""
         self.answering |= ids == EQUALS
         return 0
 

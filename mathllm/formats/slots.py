@@ -17,8 +17,8 @@ from mathllm.tokenizer import END_THINK, Ids
 
 
 class CountedFollower(Follower):
-    """Holds thoughts to `length` [N] digits. `<think>` and each thought have the place of the thought that follows, and the
-    answer begins with `</think>`."""
+    """Holds thoughts to `length` [N] digits. `<think>` and each thought have the place of the thought that follows,
+    and the answer begins with `</think>`."""
 
     def __init__(self, length: Ints, announced: Ints | None = None) -> None:
         super().__init__(len(length), np.zeros(len(length), np.int64) if announced is None else announced)

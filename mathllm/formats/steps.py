@@ -1,7 +1,7 @@
 """Chains with a thought of one token a step: `3+4*7=<think>79</think>9<end>`, the state after each step.
 
-The number of thoughts follows from the problem alone, so that decoding can hold a model to it: it writes digits between
-`<think>` and `</think>`, and may mean by them what it likes.
+The number of thoughts follows from the problem alone, so that decoding can hold a model to it: it writes digits
+between `<think>` and `</think>`, and may mean by them what it likes.
 
 Three more notations are controls: no thought at all, and thoughts that are given with the problem and say nothing.
 """
@@ -22,9 +22,9 @@ from mathllm.tokenizer import END, END_THINK, Ids
 
 
 class StepsFollower(CountedFollower):
-    """Places are steps: `<think>` and each thought have that of the step which follows, and so has `</think>`, before the
-    answer: it is one past the last step. So at its own place a step finds all that it needs, and the answer nothing but the
-    last thought."""
+    """Places are steps: `<think>` and each thought have that of the step which follows, and so has `</think>`, before
+    the answer: it is one past the last step. So at its own place a step finds all that it needs, and the answer
+    nothing but the last thought."""
 
     def __init__(self, problems: Problems) -> None:
         super().__init__(problems.num_operands - 1)

@@ -25,8 +25,8 @@ from mathllm.tokenizer import END, Ids
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
 SCORES, CACHE_BYTES = 1 << 24, 1 << 30
 
-# rows that are worth a batch of their own on another thread (with fewer, threads wait for Python and not for products),
-# and the most threads
+# rows that are worth a batch of their own on another thread (with fewer, threads wait for Python and not for
+# products), and the most threads
 SHARE, MOST = 256, 8
 
 ENDED, CUT = 0, 1
@@ -72,9 +72,9 @@ def decode(
 ) -> Iterator[Step]:
     """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop`.
 
-    A `walk` that has seen nothing yet tells the model where its tokens stand, and holds it to what may follow. Prompt and
-    completion together never take more than `model.max_length` tokens; a prompt that leaves no room gives no Step.
-    """
+    A `walk` that has seen nothing yet tells the model where its tokens stand, and holds it to what may follow. Prompt
+    and completion together never take more than `model.max_length` tokens; a prompt that leaves no room gives no
+    Step."""
     batch, length = prompts.shape
     room = min(max_new_tokens, model.max_length - length)
     if room <= 0 or batch == 0:

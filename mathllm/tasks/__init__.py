@@ -1,8 +1,7 @@
 """What is asked: one file per operation, and the registry that names them.
 
-To add a task, write a class like the ones beside this file and put it at the end of TASKS: a task's position is its code.
-Formats that write a thought also need to know how: see `mathllm.formats`.
-"""
+To add a task, write a class like the ones beside this file and put it at the end of TASKS: a task's position is its
+code. Formats that write a thought also need to know how: see `mathllm.formats`."""
 
 from __future__ import annotations
 

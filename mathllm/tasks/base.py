@@ -1,8 +1,7 @@
 """What a problem is, and what a task says about its problems.
 
-A problem is an expression and a task: numbers and the operators between them, held as arrays; what they mean is the task's
-business, and how they are written down a format's.
-"""
+A problem is an expression and a task: numbers and the operators between them, held as arrays; what they mean is the
+task's business, and how they are written down a format's."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ MAX_DIGITS = 4000
 @dataclass(frozen=True)
 class Problems:
     """N problems: operands uint8 [N, K, D] (least significant digit first), lengths [N, K] (0: no such operand),
-    operators uint8 [N, K - 1] (what stands before each operand but the first, a code of tokenizer.OPERATORS; 0: nothing),
-    and task uint8 [N], the code of each row's task."""
+    operators uint8 [N, K - 1] (what stands before each operand but the first, a code of tokenizer.OPERATORS; 0:
+    nothing), and task uint8 [N], the code of each row's task."""
 
     operands: Digits
     lengths: Ints
@@ -65,15 +64,14 @@ def concatenate(parts: Sequence[Problems]) -> Problems:
 
 
 class Task:
-    """One kind of problem: a subclass in a file of its own. What stands here is right for most of them: an operation on
-    two numbers or more, with one operator.
+    """One kind of problem: a subclass in a file of its own. What stands here is right for most of them: an operation
+    on two numbers or more, with one operator.
 
-    `code` stands for the task in `Problems.task` and never changes, since splits depend on it. `max_operands` is the most
-    that `--max-operands` may ask for, `samplings` are the methods it can be drawn by, and `signed` tells whether
+    `code` stands for the task in `Problems.task` and never changes, since splits depend on it. `max_operands` is the
+    most that `--max-operands` may ask for, `samplings` are the methods it can be drawn by, and `signed` tells whether
     `--signed` means something to it. `aligned` is how many operands have digits that line up with the answer's (None:
     all). Tasks of different `meaning` do not go together, since one text would have two answers; `rule` is what its
-    expressions are, for whoever typed something else, and `example` one of them.
-    """
+    expressions are, for whoever typed something else, and `example` one of them."""
 
     name: str
     code: int
@@ -97,13 +95,13 @@ class Task:
     def of_length(
         self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
     ) -> Problems:
-        """n problems of so many operands: random ones of exactly that many digits, or (`stress`) such as are hardest, the
-        first operand of that many digits (or one less)."""
+        """n problems of so many operands: random ones of exactly that many digits, or (`stress`) such as are hardest,
+        the first operand of that many digits (or one less)."""
         raise NotImplementedError
 
     def of_lengths(self, rng: np.random.Generator, lengths: Ints, signed: bool) -> Problems:
-        """Random problems of two operands of exactly these lengths [N, 2]; where the first is never the smaller one, it
-        is not the shorter one, either."""
+        """Random problems of two operands of exactly these lengths [N, 2]; where the first is never the smaller one,
+        it is not the shorter one, either."""
         operands = random_digits(rng, lengths, int(lengths.max(initial=1)))
         if self.ordered(signed):  # two of one length may stand in the wrong order
             swap = compare(operands[:, 0], operands[:, 1]) < 0
@@ -123,8 +121,8 @@ class Task:
         raise NotImplementedError
 
     def carries(self, problems: Problems) -> tuple[Ints, Ints, Ints] | None:
-        """What is carried into each column [N, D + 1], added to its digit (a borrow is negative), and the least [N] and
-        the most [N] that can be; None where nothing is. A wrong carry explains wrong digits in a report."""
+        """What is carried into each column [N, D + 1], added to its digit (a borrow is negative), and the least [N]
+        and the most [N] that can be; None where nothing is. A wrong carry explains wrong digits in a report."""
         return None
 
     def carry_lengths(self, problems: Problems) -> Ints:
@@ -132,7 +130,8 @@ class Task:
         return np.zeros(len(problems), np.int64)
 
     def bounds(self, problems: Problems) -> tuple[Numbers, ...]:
-        """Answers [N] of which the lowest and the highest bound those to all operands with as many digits as these."""
+        """Answers [N] of which the lowest and the highest bound those to all operands with as many digits as
+        these."""
         place = np.arange(problems.operands.shape[2])
         length = problems.lengths[..., None]
         least = ((place == length - 1) & (length > 1)).astype(np.uint8)
@@ -162,7 +161,8 @@ class Task:
         return problems.operands, problems.lengths > 0
 
     def misfits(self, problems: Problems) -> Bools:
-        """Which parts [N, 2 K - 1] of expressions have no place in one of this task: numbers and operators in turn."""
+        """Which parts [N, 2 K - 1] of expressions have no place in one of this task: numbers and operators in
+        turn."""
         wrong = np.zeros((len(problems), 2 * problems.operands.shape[1] - 1), np.bool_)
         wrong[:, 1::2] = (problems.operators != self.operator) & (problems.operators > 0)
         wrong[:, 2 * self.most_numbers - 1 :: 2] |= problems.operators[:, self.most_numbers - 1 :] > 0

@@ -1,9 +1,8 @@
 """Chains: `3+4*7-2*3`, worked off from left to right modulo 10, with products by 1, 3, 7 and 9 alone.
 
 Such a factor has no divisor in common with 10, so that every step can be undone: whoever leaves out the start, or a
-sum on the way, knows nothing of the result. A chain of one number is that number. Its size is how many numbers it has:
-one more than its steps.
-"""
+sum on the way, knows nothing of the result. A chain of one number is that number. Its size is how many numbers it
+has: one more than its steps."""
 
 from __future__ import annotations
 

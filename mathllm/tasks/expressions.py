@@ -106,7 +106,8 @@ def read_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
 
 
 def _lex(texts: Sequence[str]) -> tuple[NDArray[np.uint8], Ints, Bools]:
-    """The characters of all texts but for white space, one after the other: kinds, rows, and whether some was before."""
+    """The characters of all texts but for white space, one after the other: kinds, rows, and whether some was
+    before."""
     joined = "\n".join([text.replace("\n", " ") for text in texts])
     kinds = _KINDS[np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)]
     row = np.cumsum(kinds == _NEWLINE)

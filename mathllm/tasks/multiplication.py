@@ -65,7 +65,8 @@ class Multiplication(Task):
         return carries * one_digit[:, None], zero, most
 
     def carry_lengths(self, problems: Problems) -> Ints:
-        """Of carries that meet a digit to be multiplied, when the longer operand is multiplied by the other's units."""
+        """Of carries that meet a digit to be multiplied, when the longer operand is multiplied by the other's
+        units."""
         longer, shorter = by_length(problems)
         return longest_run(column_products(longer, shorter[:, 0])[1][:, 1:])
 

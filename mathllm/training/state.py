@@ -39,6 +39,7 @@ from mathllm.files import (
     write_bytes,
     write_json,
 )
+from mathllm.model.transformer import Transformer
 
 STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
 TRAINED = "training_weights.safetensors"  # where the checkpoint's own weights are an average of them

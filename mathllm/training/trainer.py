@@ -1,5 +1,5 @@
-"""The only training loop. What a step learns is an objective's business, where problems come from a source's, and what
-else happens at the moments of a run is that of hooks.
+"""The only training loop. What a step learns is an objective's business, where problems come from a source's, and
+what else happens at the moments of a run is that of hooks.
 
 outcome = Trainer(config, source, validation, total_steps=1000, device=device, hooks=[...]).run()
 
@@ -105,8 +105,8 @@ class Hook:
 class Trainer:
     """One run: makes the model, or takes up the one at `resume`, and trains it to the end.
 
-    `kept` is the model that is evaluated and that checkpoints load: the trained one, unless a hook puts another there.
-    """
+    `kept` is the model that is evaluated and that checkpoints load: the trained one, unless a hook puts another
+    there."""
 
     def __init__(
         self,
@@ -208,7 +208,8 @@ class Trainer:
     def _learn(
         self, step: int, lesson: Lesson, told: Mapping[str, NDArray[np.int64]], counted: float
     ) -> dict[str, Tensor]:
-        """Gradients of a step's texts. Returns this process's part of the objective's sums, for each token counted."""
+        """Gradients of a step's texts. Returns this process's part of the objective's sums, for each token
+        counted."""
         rendered, world = lesson.rendered, self.processes.world
         draws = draws_of(self.config.train.seed, step)
         coordinates = {**told, **self.model.positions.draw(told, rendered.ids.shape, draws)}

@@ -54,7 +54,8 @@ class Objective(Protocol):
         """
 
     def scored(self, rendered: Rendered) -> Bools:
-        """The tokens [N, T] that count: what is summed up in the loss is divided by their number in the whole step."""
+        """The tokens [N, T] that count: what is summed up in the loss is divided by their number in the whole
+        step."""
 
     def batches(
         self,

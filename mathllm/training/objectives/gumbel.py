@@ -181,7 +181,8 @@ class GumbelThoughts:
     def _summed_out(
         self, model: nn.Module, batch: ThoughtBatch, cache: GrowingCache, digits: Tensor, weight: Tensor
     ) -> Tensor:
-        """- log of the answers' likelihood, summed over all values of the last thought: no draw, and no relaxation."""
+        """- log of the answers' likelihood, summed over all values of the last thought: no draw, and no
+        relaxation."""
         cache.repeat(DIGITS)
         rows = len(digits)
         every = torch.eye(DIGITS, device=digits.device).repeat(rows, 1)
@@ -205,7 +206,8 @@ def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def emit(logits: Tensor, noise: Tensor, temperature: float, estimator: str) -> Tensor:
-    """Thoughts (B, D) from logits (B, D): a token each, with the gradient of a relaxation, or the relaxation itself."""
+    """Thoughts (B, D) from logits (B, D): a token each, with the gradient of a relaxation, or the relaxation
+    itself."""
     soft = ((logits + noise) / temperature).softmax(-1)
     if estimator == "soft":
         return soft
