@@ -16,12 +16,49 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from mathllm.errors import UsageError, unknown_choice
+from mathllm.flags import (
+    MACHINE,
+    MODEL,
+    OPTIMIZATION,
+    OUTPUT,
+    PROBLEMS,
+    TEXT,
+    THOUGHTS,
+    Flag,
+    explained,
+    listed,
+    setting,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+# what can be asked, written and drawn, as --help tells it; registries of the same names hold what they do
+TASKS = {
+    "addition": "",
+    "subtraction": "",
+    "multiplication": "by one digit",
+    "chain": "3+4*7-2 from left to right modulo 10; its digits are its numbers",
+}
+FORMATS = {
+    "column": "digit by digit, as in school",
+    "pairwise": "the whole sum again, turned round",
+    "reversed": "no reasoning, units first",
+    "hinted": "the same, a place before every digit",
+    "plain": "no reasoning",
+    "slots": "room for thoughts of the model's own",
+    "steps": "the state after each step of a chain",
+    "no-steps": "a chain without reasoning",
+    "filler": "a 0 for each step",
+    "random-steps": "a random digit for each",
+}
+SAMPLINGS = {
+    "digits": "short numbers as often as long ones",
+    "uniform": "every value as often as any other",
+    "balanced": "answers and chains of carries of every length equally often: 99+1, 100-99",
+}
 POSITIONS = (
     "learned",
     "sinusoidal",
@@ -40,6 +77,12 @@ POSITION_SETTINGS = {
     "random_start": ("coupled", "coupled-rope", "coupled-bias", "abacus"),
     "bias_near": ("coupled-bias",),
     "bias_decay": ("coupled-bias",),
+}
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 256},
+    "small": {"layers": 4, "hidden": 256, "heads": 4, "feed_forward": 512},
+    "medium": {"layers": 6, "hidden": 512, "heads": 8, "feed_forward": 1024},
+    "large": {"layers": 8, "hidden": 512, "heads": 8, "feed_forward": 2048},
 }
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
@@ -60,14 +103,16 @@ class ModelConfig:
     same weights. `bias_near` and `bias_decay` are how many places the table of `coupled-bias` reaches to either side,
     and the nats a place by which its bias falls beyond at first."""
 
-    size: str = "small"
+    size: str = setting("small", Flag(f"{listed(SIZES)}.", MODEL, "--model-size"))
     layers: int = 4
     hidden: int = 256
     heads: int = 4
     kv_heads: int = 0
     feed_forward: int = 512
-    max_length: int = 0
-    position: str = "rope"
+    max_length: int = setting(
+        0, Flag("Tokens of prompt and completion.", MODEL, default="what the data need")
+    )
+    position: str = setting("rope", Flag(f"{', '.join(POSITIONS)}, or two: coupled+rope.", MODEL))
     norm: str = "rmsnorm"
     activation: str = "gelu"
     qk_norm: bool = True
@@ -98,26 +143,18 @@ class ModelConfig:
         object.__setattr__(
             self, "position", "+".join(names)
         )  # without the spaces that it may have been given with
-        for setting, users in POSITION_SETTINGS.items():
-            default = type(self).__dataclass_fields__[setting].default
-            if getattr(self, setting) != default and not set(names) & set(users):
+        for key, users in POSITION_SETTINGS.items():
+            default = type(self).__dataclass_fields__[key].default
+            if getattr(self, key) != default and not set(names) & set(users):
                 raise UsageError(
-                    f"model.{setting} does nothing with position {self.position!r}",
-                    f"--set model.{setting}={default}, or choose --position {users[0]}",
+                    f"model.{key} does nothing with position {self.position!r}",
+                    f"--set model.{key}={default}, or choose --position {users[0]}",
                 )
         for name in names:
             width = {"rope": per_head, "coupled-rope": per_head, "sinusoidal": self.hidden}.get(name, 0)
             if width % 2:
                 part = "hidden width" if name == "sinusoidal" else "hidden width per head"
                 raise UsageError(f"position {name!r} needs an even {part}, not {width}")
-
-
-SIZES: dict[str, dict[str, int]] = {
-    "nano": {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 256},
-    "small": {"layers": 4, "hidden": 256, "heads": 4, "feed_forward": 512},
-    "medium": {"layers": 6, "hidden": 512, "heads": 8, "feed_forward": 1024},
-    "large": {"layers": 8, "hidden": 512, "heads": 8, "feed_forward": 2048},
-}
 
 
 @dataclass(frozen=True)
@@ -130,20 +167,27 @@ class DataConfig:
     `thought_length` is that of format `slots` (0: one token more than the longer operand has digits).
     """
 
-    data_dir: str = ""
+    data_dir: str = setting(
+        "",
+        Flag("Directory that mathllm gen-data made.", PROBLEMS, default="data, if there is one", kind=Path),
+    )
     num_examples: int = 0
-    task: str = "addition"
-    format: str = "column"
-    zero_pad: bool = False
-    max_digits: int = 3
-    max_operands: int = 2
-    sampling: str = "digits"
-    signed: bool = False
-    train_ratio: float = 0.9
-    val_ratio: float = 0.05
+    task: str = setting("addition", Flag(f"{explained(TASKS)}; or several: addition,subtraction.", PROBLEMS))
+    format: str = setting("column", Flag(f"{explained(FORMATS)}.", TEXT, default="the data's, else column"))
+    zero_pad: bool = setting(False, Flag("Give all numbers of a row the same width: 007+123=130.", TEXT))
+    max_digits: int = setting(3, Flag("Digits of the longest operand.", PROBLEMS))
+    max_operands: int = setting(
+        2, Flag("Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.", PROBLEMS)
+    )
+    sampling: str = setting(
+        "digits", Flag(f"{explained(SAMPLINGS)}; or equal shares of several: digits,balanced.", PROBLEMS)
+    )
+    signed: bool = setting(False, Flag("Let subtractions have negative results: 3-5=-2.", PROBLEMS))
+    train_ratio: float = setting(0.9, Flag("Share of problems to train on.", PROBLEMS))
+    val_ratio: float = setting(0.05, Flag("Share to validate on; what both leave is the test.", PROBLEMS))
     curriculum_steps: int = 0
     curriculum_start: int = 1
-    thought_length: int = 0
+    thought_length: int = setting(0, Flag("Thoughts in a text (format slots).", TEXT, default="digits + 1"))
 
     def __post_init__(self) -> None:
         _at_least("data.curriculum_steps", self.curriculum_steps, 0)
@@ -173,14 +217,36 @@ class ObjectiveConfig:
     teacher-forced.
     """
 
-    name: str = "teacher-forcing"
-    estimator: str = "straight-through"
-    temperature: float = 1.0
-    temperature_end: float = 0.0
+    name: str = setting(
+        "teacher-forcing",
+        Flag(f"What is learned: {listed(OBJECTIVES)}.", THOUGHTS, "--objective"),
+        Flag(
+            "Score the answer alone: thoughts are the model's own.",
+            THOUGHTS,
+            "--use-gumbel/--no-gumbel",
+            "no",
+            values={True: "gumbel", False: "teacher-forcing"},
+        ),
+    )
+    estimator: str = setting("straight-through", Flag(f"{listed(ESTIMATORS)}.", THOUGHTS))
+    temperature: float = setting(
+        1.0, Flag("Of the softmax behind a thought.", THOUGHTS, "--gumbel-temperature")
+    )
+    temperature_end: float = setting(
+        0.0, Flag("What it goes to over training.", THOUGHTS, "--gumbel-temperature-end", "the same")
+    )
     noise: float = 1.0
     gradient_slots: int = 0
     supervised: int = 0
-    warmup_steps: int = 0
+    warmup_steps: int = setting(
+        0,
+        Flag(
+            "Steps with the first thought supervised (more: --set).",
+            THOUGHTS,
+            "--thought-warmup",
+            implies=("supervised",),
+        ),
+    )
 
     def __post_init__(self) -> None:
         _choice("objective", self.name, OBJECTIVES)
@@ -203,12 +269,12 @@ class OptimConfig:
     `ema_decay` (0: none; 0.99 looks back some hundred steps) the model that is evaluated and kept is the exponential
     moving average of the trained weights."""
 
-    optimizer: str = "muon"
-    learning_rate: float = 3e-3
+    optimizer: str = setting("muon", Flag("muon (AdamW for the rest) or adamw.", OPTIMIZATION))
+    learning_rate: float = setting(3e-3, Flag("AdamW's peak (Muon's: --set).", OPTIMIZATION))
     muon_learning_rate: float = 0.02
-    weight_decay: float = 0.0
-    warmup_steps: int = 50
-    schedule: str = "linear"
+    weight_decay: float = setting(0.0, Flag("Weight decay of matrices.", OPTIMIZATION))
+    warmup_steps: int = setting(50, Flag("Steps of linear warm-up.", OPTIMIZATION))
+    schedule: str = setting("linear", Flag(f"{listed(SCHEDULES)}.", OPTIMIZATION))
     grad_clip: float = 1.0
     ema_decay: float = 0.0
 
@@ -230,25 +296,40 @@ class TrainConfig:
     side on a CPU (0: as many as there are cores), and a resumed run keeps their number.
     """
 
-    output_dir: str = ""
-    batch_size: int = 128
-    eval_batch_size: int = 1024
-    num_epochs: int = 1
-    max_steps: int = 0
-    grad_accumulation: int = 1
-    eval_steps: int = 250
+    output_dir: str = setting(
+        "", Flag("Where everything is written.", OUTPUT, default="checkpoints/TASK-SIZE", kind=Path)
+    )
+    batch_size: int = setting(128, Flag("Rows of a batch.", OPTIMIZATION))
+    eval_batch_size: int = setting(1024, Flag("Rows of a batch of evaluation.", MACHINE))
+    num_epochs: int = setting(1, Flag("Times through the data.", OPTIMIZATION))
+    max_steps: int = setting(
+        0, Flag("Steps, instead of epochs.", OPTIMIZATION, default="as many as the epochs take")
+    )
+    grad_accumulation: int = setting(1, Flag("Batches added up for a step.", OPTIMIZATION))
+    eval_steps: int = setting(250, Flag("Steps between evaluations.", OUTPUT))
     eval_examples: int = 2000
-    save_steps: int = 500
-    logging_steps: int = 10
+    save_steps: int = setting(500, Flag("Steps between checkpoints.", OUTPUT))
+    logging_steps: int = setting(10, Flag("Steps between log lines.", OUTPUT))
     keep: int = 2
-    precision: str = "auto"
-    compile: bool = False
-    device: str = "auto"
+    precision: str = setting(
+        "auto",
+        Flag("auto, fp32, bf16 (on a CPU: for those with AMX) or fp16.", MACHINE),
+        Flag("Short for --precision fp16.", MACHINE, "--fp16", "no", values={True: "fp16"}),
+    )
+    compile: bool = setting(False, Flag("Use torch.compile.", MACHINE))
+    device: str = setting("auto", Flag("auto, cpu, cuda or cuda:N.", MACHINE))
     threads: int = 0
-    seed: int = 0
-    wandb: str = "auto"
-    target_exact_match: float = 0.0
-    patience: int = 0
+    seed: int = setting(0, Flag("Seed of everything that is drawn at random.", MACHINE))
+    wandb: str = setting(
+        "auto",
+        Flag("Log to W&B.", OUTPUT, "--wandb/--no-wandb", "if logged in", values={True: "on", False: "off"}),
+    )
+    target_exact_match: float = setting(
+        0.0, Flag("Stop when validation reaches this share.", OPTIMIZATION, default="never")
+    )
+    patience: int = setting(
+        0, Flag("Stop after n evaluations without a better one.", OPTIMIZATION, default="never")
+    )
 
     def __post_init__(self) -> None:
         _choice("precision", self.precision, PRECISIONS)
@@ -296,12 +377,18 @@ def build_config(
 
     Raises UsageError for an unknown section, key or value, with the nearest name.
     """
+    tables = merged(load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers)
+    return Config(**{section: SECTIONS[section](**entries) for section, entries in tables.items()})
+
+
+def merged(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables of settings as one table, the last one winning, over the shape of the model's size; each value is of its
+    setting's type. Raises UsageError for an unknown section or key, and for a value of another type."""
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-    chosen = [load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers]
-    sizes = [part["model"]["size"] for part in chosen if "size" in part.get("model", {})]
+    sizes = [part["model"]["size"] for part in layers if "size" in part.get("model", {})]
     size = _convert("model", "size", sizes[-1] if sizes else "small")
     preset = _size(size)
-    for part in [{"model": preset}, *chosen]:
+    for part in [{"model": preset}, *layers]:
         for section, entries in part.items():
             if section not in SECTIONS:
                 raise unknown_choice("section", section, SECTIONS)
@@ -310,7 +397,7 @@ def build_config(
             for key, value in entries.items():
                 if not (other and key in preset):
                     values[section][key] = _convert(section, key, value)
-    return Config(**{section: SECTIONS[section](**entries) for section, entries in values.items()})
+    return values
 
 
 def _size(name: str) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from mathllm.cli.output import Output
 from mathllm.cli.progress import progress_bar
 from mathllm.errors import UsageError
-from mathllm.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,14 +33,16 @@ Result = TypeVar("Result", bound=Shown)
 
 def grids(
     loaded: Checkpoint,
-    cells: tuple[int, int, int],
+    output: Output,
+    *,
+    limit: int,
+    step: int,
+    per_cell: int,
+    seed: int,
     draft: bool,
     batch_size: int,
-    as_json: bool,
-    output_file: Path | None,
-    plot: Path | None,
 ) -> float:
-    """Shows exact match for every pair of lengths: up to, in steps of, and problems each. Returns the share right."""
+    """Shows exact match for every pair of lengths up to `limit` in steps. Returns the share right."""
     from mathllm.evaluation.grid import evaluate_grid
     from mathllm.evaluation.plots import plot_grids
     from mathllm.evaluation.show import show_grid
@@ -52,11 +52,21 @@ def grids(
     for code in get_tasks(loaded.data.task):
         with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
             found[TASK_NAMES[code]] = evaluate_grid(
-                loaded.model, loaded.notation, code, *cells, loaded.data.signed, draft, batch_size, progress
+                loaded.model,
+                loaded.notation,
+                code,
+                limit,
+                step,
+                per_cell,
+                loaded.data.signed,
+                draft,
+                batch_size,
+                progress,
+                seed=seed,
             )
-    if plot is not None:
-        plot_grids(found, loaded.data.max_digits, plot)
-    return report(loaded, found, show_grid, as_json, output_file)
+    if output.plot is not None:
+        plot_grids(found, loaded.data.max_digits, output.plot)
+    return report(loaded, found, show_grid, output)
 
 
 def parse_lengths(text: str) -> list[int]:
@@ -69,13 +79,14 @@ def parse_lengths(text: str) -> list[int]:
 
 def by_digits(
     loaded: Checkpoint,
+    output: Output,
+    *,
     lengths: Sequence[int],
     n: int,
     operands: int,
+    seed: int,
     draft: bool,
     batch_size: int,
-    as_json: bool,
-    output_file: Path | None,
 ) -> float:
     """Shows exact match on n random and n carry-stress problems of each length. Returns the share right."""
     from mathllm.evaluation.lengths import evaluate_lengths
@@ -90,35 +101,30 @@ def by_digits(
     for code in codes:
         with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
             found[TASK_NAMES[code]] = evaluate_lengths(
-                loaded.model, loaded.notation, code, lengths, n, operands, 0, draft, batch_size, progress
+                loaded.model, loaded.notation, code, lengths, n, operands, seed, draft, batch_size, progress
             )
-    return report(loaded, found, show_lengths, as_json, output_file)
+    return report(loaded, found, show_lengths, output)
 
 
 def report(
     loaded: Checkpoint,
     found: Mapping[str, Result],
     show: Callable[[Console, Result, int], None],
-    as_json: bool,
-    output_file: Path | None,
+    output: Output,
 ) -> float:
     """Prints results by task, as tables or as JSON. Returns the share that is right in all."""
-    from rich.console import Console
-
     trained = loaded.data.max_digits
     document = {
         "checkpoint": str(loaded.path),
         "trained_up_to_digits": trained,
         "tasks": {task: result.to_dict() for task, result in found.items()},
     }
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        console = Console(highlight=False)
+
+    def show_all(console: Console) -> None:
         for task, result in found.items():
             console.print(f"{task}: {loaded.path}, {result.seconds:.1f} s", markup=False, soft_wrap=True)
             show(console, result, trained)
-    if output_file is not None:
-        write_json(output_file, document)
+
+    output.give(document, show_all)
     counts = [result.answers for result in found.values()]
     return sum(count.correct for count in counts) / sum(count.num_examples for count in counts)

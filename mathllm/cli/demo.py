@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mathllm.cli.options import OutputDirOption, OverwriteOption, SeedOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,20 +23,18 @@ SAMPLE = "658+189"  # two carries
 
 
 def demo(
-    output_dir: Annotated[
-        Path, typer.Option(help="Directory for the data and the run; checkpoints/demo is replaced.")
-    ] = OUTPUT_DIR,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in another directory.")
-    ] = False,
+    *,
+    output_dir: OutputDirOption = OUTPUT_DIR,
+    overwrite: OverwriteOption = False,
     limit: Annotated[
         int, typer.Option(min=0, help="Check every pair of operands from 0 to this number.")
     ] = 999,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the recipe's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """See the whole loop in about four minutes: make data, train, check every sum, watch it reason.
 
+    Data and run lie in one directory; checkpoints/demo is replaced without a word.
     Afterwards mathllm chat talks to the model that it has trained.
     """
     from rich.console import Console

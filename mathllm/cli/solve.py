@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mathllm.cli.options import CheckpointOption, DeviceOption, JsonOption
 from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 BATCH = 1024  # lines that are read before they are answered together
 SHOWN = 10  # wrong answers that are told one by one
-
-EPILOG = """Examples: [cyan]mathllm solve 658+189[/]; [cyan]mathllm solve --json 658+189 99+1[/];
-[cyan]mathllm solve < problems.txt[/]; [cyan]mathllm solve --json < problems.txt[/] (JSON lines)."""
 
 
 def solve(
@@ -32,24 +30,22 @@ def solve(
             show_default=False,
         ),
     ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="A checkpoint, or the run that holds it (default: the newest under checkpoints/)",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document a line, with the reasoning and the confidence")
-    ] = False,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
 ) -> None:
     """Answer expressions: the worked solution on a terminal, just the answer in a pipe.
 
-    Every line of stdin gives one line: the answer, or nothing. --json skips blank lines.
+    Every line of stdin gives one line: the answer, or nothing. --json prints a document a line, with the
+    reasoning and the confidence, and skips blank lines.
 
     Exit code 1: an expression could not be read, or does not fit the model.
     A wrong answer is no failure, but is told on stderr.
+
+    \b
+    mathllm solve 658+189
+    mathllm solve --json 658+189 99+1
+    mathllm solve < problems.txt
     """
     from_stdin = not expressions or expressions == ["-"]
     if from_stdin and not expressions and (sys.stdin is None or sys.stdin.isatty()):

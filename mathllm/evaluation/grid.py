@@ -92,6 +92,7 @@ def evaluate_grid(
     draft: bool = True,
     batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
+    seed: int = 0,
 ) -> Grid:
     """Exact match of a task on random operands of every pair of lengths; `progress` gets problems done and in all.
 
@@ -99,7 +100,7 @@ def evaluate_grid(
     """
     started = time.perf_counter()
     lengths = grid_lengths(limit, step)
-    problems, cells = draw_cells(lengths, per_cell, code, signed)
+    problems, cells = draw_cells(lengths, per_cell, code, signed, seed)
     longest = check_length(model.max_length, notation, code, limit, signed=signed)
     correct, num_examples = np.zeros((2, len(lengths), len(lengths)), np.int64)
     rows = max(1, CHUNK_TOKENS // longest)

@@ -1,0 +1,82 @@
+"""How a setting is given on the command line: said once, where the setting itself stands.
+
+The commands make their options of it (see `mathllm.cli.options`); standard library only, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+T = TypeVar("T")
+
+# the panels of --help, in the order of the settings
+MODEL, PROBLEMS, TEXT, THOUGHTS = "Model", "Problems", "Text", "Thoughts"
+OPTIMIZATION, OUTPUT, MACHINE = "Optimization", "Output", "Machine"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An option for a setting: its help, the panel of --help that it stands in, and its name.
+
+    Without a `name` it is called as the setting is. `--this/--that` is a switch, and `values` says what it sets where
+    that is not true or false. `default` is what --help says happens without the option, where it is not the value of
+    the setting. `kind` is the type of what is typed, where that is not the setting's own. `implies` are settings
+    beside it that it switches on (1) or off (0) unless they are given, too.
+    """
+
+    help: str
+    panel: str
+    name: str = ""
+    default: str = ""
+    values: Mapping[bool, Any] | None = None
+    kind: type | None = None
+    implies: tuple[str, ...] = ()
+
+
+class Setting(NamedTuple):
+    """A setting, section.key, with one of its flags."""
+
+    section: str
+    key: str
+    kind: type
+    default: Any
+    flag: Flag
+
+    @property
+    def option(self) -> str:
+        """What is typed: `--name` or `--name/--no-name`."""
+        name = self.flag.name or "--" + self.key.replace("_", "-")
+        return f"{name}/--no-{name[2:]}" if self.kind is bool and "/" not in name else name
+
+    @property
+    def parameter(self) -> str:
+        """The option as a name in Python."""
+        return self.option.split("/")[0][2:].replace("-", "_")
+
+
+def setting(default: T, *flags: Flag) -> T:
+    """A field of a configuration with a default and its flags."""
+    return field(default=default, metadata={"flags": flags})
+
+
+def settings_of(section: str, config: type) -> list[Setting]:
+    """The settings of a configuration's class that have flags, in their order; one for each flag."""
+    kinds = get_type_hints(config)
+    return [
+        Setting(section, one.name, kinds[one.name], one.default, flag)
+        for one in fields(config)
+        for flag in one.metadata.get("flags", ())
+    ]
+
+
+def listed(names: Iterable[str], last: str = "or") -> str:
+    """`a, b or c`."""
+    *most, end = names
+    return f"{', '.join(most)} {last} {end}" if most else end
+
+
+def explained(choices: Mapping[str, str]) -> str:
+    """`a (what it is), b`, from names and what they are."""
+    return ", ".join(f"{name} ({about})" if about else name for name, about in choices.items())
