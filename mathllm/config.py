@@ -16,19 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from mathllm.errors import UsageError, unknown_choice
-from mathllm.flags import (
-    MACHINE,
-    MODEL,
-    OPTIMIZATION,
-    OUTPUT,
-    PROBLEMS,
-    TEXT,
-    THOUGHTS,
-    Flag,
-    explained,
-    listed,
-    setting,
-)
+from mathllm.flags import MACHINE, OUTPUT, TEXT, Flag, explained, listed, setting
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -103,16 +91,14 @@ class ModelConfig:
     same weights. `bias_near` and `bias_decay` are how many places the table of `coupled-bias` reaches to either side,
     and the nats a place by which its bias falls beyond at first."""
 
-    size: str = setting("small", Flag(f"{listed(SIZES)}.", MODEL, "--model-size"))
+    size: str = setting("small", f"{listed(SIZES)}.", name="--model-size")
     layers: int = 4
     hidden: int = 256
     heads: int = 4
     kv_heads: int = 0
     feed_forward: int = 512
-    max_length: int = setting(
-        0, Flag("Tokens of prompt and completion.", MODEL, default="what the data need")
-    )
-    position: str = setting("rope", Flag(f"{', '.join(POSITIONS)}, or two: coupled+rope.", MODEL))
+    max_length: int = setting(0, "Tokens of prompt and completion.", shown="what the data need")
+    position: str = setting("rope", f"{', '.join(POSITIONS)}, or two: coupled+rope.")
     norm: str = "rmsnorm"
     activation: str = "gelu"
     qk_norm: bool = True
@@ -168,26 +154,21 @@ class DataConfig:
     """
 
     data_dir: str = setting(
-        "",
-        Flag("Directory that mathllm gen-data made.", PROBLEMS, default="data, if there is one", kind=Path),
+        "", "Directory that mathllm gen-data made.", shown="data, if there is one", kind=Path
     )
     num_examples: int = 0
-    task: str = setting("addition", Flag(f"{explained(TASKS)}; or several: addition,subtraction.", PROBLEMS))
-    format: str = setting("column", Flag(f"{explained(FORMATS)}.", TEXT, default="the data's, else column"))
-    zero_pad: bool = setting(False, Flag("Give all numbers of a row the same width: 007+123=130.", TEXT))
-    max_digits: int = setting(3, Flag("Digits of the longest operand.", PROBLEMS))
-    max_operands: int = setting(
-        2, Flag("Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.", PROBLEMS)
-    )
-    sampling: str = setting(
-        "digits", Flag(f"{explained(SAMPLINGS)}; or equal shares of several: digits,balanced.", PROBLEMS)
-    )
-    signed: bool = setting(False, Flag("Let subtractions have negative results: 3-5=-2.", PROBLEMS))
-    train_ratio: float = setting(0.9, Flag("Share of problems to train on.", PROBLEMS))
-    val_ratio: float = setting(0.05, Flag("Share to validate on; what both leave is the test.", PROBLEMS))
+    task: str = setting("addition", f"{explained(TASKS)}; or several: addition,subtraction.")
+    format: str = setting("column", f"{explained(FORMATS)}.", TEXT, shown="the data's, else column")
+    zero_pad: bool = setting(False, "Give all numbers of a row the same width: 007+123=130.", TEXT)
+    max_digits: int = setting(3, "Digits of the longest operand.")
+    max_operands: int = setting(2, "Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.")
+    sampling: str = setting("digits", f"{explained(SAMPLINGS)}; or equal shares of several: digits,balanced.")
+    signed: bool = setting(False, "Let subtractions have negative results: 3-5=-2.")
+    train_ratio: float = setting(0.9, "Share of problems to train on.")
+    val_ratio: float = setting(0.05, "Share to validate on; what both leave is the test.")
     curriculum_steps: int = 0
     curriculum_start: int = 1
-    thought_length: int = setting(0, Flag("Thoughts in a text (format slots).", TEXT, default="digits + 1"))
+    thought_length: int = setting(0, "Thoughts in a text (format slots).", TEXT, shown="digits + 1")
 
     def __post_init__(self) -> None:
         _at_least("data.curriculum_steps", self.curriculum_steps, 0)
@@ -219,33 +200,29 @@ class ObjectiveConfig:
 
     name: str = setting(
         "teacher-forcing",
-        Flag(f"What is learned: {listed(OBJECTIVES)}.", THOUGHTS, "--objective"),
+        f"What is learned: {listed(OBJECTIVES)}.",
+        "",
         Flag(
             "Score the answer alone: thoughts are the model's own.",
-            THOUGHTS,
-            "--use-gumbel/--no-gumbel",
-            "no",
+            name="--use-gumbel/--no-gumbel",
+            shown="no",
             values={True: "gumbel", False: "teacher-forcing"},
         ),
+        name="--objective",
     )
-    estimator: str = setting("straight-through", Flag(f"{listed(ESTIMATORS)}.", THOUGHTS))
-    temperature: float = setting(
-        1.0, Flag("Of the softmax behind a thought.", THOUGHTS, "--gumbel-temperature")
-    )
+    estimator: str = setting("straight-through", f"{listed(ESTIMATORS)}.")
+    temperature: float = setting(1.0, "Of the softmax behind a thought.", name="--gumbel-temperature")
     temperature_end: float = setting(
-        0.0, Flag("What it goes to over training.", THOUGHTS, "--gumbel-temperature-end", "the same")
+        0.0, "What it goes to over training.", name="--gumbel-temperature-end", shown="the same"
     )
     noise: float = 1.0
     gradient_slots: int = 0
     supervised: int = 0
     warmup_steps: int = setting(
         0,
-        Flag(
-            "Steps with the first thought supervised (more: --set).",
-            THOUGHTS,
-            "--thought-warmup",
-            implies=("supervised",),
-        ),
+        "Steps with the first thought supervised (more: --set).",
+        name="--thought-warmup",
+        implies=("supervised",),
     )
 
     def __post_init__(self) -> None:
@@ -269,12 +246,12 @@ class OptimConfig:
     `ema_decay` (0: none; 0.99 looks back some hundred steps) the model that is evaluated and kept is the exponential
     moving average of the trained weights."""
 
-    optimizer: str = setting("muon", Flag("muon (AdamW for the rest) or adamw.", OPTIMIZATION))
-    learning_rate: float = setting(3e-3, Flag("AdamW's peak (Muon's: --set).", OPTIMIZATION))
+    optimizer: str = setting("muon", "muon (AdamW for the rest) or adamw.")
+    learning_rate: float = setting(3e-3, "AdamW's peak (Muon's: --set).")
     muon_learning_rate: float = 0.02
-    weight_decay: float = setting(0.0, Flag("Weight decay of matrices.", OPTIMIZATION))
-    warmup_steps: int = setting(50, Flag("Steps of linear warm-up.", OPTIMIZATION))
-    schedule: str = setting("linear", Flag(f"{listed(SCHEDULES)}.", OPTIMIZATION))
+    weight_decay: float = setting(0.0, "Weight decay of matrices.")
+    warmup_steps: int = setting(50, "Steps of linear warm-up.")
+    schedule: str = setting("linear", f"{listed(SCHEDULES)}.")
     grad_clip: float = 1.0
     ema_decay: float = 0.0
 
@@ -297,39 +274,38 @@ class TrainConfig:
     """
 
     output_dir: str = setting(
-        "", Flag("Where everything is written.", OUTPUT, default="checkpoints/TASK-SIZE", kind=Path)
+        "", "Where everything is written.", OUTPUT, shown="checkpoints/TASK-SIZE", kind=Path
     )
-    batch_size: int = setting(128, Flag("Rows of a batch.", OPTIMIZATION))
-    eval_batch_size: int = setting(1024, Flag("Rows of a batch of evaluation.", MACHINE))
-    num_epochs: int = setting(1, Flag("Times through the data.", OPTIMIZATION))
-    max_steps: int = setting(
-        0, Flag("Steps, instead of epochs.", OPTIMIZATION, default="as many as the epochs take")
-    )
-    grad_accumulation: int = setting(1, Flag("Batches added up for a step.", OPTIMIZATION))
-    eval_steps: int = setting(250, Flag("Steps between evaluations.", OUTPUT))
+    batch_size: int = setting(128, "Rows of a batch.")
+    eval_batch_size: int = setting(1024, "Rows of a batch of evaluation.", MACHINE)
+    num_epochs: int = setting(1, "Times through the data.")
+    max_steps: int = setting(0, "Steps, instead of epochs.", shown="as many as the epochs take")
+    grad_accumulation: int = setting(1, "Batches added up for a step.")
+    eval_steps: int = setting(250, "Steps between evaluations.", OUTPUT)
     eval_examples: int = 2000
-    save_steps: int = setting(500, Flag("Steps between checkpoints.", OUTPUT))
-    logging_steps: int = setting(10, Flag("Steps between log lines.", OUTPUT))
+    save_steps: int = setting(500, "Steps between checkpoints.", OUTPUT)
+    logging_steps: int = setting(10, "Steps between log lines.", OUTPUT)
     keep: int = 2
     precision: str = setting(
         "auto",
-        Flag("auto, fp32, bf16 (on a CPU: for those with AMX) or fp16.", MACHINE),
-        Flag("Short for --precision fp16.", MACHINE, "--fp16", "no", values={True: "fp16"}),
+        "auto, fp32, bf16 (on a CPU: for those with AMX) or fp16.",
+        MACHINE,
+        Flag("Short for --precision fp16.", MACHINE, name="--fp16", shown="no", values={True: "fp16"}),
     )
-    compile: bool = setting(False, Flag("Use torch.compile.", MACHINE))
-    device: str = setting("auto", Flag("auto, cpu, cuda or cuda:N.", MACHINE))
+    compile: bool = setting(False, "Use torch.compile.", MACHINE)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N.", MACHINE)
     threads: int = 0
-    seed: int = setting(0, Flag("Seed of everything that is drawn at random.", MACHINE))
+    seed: int = setting(0, "Seed of everything that is drawn at random.", MACHINE)
     wandb: str = setting(
         "auto",
-        Flag("Log to W&B.", OUTPUT, "--wandb/--no-wandb", "if logged in", values={True: "on", False: "off"}),
+        "Log to W&B.",
+        OUTPUT,
+        name="--wandb/--no-wandb",
+        shown="if logged in",
+        values={True: "on", False: "off"},
     )
-    target_exact_match: float = setting(
-        0.0, Flag("Stop when validation reaches this share.", OPTIMIZATION, default="never")
-    )
-    patience: int = setting(
-        0, Flag("Stop after n evaluations without a better one.", OPTIMIZATION, default="never")
-    )
+    target_exact_match: float = setting(0.0, "Stop when validation reaches this share.", shown="never")
+    patience: int = setting(0, "Stop after n evaluations without a better one.", shown="never")
 
     def __post_init__(self) -> None:
         _choice("precision", self.precision, PRECISIONS)

@@ -6,30 +6,37 @@ The commands make their options of it (see `mathllm.cli.options`); standard libr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 T = TypeVar("T")
 
-# the panels of --help, in the order of the settings
-MODEL, PROBLEMS, TEXT, THOUGHTS = "Model", "Problems", "Text", "Thoughts"
-OPTIMIZATION, OUTPUT, MACHINE = "Optimization", "Output", "Machine"
+# the panels of --help: one for most sections, in their order, and others for some settings
+MODEL, PROBLEMS, THOUGHTS, OPTIMIZATION = "Model", "Problems", "Thoughts", "Optimization"
+TEXT, OUTPUT, MACHINE = "Text", "Output", "Machine"
+PANELS = {
+    "model": MODEL,
+    "data": PROBLEMS,
+    "objective": THOUGHTS,
+    "optim": OPTIMIZATION,
+    "train": OPTIMIZATION,
+}
 
 
 @dataclass(frozen=True)
 class Flag:
-    """An option for a setting: its help, the panel of --help that it stands in, and its name.
+    """An option for a setting: its help, and the panel of --help that it stands in, where that is not its section's.
 
     Without a `name` it is called as the setting is. `--this/--that` is a switch, and `values` says what it sets where
-    that is not true or false. `default` is what --help says happens without the option, where it is not the value of
+    that is not true or false. `shown` is what --help says happens without the option, where it is not the value of
     the setting. `kind` is the type of what is typed, where that is not the setting's own. `implies` are settings
     beside it that it switches on (1) or off (0) unless they are given, too.
     """
 
     help: str
-    panel: str
+    panel: str = ""
     name: str = ""
-    default: str = ""
+    shown: str = ""
     values: Mapping[bool, Any] | None = None
     kind: type | None = None
     implies: tuple[str, ...] = ()
@@ -56,25 +63,31 @@ class Setting(NamedTuple):
         return self.option.split("/")[0][2:].replace("-", "_")
 
 
-def setting(default: T, *flags: Flag) -> T:
-    """A field of a configuration with a default and its flags."""
-    return field(default=default, metadata={"flags": flags})
+def setting(default: T, help_text: str, panel: str = "", *also: Flag, **more: Any) -> T:
+    """A field of a configuration with a default and a flag, see there; `also` are others for the same setting."""
+    return field(default=default, metadata={"flags": (Flag(help_text, panel, **more), *also)})
 
 
 def settings_of(section: str, config: type) -> list[Setting]:
     """The settings of a configuration's class that have flags, in their order; one for each flag."""
     kinds = get_type_hints(config)
     return [
-        Setting(section, one.name, kinds[one.name], one.default, flag)
+        Setting(
+            section,
+            one.name,
+            kinds[one.name],
+            one.default,
+            replace(flag, panel=flag.panel or PANELS[section]),
+        )
         for one in fields(config)
         for flag in one.metadata.get("flags", ())
     ]
 
 
-def listed(names: Iterable[str], last: str = "or") -> str:
+def listed(names: Iterable[str]) -> str:
     """`a, b or c`."""
     *most, end = names
-    return f"{', '.join(most)} {last} {end}" if most else end
+    return f"{', '.join(most)} or {end}" if most else end
 
 
 def explained(choices: Mapping[str, str]) -> str:

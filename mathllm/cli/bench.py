@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.cli.options import DeviceOption, JsonOption, OutputFileOption
+from mathllm.cli import options
 from mathllm.cli.output import Output
 from mathllm.errors import unknown_choice
 
@@ -36,9 +36,9 @@ def bench(
         typer.Option(help="Recipes whose time to target is measured (default: demo).", metavar="RECIPE"),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each piece of work.", min=1)] = 5,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-    output_file: OutputFileOption = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    output_file: options.OutputFile = None,
 ) -> None:
     """Measure data, training, decoding and evaluation, beside what the machine can do.
 
@@ -57,21 +57,20 @@ def bench(
     from mathllm.config import SIZES, recipe_names
 
     sections = check(only, SECTIONS, "section") or ALWAYS
-    options = Options(device=device, repeats=repeats)
-    options = Options(
+    how = Options(
         device,
-        check(size, tuple(SIZES), "size") or options.sizes,
-        check(recipe, recipe_names(), "recipe") or options.recipes,
+        check(size, tuple(SIZES), "size") or Options.sizes,
+        check(recipe, recipe_names(), "recipe") or Options.recipes,
         repeats,
     )
     output = Output(as_json, output_file)
     talk, console = Console(stderr=True, highlight=False), Console(highlight=False, quiet=as_json)
-    machine = about(options)
+    machine = about(how)
     console.print("\n".join(f"{name:<10}{value}" for name, value in machine.items()), markup=False)
     results = []
     for section in sections:
         with talk.status(f"measuring {section}"):
-            results.append(run_section(section, options))
+            results.append(run_section(section, how))
         show(console, results[-1])
     # every section is shown as soon as it is measured
     sections_found = {result.section: asdict(result) for result in results}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mathllm.cli.output import Output
@@ -31,18 +31,8 @@ class Shown(Protocol):
 Result = TypeVar("Result", bound=Shown)
 
 
-def grids(
-    loaded: Checkpoint,
-    output: Output,
-    *,
-    limit: int,
-    step: int,
-    per_cell: int,
-    seed: int,
-    draft: bool,
-    batch_size: int,
-) -> float:
-    """Shows exact match for every pair of lengths up to `limit` in steps. Returns the share right."""
+def grids(loaded: Checkpoint, output: Output, **how: Any) -> float:
+    """Shows exact match for every pair of lengths; `how` is for `evaluate_grid`. Returns the share right."""
     from mathllm.evaluation.grid import evaluate_grid
     from mathllm.evaluation.plots import plot_grids
     from mathllm.evaluation.show import show_grid
@@ -52,17 +42,7 @@ def grids(
     for code in get_tasks(loaded.data.task):
         with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
             found[TASK_NAMES[code]] = evaluate_grid(
-                loaded.model,
-                loaded.notation,
-                code,
-                limit,
-                step,
-                per_cell,
-                loaded.data.signed,
-                draft,
-                batch_size,
-                progress,
-                seed=seed,
+                loaded.model, loaded.notation, code, signed=loaded.data.signed, progress=progress, **how
             )
     if output.plot is not None:
         plot_grids(found, loaded.data.max_digits, output.plot)
@@ -77,18 +57,11 @@ def parse_lengths(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def by_digits(
-    loaded: Checkpoint,
-    output: Output,
-    *,
-    lengths: Sequence[int],
-    n: int,
-    operands: int,
-    seed: int,
-    draft: bool,
-    batch_size: int,
-) -> float:
-    """Shows exact match on n random and n carry-stress problems of each length. Returns the share right."""
+def by_digits(loaded: Checkpoint, output: Output, *, operands: int, **how: Any) -> float:
+    """Shows exact match on random and on carry-stress problems of each length; `how` is for `evaluate_lengths`.
+
+    Returns the share right.
+    """
     from mathllm.evaluation.lengths import evaluate_lengths
     from mathllm.evaluation.show import show_lengths
     from mathllm.tasks import TASK_NAMES, TASKS, get_tasks
@@ -101,7 +74,7 @@ def by_digits(
     for code in codes:
         with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
             found[TASK_NAMES[code]] = evaluate_lengths(
-                loaded.model, loaded.notation, code, lengths, n, operands, seed, draft, batch_size, progress
+                loaded.model, loaded.notation, code, operands=operands, progress=progress, **how
             )
     return report(loaded, found, show_lengths, output)
 

@@ -10,24 +10,17 @@ from pathlib import Path
 
 import typer
 
-from mathllm.cli.options import (
-    CheckpointOption,
-    DeviceOption,
-    SeedOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-)
+from mathllm.cli import options
 
 
 def chat(
     *,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    seed: SeedOption = 0,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
 ) -> None:
     """Talk to a model: type a problem and watch it being worked out.
 

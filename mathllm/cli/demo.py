@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.cli.options import OutputDirOption, OverwriteOption, SeedOption
+from mathllm.cli import options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,13 +24,13 @@ SAMPLE = "658+189"  # two carries
 
 def demo(
     *,
-    output_dir: OutputDirOption = OUTPUT_DIR,
-    overwrite: OverwriteOption = False,
+    output_dir: options.OutputDir = OUTPUT_DIR,
+    overwrite: options.Overwrite = False,
     limit: Annotated[
         int, typer.Option(min=0, help="Check every pair of operands from 0 to this number.")
     ] = 999,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the recipe's.")] = None,
-    seed: SeedOption = 0,
+    seed: options.Seed = 0,
 ) -> None:
     """See the whole loop in about four minutes: make data, train, check every sum, watch it reason.
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mathllm.cli.options import CheckpointOption, JsonOption
+from mathllm.cli import options
 from mathllm.cli.output import Output
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "wandb")
 EXTRAS = {"plots": "matplotlib"}
 
 
-def doctor(*, checkpoint: CheckpointOption = None, as_json: JsonOption = False) -> None:
+def doctor(*, checkpoint: options.Checkpoint = None, as_json: options.Json = False) -> None:
     """Say what there is: versions, devices, threads, checkpoints and data, ready for a bug report.
 
     Nothing is written or sent anywhere.

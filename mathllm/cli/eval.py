@@ -11,20 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from mathllm.cli import options
 from mathllm.cli.by_length import by_digits, grids, parse_lengths
-from mathllm.cli.options import (
-    BatchSizeOption,
-    CheckpointOption,
-    DataDirOption,
-    DeviceOption,
-    JsonOption,
-    OutputFileOption,
-    PlotOption,
-    SeedOption,
-    given,
-    number,
-    option,
-)
+from mathllm.cli.options import number, option
 from mathllm.cli.output import Output
 from mathllm.cli.progress import progress_bar
 from mathllm.errors import DataError, UsageError
@@ -57,12 +46,12 @@ ONLY_WITH = {
 def evaluate(
     context: typer.Context,
     *,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
     data_path: Annotated[
         Path | None, option("A file of problems: JSONL, CSV, or one 12+34=46 a line.", PROBLEMS)
     ] = None,
-    data_dir: DataDirOption = None,
+    data_dir: options.DataDir = None,
     exhaustive: Annotated[int | None, number("All pairs of operands from 0 to N.", PROBLEMS, 0)] = None,
     grid: Annotated[int | None, number("Operands of every pair of lengths up to N digits.", PROBLEMS)] = None,
     grid_step: Annotated[int, number("Of the grid, every N digits.", PROBLEMS)] = 1,
@@ -78,8 +67,8 @@ def evaluate(
     ] = None,
     operands: Annotated[int, number("Of sums drawn by --digits.", PROBLEMS, 2)] = 2,
     max_examples: Annotated[int | None, number("The first N problems.", PROBLEMS)] = None,
-    seed: SeedOption = 0,
-    batch_size: BatchSizeOption = 1024,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 1024,
     draft: Annotated[
         bool,
         option(
@@ -89,9 +78,9 @@ def evaluate(
             "--draft/--no-draft",
         ),
     ] = True,
-    as_json: JsonOption = False,
-    output_file: OutputFileOption = None,
-    plot: PlotOption = None,
+    as_json: options.Json = False,
+    output_file: options.OutputFile = None,
+    plot: options.Plot = None,
     mistakes: Annotated[int, number("Show the first N mistakes.", OUTPUT, 0)] = 5,
     samples: Annotated[Path | None, option("Write one line of JSON per problem to a file.", OUTPUT)] = None,
     fail_under: Annotated[
@@ -107,7 +96,7 @@ def evaluate(
 ) -> None:
     """Count exact answers, and sort the mistakes.
 
-    A problem is solved if the number that the model writes is the true one. Any file of problems will do.
+    A problem is solved if the options.number that the model writes is the true one. Any file of problems will do.
     Another --seed draws other problems: of --digits, of --grid, or new ones of the test split.
 
     \b
@@ -142,7 +131,7 @@ def evaluate(
             data_dir=data_dir,
             exhaustive=exhaustive,
             max_examples=max_examples,
-            seed=seed if given(context, "seed") else None,
+            seed=seed if options.given(context, "seed") else None,
         )
         complete = exhaustive is not None and max_examples is None
         with _samples_file(samples) as file, progress_bar("evaluating") as progress:
@@ -157,7 +146,7 @@ def evaluate(
 def check_options(context: typer.Context, mode: str) -> None:
     """Raises UsageError for options that would do nothing beside --grid, beside --digits, or without either."""
     for name, modes in ONLY_WITH.items():
-        if given(context, name) and mode not in modes:
+        if options.given(context, name) and mode not in modes:
             option_name = "--" + name.replace("_", "-")
             if mode:
                 raise UsageError(f"{option_name} does nothing beside --{mode}", "leave out one of them")

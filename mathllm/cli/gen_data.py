@@ -9,26 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from mathllm.cli.options import (
-    SETTINGS,
-    JsonOption,
-    OutputDirOption,
-    OverwriteOption,
-    SeedOption,
-    option,
-    with_flags,
-)
+from mathllm.cli import options
+from mathllm.cli.options import option
 from mathllm.cli.progress import progress_bar
 from mathllm.errors import UsageError
 from mathllm.flags import PROBLEMS
 
 # all that says which problems, and how they are written
-OF_DATA = [one for one in SETTINGS if one.section == "data" and one.key != "data_dir"]
+OF_DATA = [one for one in options.SETTINGS if one.section == "data" and one.key != "data_dir"]
 # what only sampling looks at: with --from, the file says all of it
 OF_SAMPLING = ("task", "num_examples", "max_digits", "max_operands", "sampling", "signed", "seed")
 
 
-@with_flags(OF_DATA, optional=False)
+@options.with_flags(OF_DATA, optional=False)
 def gen_data(
     context: typer.Context,
     *,
@@ -42,10 +35,10 @@ def gen_data(
             "--from",
         ),
     ] = None,
-    output_dir: OutputDirOption = Path("data"),
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-    seed: SeedOption = 0,
+    output_dir: options.OutputDir = Path("data"),
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    seed: options.Seed = 0,
     **settings: Any,
 ) -> None:
     """Make a dataset: train.jsonl, val.jsonl, test.jsonl and metadata.json.

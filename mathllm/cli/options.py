@@ -61,7 +61,7 @@ def _seed(value: int) -> int:
     return value
 
 
-CheckpointOption = Annotated[
+Checkpoint = Annotated[
     str | None,
     option(
         "A checkpoint, its model.safetensors, or the run that holds it.",
@@ -69,7 +69,7 @@ CheckpointOption = Annotated[
         default="the newest under checkpoints/",
     ),
 ]
-DataDirOption = Annotated[
+DataDir = Annotated[
     Path | None,
     option(
         "Directory that mathllm gen-data made.",
@@ -77,17 +77,17 @@ DataDirOption = Annotated[
         default="the one trained on, else data, else new problems",
     ),
 ]
-BatchSizeOption = Annotated[int, number(_of_training("batch_size").help, MACHINE)]
-DeviceOption = Annotated[str, option_of("device")]
-SeedOption = Annotated[int, option_of("seed", parse=_seed)]
-JsonOption = Annotated[bool, option("Print the result as JSON.", OUTPUT, "--json")]
-OutputDirOption = Annotated[Path, option_of("output_dir")]
-OutputFileOption = Annotated[Path | None, option("Write the result to a JSON file, too.", OUTPUT)]
-OverwriteOption = Annotated[bool, option("Replace what is there.", OUTPUT, "--overwrite")]
-PlotOption = Annotated[
+BatchSize = Annotated[int, number(_of_training("batch_size").help, MACHINE)]
+Device = Annotated[str, option_of("device")]
+Seed = Annotated[int, option_of("seed", parse=_seed)]
+Json = Annotated[bool, option("Print the result as JSON.", OUTPUT, "--json")]
+OutputDir = Annotated[Path, option_of("output_dir")]
+OutputFile = Annotated[Path | None, option("Write the result to a JSON file, too.", OUTPUT)]
+Overwrite = Annotated[bool, option("Replace what is there.", OUTPUT, "--overwrite")]
+Plot = Annotated[
     Path | None, option("Draw the result into a .png, .svg or .pdf (needs the extra plots).", OUTPUT)
 ]
-SetOption = Annotated[
+Set = Annotated[
     list[str] | None,
     option(
         "Any setting, as in model.layers=3; repeatable.",
@@ -96,9 +96,9 @@ SetOption = Annotated[
         metavar="SECTION.KEY=VALUE",
     ),
 ]
-TemperatureOption = Annotated[float, option("0 always takes the likeliest token.", SAMPLING)]
-TopKOption = Annotated[int, option("Only the k likeliest tokens; 0: all.", SAMPLING)]
-TopPOption = Annotated[float, option("Only the likeliest tokens of this mass; 1: all.", SAMPLING)]
+Temperature = Annotated[float, option("0 always takes the likeliest token.", SAMPLING)]
+TopK = Annotated[int, option("Only the k likeliest tokens; 0: all.", SAMPLING)]
+TopP = Annotated[float, option("Only the likeliest tokens of this mass; 1: all.", SAMPLING)]
 
 
 def with_flags(settings: Iterable[Setting], optional: bool) -> Callable[[Command], Command]:
@@ -126,7 +126,7 @@ def _parameter(one: Setting, optional: bool) -> inspect.Parameter:
         value = "yes" if value else "no"
     # a switch may set what is no bool
     kind: Any = flag.kind or (bool if flag.values else one.kind)
-    shown = option(flag.help, flag.panel, one.option, default=str((optional and flag.default) or value))
+    shown = option(flag.help, flag.panel, one.option, default=str((optional and flag.shown) or value))
     return inspect.Parameter(
         one.parameter,
         inspect.Parameter.KEYWORD_ONLY,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.cli.options import CheckpointOption, DeviceOption, JsonOption
+from mathllm.cli import options
 from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def solve(
             show_default=False,
         ),
     ] = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Answer expressions: the worked solution on a terminal, just the answer in a pipe.
 

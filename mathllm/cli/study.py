@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.cli.options import JsonOption, PlotOption, SetOption, option_of
+from mathllm.cli import options
 from mathllm.cli.output import Output
 from mathllm.files import write_json
 
@@ -34,10 +34,10 @@ def study(
         list[str] | None,
         typer.Option(help="Only this variant; may be given several times.", metavar="VARIANT"),
     ] = None,
-    settings: SetOption = None,
-    output_dir: Annotated[Path | None, option_of("output_dir", default="studies/NAME")] = None,
-    plot: PlotOption = None,
-    as_json: JsonOption = False,
+    settings: options.Set = None,
+    output_dir: Annotated[Path | None, options.option_of("output_dir", default="studies/NAME")] = None,
+    plot: options.Plot = None,
+    as_json: options.Json = False,
     table_only: Annotated[
         bool, typer.Option("--table", help="Train nothing: show all that is finished.")
     ] = False,

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from mathllm.cli.options import (
-    CheckpointOption,
-    DeviceOption,
-    JsonOption,
-    OutputFileOption,
-    PlotOption,
-    number,
-)
+from mathllm.cli import options
+from mathllm.cli.options import number
 from mathllm.cli.output import Output
 from mathllm.cli.progress import progress_bar
 from mathllm.flags import PROBLEMS
@@ -24,13 +18,13 @@ if TYPE_CHECKING:
 
 def thoughts(
     *,
-    checkpoint: CheckpointOption = None,
+    checkpoint: options.Checkpoint = None,
     steps: Annotated[int, number("Steps of the chains.", PROBLEMS)] = 4,
     examples: Annotated[int, number("Chains to look at.", PROBLEMS, 100)] = 1000,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-    output_file: OutputFileOption = None,
-    plot: PlotOption = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    output_file: options.OutputFile = None,
+    plot: options.Plot = None,
 ) -> None:
     """See what the thoughts of a chain model mean.
 

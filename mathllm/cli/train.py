@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mathllm.cli.options import (
-    MORE,
-    SETTINGS,
-    JsonOption,
-    OverwriteOption,
-    SetOption,
-    option,
-    tables_of,
-    with_flags,
-)
+from mathllm.cli import options
+from mathllm.cli.options import option
 from mathllm.errors import UsageError
 from mathllm.flags import OUTPUT
 
@@ -33,17 +25,17 @@ if TYPE_CHECKING:
 Tables = dict[str, dict[str, Any]]
 
 
-@with_flags(SETTINGS, optional=True)
+@options.with_flags(options.SETTINGS, optional=True)
 def train(
     *,
     resume: Annotated[bool, option("Go on with the run there.", OUTPUT, "--resume")] = False,
-    overwrite: OverwriteOption = False,
+    overwrite: options.Overwrite = False,
     show_loss_mask: Annotated[
         bool, option("Show what a few rows are trained on, and stop.", OUTPUT, "--show-loss-mask")
     ] = False,
-    as_json: JsonOption = False,
-    recipe: Annotated[str | None, option("A named recipe, or a TOML file.", MORE)] = None,
-    assignments: SetOption = None,
+    as_json: options.Json = False,
+    recipe: Annotated[str | None, option("A named recipe, or a TOML file.", options.MORE)] = None,
+    assignments: options.Set = None,
     **settings: Any,
 ) -> None:
     """Train a model, keep the best checkpoint, and test that on problems never seen.
@@ -124,7 +116,7 @@ def config_from_flags(
     from mathllm.config import build_config, load_recipe, merged, parse_assignments
     from mathllm.training.run import run_directory, saved_settings
 
-    flags, implied = tables_of(given)
+    flags, implied = options.tables_of(given)
     if "num_epochs" in flags.get("train", {}):
         flags["train"].setdefault("max_steps", 0)  # not those of a recipe, or of the run that goes on
     own, assigned = load_recipe(recipe) if recipe else {}, parse_assignments(assignments)
