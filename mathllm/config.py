@@ -7,65 +7,37 @@ these objects' file or flag names: they take plain values.
 from __future__ import annotations
 
 import dataclasses
-import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from mathllm.errors import UsageError, unknown_choice
-from mathllm.flags import MACHINE, OUTPUT, TEXT, Flag, explained, listed, setting
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-# what can be asked, written and drawn, as --help tells it; registries of the same names hold what they do
-TASKS = {
-    "addition": "",
-    "subtraction": "",
-    "multiplication": "by one digit",
-    "chain": "3+4*7-2 from left to right modulo 10; its digits are its numbers",
-}
-FORMATS = {
-    "column": "digit by digit, as in school",
-    "pairwise": "the whole sum again, turned round",
-    "reversed": "no reasoning, units first",
-    "hinted": "the same, a place before every digit",
-    "plain": "no reasoning",
-    "slots": "room for thoughts of the model's own",
-    "steps": "the state after each step of a chain",
-    "no-steps": "a chain without reasoning",
-    "filler": "a 0 for each step",
-    "random-steps": "a random digit for each",
-}
-SAMPLINGS = {
-    "digits": "short numbers as often as long ones",
-    "uniform": "every value as often as any other",
-    "balanced": "answers and chains of carries of every length equally often: 99+1, 100-99",
-}
-POSITIONS = (
-    "learned",
-    "sinusoidal",
-    "rope",
-    "nope",
-    "alibi",
-    "fire",
-    "randomized",
-    "abacus",
-    "coupled",
-    "coupled-rope",
-    "coupled-bias",
+from mathllm.errors import UsageError, check_at_least, check_choice, unknown_choice
+from mathllm.files import load_toml, toml_names
+from mathllm.flags import (
+    MACHINE,
+    OUTPUT,
+    TEXT,
+    Flag,
+    converted,
+    explained,
+    listed,
+    parse_assignments,
+    setting,
 )
-# settings of the model that only some positions look at
-POSITION_SETTINGS = {
-    "random_start": ("coupled", "coupled-rope", "coupled-bias", "abacus"),
-    "bias_near": ("coupled-bias",),
-    "bias_decay": ("coupled-bias",),
-}
+from mathllm.registry import (
+    FORMATS,
+    OBJECTIVES,
+    POSITIONS,
+    SAMPLINGS,
+    TASKS,
+    objective_class,
+    own_settings,
+    position_class,
+    position_classes,
+    setting_names,
+)
+
 SIZES: dict[str, dict[str, int]] = {
     "nano": {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 256},
     "small": {"layers": 4, "hidden": 256, "heads": 4, "feed_forward": 512},
@@ -76,8 +48,6 @@ NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
-OBJECTIVES = ("teacher-forcing", "gumbel")
-ESTIMATORS = ("straight-through", "soft", "argmax", "exact")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
 MAX_THOUGHTS = 1000
@@ -86,10 +56,9 @@ MAX_THOUGHTS = 1000
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion
-    together, and 0 means as long as the training data needs. `random_start` is the highest number that places
-    begin with in training, for positions that learn a vector for each place. `loops` repeats the blocks, with the
-    same weights. `bias_near` and `bias_decay` are how many places the table of `coupled-bias` reaches to either side,
-    and the nats a place by which its bias falls beyond at first."""
+    together, and 0 means as long as the training data needs. `loops` repeats the blocks, with the same weights.
+    `position_settings` are those of the chosen schemes, all of them, whichever were given (see the `Settings` of each);
+    files and `--set` have them beside the other fields."""
 
     size: str = setting("small", f"{listed(SIZES)}.", name="--model-size")
     layers: int = 4
@@ -103,20 +72,18 @@ class ModelConfig:
     activation: str = "gelu"
     qk_norm: bool = True
     qk_scale: float = 1.0
-    random_start: int = 0
     loops: int = 1
-    bias_near: int = 1
-    bias_decay: float = 3.0
     tie_embeddings: bool = False
+    position_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _choice("norm", self.norm, NORMS)
-        _choice("activation", self.activation, ACTIVATIONS)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("activation", self.activation, ACTIVATIONS)
         for name in ("layers", "hidden", "heads", "feed_forward", "loops"):
-            _at_least(f"model.{name}", getattr(self, name), 1)
-        _at_least("model.max_length", self.max_length, 0)
-        for name in ("kv_heads", "random_start", "qk_scale", "bias_near", "bias_decay"):
-            _at_least(f"model.{name}", getattr(self, name), 0)
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_at_least("model.max_length", self.max_length, 0)
+        for name in ("kv_heads", "qk_scale"):
+            check_at_least(f"model.{name}", getattr(self, name), 0)
         if self.hidden % self.heads or self.heads % (self.kv_heads or self.heads):
             raise UsageError(
                 f"hidden {self.hidden} must be a multiple of heads {self.heads}, "
@@ -124,23 +91,18 @@ class ModelConfig:
             )
         if self.max_length > MAX_LENGTH:
             raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
-        per_head = self.hidden // self.heads
-        names = position_names(self.position)
+        schemes = position_classes(self.position)
+        for name, scheme in schemes.items():
+            scheme.check(name, self.hidden, self.heads)
+        # without the spaces that it may have been given with
+        object.__setattr__(self, "position", "+".join(schemes))
         object.__setattr__(
-            self, "position", "+".join(names)
-        )  # without the spaces that it may have been given with
-        for key, users in POSITION_SETTINGS.items():
-            default = type(self).__dataclass_fields__[key].default
-            if getattr(self, key) != default and not set(names) & set(users):
-                raise UsageError(
-                    f"model.{key} does nothing with position {self.position!r}",
-                    f"--set model.{key}={default}, or choose --position {users[0]}",
-                )
-        for name in names:
-            width = {"rope": per_head, "coupled-rope": per_head, "sinusoidal": self.hidden}.get(name, 0)
-            if width % 2:
-                part = "hidden width" if name == "sinusoidal" else "hidden width per head"
-                raise UsageError(f"position {name!r} needs an even {part}, not {width}")
+            self, "position_settings", _POSITION.complete(self.position, schemes, self.position_settings)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, with the settings of the position beside them."""
+        return _flat(self, "position_settings")
 
 
 @dataclass(frozen=True)
@@ -171,9 +133,9 @@ class DataConfig:
     thought_length: int = setting(0, "Thoughts in a text (format slots).", TEXT, shown="digits + 1")
 
     def __post_init__(self) -> None:
-        _at_least("data.curriculum_steps", self.curriculum_steps, 0)
-        _at_least("data.curriculum_start", self.curriculum_start, 1)
-        _at_least("data.thought_length", self.thought_length, 0)
+        check_at_least("data.curriculum_steps", self.curriculum_steps, 0)
+        check_at_least("data.curriculum_start", self.curriculum_start, 1)
+        check_at_least("data.thought_length", self.thought_length, 0)
         if self.thought_length > MAX_THOUGHTS:
             raise UsageError(
                 f"data.thought_length must be at most {MAX_THOUGHTS:,}, not {self.thought_length:,}"
@@ -187,57 +149,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is learned from a text: all that follows the prompt (`teacher-forcing`), or the answer alone, while the
-    model fills the thought itself (`gumbel`: all that follows here is for it).
+    """What is learned from a text: the name of an objective, and all of its settings, whichever were given (see its
+    `Settings`); files and `--set` have them beside the name."""
 
-    `estimator`: `straight-through` (a token forward, the softmax backward), `soft` (mixtures both ways), `argmax`
-    (tokens without a gradient), `exact` (the last thought summed over all its values, the ones before it tokens
-    without a gradient). The softmax has `temperature`, which goes to `temperature_end` (0: stays), and Gumbel noise
-    times `noise`, which goes to 0; both have arrived after 80% of training. The gradient goes through the last
-    `gradient_slots` thoughts (0: all). In the first `warmup_steps` the first `supervised` thoughts are
-    teacher-forced.
-    """
-
-    name: str = setting(
-        "teacher-forcing",
-        f"What is learned: {listed(OBJECTIVES)}.",
-        "",
-        Flag(
-            "Score the answer alone: thoughts are the model's own.",
-            name="--use-gumbel/--no-gumbel",
-            shown="no",
-            values={True: "gumbel", False: "teacher-forcing"},
-        ),
-        name="--objective",
-    )
-    estimator: str = setting("straight-through", f"{listed(ESTIMATORS)}.")
-    temperature: float = setting(1.0, "Of the softmax behind a thought.", name="--gumbel-temperature")
-    temperature_end: float = setting(
-        0.0, "What it goes to over training.", name="--gumbel-temperature-end", shown="the same"
-    )
-    noise: float = 1.0
-    gradient_slots: int = 0
-    supervised: int = 0
-    warmup_steps: int = setting(
-        0,
-        "Steps with the first thought supervised (more: --set).",
-        name="--thought-warmup",
-        implies=("supervised",),
-    )
+    name: str = setting("teacher-forcing", f"What is learned: {listed(OBJECTIVES)}.", name="--objective")
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _choice("objective", self.name, OBJECTIVES)
-        _choice("estimator", self.estimator, ESTIMATORS)
-        for name in ("temperature_end", "noise", "gradient_slots", "supervised", "warmup_steps"):
-            _at_least(f"objective.{name}", getattr(self, name), 0)
-        for temperature in (self.temperature, self.temperature_end or self.temperature):
-            if not 0.01 <= temperature <= 100:
-                raise UsageError(f"a temperature is from 0.01 to 100, not {temperature:g}")
-        if bool(self.supervised) != bool(self.warmup_steps):
-            raise UsageError(
-                "objective.supervised and objective.warmup_steps belong together: how many first thoughts are "
-                "supervised, and for how many steps"
-            )
+        owners = {self.name: objective_class(self.name)}
+        object.__setattr__(self, "settings", _OBJECTIVE.complete(self.name, owners, self.settings))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name, with the settings beside it."""
+        return _flat(self, "settings")
 
 
 @dataclass(frozen=True)
@@ -256,10 +180,10 @@ class OptimConfig:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _choice("optimizer", self.optimizer, OPTIMIZERS)
-        _choice("schedule", self.schedule, SCHEDULES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("learning_rate", "muon_learning_rate", "weight_decay", "warmup_steps", "grad_clip"):
-            _at_least(f"optim.{name}", getattr(self, name), 0)
+            check_at_least(f"optim.{name}", getattr(self, name), 0)
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"optim.ema_decay is at least 0 and below 1, not {self.ema_decay:g}")
 
@@ -308,8 +232,8 @@ class TrainConfig:
     patience: int = setting(0, "Stop after n evaluations without a better one.", shown="never")
 
     def __post_init__(self) -> None:
-        _choice("precision", self.precision, PRECISIONS)
-        _choice("wandb setting", self.wandb, ("auto", "on", "off"))
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("wandb setting", self.wandb, ("auto", "on", "off"))
         for name in (
             "batch_size",
             "eval_batch_size",
@@ -318,11 +242,11 @@ class TrainConfig:
             "save_steps",
             "keep",
         ):
-            _at_least(f"train.{name}", getattr(self, name), 1)
+            check_at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("logging_steps", "eval_examples", "num_epochs"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
+            check_at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("max_steps", "patience", "seed", "threads"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
+            check_at_least(f"train.{name}", getattr(self, name), 0)
         if self.seed >= 2**63:
             raise UsageError(f"train.seed must be below 2**63, not {self.seed}")
         if not 0 <= self.target_exact_match <= 1:
@@ -340,7 +264,12 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        return dataclasses.asdict(self)
+        """Nested tables, as `build_config` reads them."""
+        sections = {name: getattr(self, name) for name in SECTIONS}
+        return {
+            name: section.to_dict() if name in _DIALS else dataclasses.asdict(section)
+            for name, section in sections.items()
+        }
 
 
 SECTIONS = {f.name: get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
@@ -351,126 +280,134 @@ def build_config(
 ) -> Config:
     """A Config from the defaults, a recipe, `section.key=value` assignments and more layers, the last one winning.
 
-    Raises UsageError for an unknown section, key or value, with the nearest name.
+    Raises UsageError for an unknown section, key or value, with the nearest name, and for a setting of a position or
+    an objective that is not chosen.
     """
     tables = merged(load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers)
     return Config(**{section: SECTIONS[section](**entries) for section, entries in tables.items()})
 
 
 def merged(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Tables of settings as one table, the last one winning, over the shape of the model's size; each value is of its
-    setting's type. Raises UsageError for an unknown section or key, and for a value of another type."""
+    """Tables of settings as one, the last one winning, over the shape of the model's size: the sections' own fields.
+
+    Raises UsageError for an unknown section or key, and for a value of another type.
+    """
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-    sizes = [part["model"]["size"] for part in layers if "size" in part.get("model", {})]
-    size = _convert("model", "size", sizes[-1] if sizes else "small")
+    size = _convert("model", "size", _last(layers, "model", "size"))
+    objective = _convert("objective", "name", _last(layers, "objective", "name"))
     preset = _size(size)
     for part in [{"model": preset}, *layers]:
         for section, entries in part.items():
             if section not in SECTIONS:
                 raise unknown_choice("section", section, SECTIONS)
-            # the shape that a recipe gives belongs to the size that it names, not to another one
-            other = section == "model" and entries.get("size", size) != size
             for key, value in entries.items():
-                if not (other and key in preset):
+                # the shape that a recipe gives belongs to the size that it names, not to another one
+                if section == "model" and entries.get("size", size) != size and key in preset:
+                    continue
+                # and so do settings to the objective
+                if section == "objective" and entries.get("name", objective) != objective:
+                    continue
+                if key in _kinds(section):
                     values[section][key] = _convert(section, key, value)
+                elif section in _DIALS:
+                    values[section].setdefault(_DIALS[section].field, {})[key] = value
+                else:
+                    raise unknown_choice(f"setting in [{section}]", key, _kinds(section))
     return values
 
 
+def from_saved(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables that a run has saved, as `build_config` takes them: earlier versions also saved the settings of objectives
+    that were not chosen."""
+    found = {section: dict(entries) for section, entries in tables.items()}
+    name = found.get("objective", {}).get("name", ObjectiveConfig.name)
+    if name in OBJECTIVES:
+        own, every = setting_names([objective_class(name)]), setting_names(map(objective_class, OBJECTIVES))
+        for key in set(every) - set(own):
+            found.get("objective", {}).pop(key, None)
+    return found
+
+
+def _last(layers: Sequence[Mapping[str, Mapping[str, Any]]], section: str, key: str) -> Any:
+    """What the last layer that has it says of a setting, else its default."""
+    given = [layer[section][key] for layer in layers if key in layer.get(section, {})]
+    return given[-1] if given else getattr(SECTIONS[section], key)
+
+
 def _size(name: str) -> dict[str, Any]:
-    _choice("model size", name, tuple(SIZES))
+    check_choice("model size", name, tuple(SIZES))
     return {"size": name, **SIZES[name]}
 
 
-def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`["optim.learning_rate=1e-3"]` as nested tables."""
-    tables: dict[str, dict[str, Any]] = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        section, dot, key = name.strip().partition(".")
-        if not (equals and dot):
-            raise UsageError(
-                f"--set takes section.key=value, not {text!r}", "for example --set model.layers=3"
-            )
-        tables.setdefault(section, {})[key] = value.strip()
-    return tables
+def _kinds(section: str) -> dict[str, Any]:
+    """The types of a section's own fields by name, without the settings of what is chosen in it."""
+    inner = _DIALS[section].field if section in _DIALS else ""
+    return {name: kind for name, kind in get_type_hints(SECTIONS[section]).items() if name != inner}
 
 
 def _convert(section: str, key: str, value: Any) -> Any:
-    """A TOML value or the text of an assignment as the field's own type."""
-    hints = get_type_hints(SECTIONS[section])
-    if key not in hints:
-        raise unknown_choice(f"setting in [{section}]", key, hints)
-    kind = hints[key]
-    if isinstance(value, str) and kind is bool:
-        value = {"true": True, "false": False}.get(value.lower(), value)
-    if kind in (bool, str) or isinstance(value, bool):
-        if type(value) is kind:
-            return value
-    else:
-        try:
-            if isinstance(value, str) or kind(value) == value:
-                return kind(value)
-        except (TypeError, ValueError, OverflowError):
-            pass  # a list, a date, an infinity where a whole number is wanted
-    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
-    raise UsageError(f"{section}.{key} is {wanted}, not {value!r}")
+    return converted(f"{section}.{key}", value, _kinds(section)[key])
+
+
+def _flat(section: Any, inner: str) -> dict[str, Any]:
+    fields: dict[str, Any] = dataclasses.asdict(section)
+    settings: dict[str, Any] = fields.pop(inner)
+    return fields | settings
+
+
+@dataclass(frozen=True)
+class _Dial:
+    """A section that names classes, each of which has settings of its own: in the section's `field`."""
+
+    section: str
+    kind: str
+    field: str
+    names: Collection[str]
+    load: Callable[[str], Any]
+    choose: str  # how to choose another one
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """The types of what can be set for one of the classes."""
+        kinds: dict[str, Any] = get_type_hints(self.load(name).Settings)
+        return kinds
+
+    def complete(self, name: str, owners: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """All settings of the `owners`, which `name` stands for: those given, and defaults. Raises UsageError for an
+        unknown one, and for one of another class that is not at its default."""
+        values = {}
+        for key, value in given.items():
+            # of the chosen classes if they have it, else of the first one that does
+            user = next((user for user in [*owners, *self.names] if key in self._settings(user)), None)
+            if user is None:
+                every = setting_names(map(self.load, self.names))
+                raise unknown_choice(f"setting in [{self.section}]", key, [*_kinds(self.section), *every])
+            values[key] = converted(f"{self.section}.{key}", value, self._settings(user)[key])
+            default = getattr(self.load(user).Settings, key)
+            if user not in owners and values[key] != default:
+                raise UsageError(
+                    f"{self.section}.{key} does nothing with {self.kind} {name!r}",
+                    f"--set {self.section}.{key}={default}, or choose {self.choose}{user}",
+                )
+        complete = [own_settings(owner, values) for owner in owners.values()]
+        return {key: value for settings in complete for key, value in dataclasses.asdict(settings).items()}
+
+
+_POSITION = _Dial("model", "position", "position_settings", POSITIONS, position_class, "--position ")
+_OBJECTIVE = _Dial("objective", "objective", "settings", OBJECTIVES, objective_class, "--set objective.name=")
+_DIALS = {dial.section: dial for dial in (_POSITION, _OBJECTIVE)}
 
 
 def recipe_names() -> list[str]:
     """The recipes in the package."""
-    folder = resources.files("mathllm") / "recipes"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return toml_names("recipes")
 
 
 def load_recipe(name: str) -> dict[str, dict[str, Any]]:
     """The tables of a recipe in the package, or of a TOML file anywhere."""
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(
-                f"there is no recipe file {name}", f"the package has: {', '.join(recipe_names())}"
-            )
-        text = path.read_bytes()
-    elif name in recipe_names():
-        text = (resources.files("mathllm") / "recipes" / f"{name}.toml").read_bytes()
-    else:
-        raise unknown_choice("recipe", name, recipe_names())
-    try:
-        tables = tomllib.loads(text.decode())
-    except ValueError as error:  # TOMLDecodeError is one, and so is UnicodeDecodeError
-        raise UsageError(f"recipe {name} is not valid TOML: {error}") from error
+    tables = load_toml("recipe", "recipes", name)
     for section, entries in tables.items():
         if not isinstance(entries, dict):
             raise UsageError(
                 f"recipe {name}: {section!r} stands outside a table", f"tables: {', '.join(SECTIONS)}"
             )
     return tables
-
-
-def position_names(text: str) -> list[str]:
-    """The schemes in `rope` or `coupled+rope`. Raises UsageError for an unknown one, and for two that want to be told
-    different things of a token."""
-    names = [name.strip() for name in text.split("+")]
-    for name in names:
-        _choice("position", name, POSITIONS)
-    if len(set(names)) < len(names):
-        raise UsageError(f"name each position scheme once, not {text!r}")
-    told = {"abacus", "randomized"} & set(names)  # each something else, and no token can be told two things
-    if len(told) > 1 or (told and any(name.startswith("coupled") for name in names)):
-        raise UsageError(
-            f"{text!r}: abacus counts digits in their number, the coupled schemes in their place, and randomized draws "
-            "a number for each token"
-        )
-    return names
-
-
-def _choice(kind: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise unknown_choice(kind, value, choices)
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UsageError(f"{name} must be at least {least:g}, not {value:g}")
-    if math.isinf(value):
-        raise UsageError(f"{name} must be finite")

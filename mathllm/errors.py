@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class MathLLMError(Exception):
@@ -76,3 +77,17 @@ def unknown_choice(kind: str, value: str, choices: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else None
     return UsageError(f"unknown {kind} {value!r}; choose from {', '.join(choices)}", hint)
+
+
+def check_choice(kind: str, value: str, choices: Collection[str]) -> None:
+    """Raises UsageError for a name that is not among the choices."""
+    if value not in choices:
+        raise unknown_choice(kind, value, choices)
+
+
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Raises UsageError for a number that is too low, infinite, or none."""
+    if not value >= least:
+        raise UsageError(f"{name} must be at least {least:g}, not {value:g}")
+    if math.isinf(value):
+        raise UsageError(f"{name} must be finite")

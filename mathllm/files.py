@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a kill or a full disk never leaves half of one."""
+"""Writing files so that a crash, a kill or a full disk never leaves half of one; reading those of the package."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mathllm.errors import MathLLMError
+from mathllm.errors import MathLLMError, UsageError, unknown_choice
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # what these functions call a thing until it is whole (`tmp`), or while its successor takes its place (`old`)
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-\d+")
@@ -110,3 +117,29 @@ def _sync(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def toml_names(folder: str) -> list[str]:
+    """The TOML files in a folder of the package, by name."""
+    entries = (resources.files("mathllm") / folder).iterdir()
+    return sorted(entry.name[:-5] for entry in entries if entry.name.endswith(".toml"))
+
+
+def load_toml(kind: str, folder: str, name: str) -> dict[str, Any]:
+    """What a TOML file of that folder of the package says, or one anywhere; `kind` is what errors call it.
+
+    Raises UsageError where there is none, and where it is not TOML.
+    """
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            known = ", ".join(toml_names(folder))
+            raise UsageError(f"there is no {kind} file {name}", f"the package has: {known}")
+        content = Path(name).read_bytes()
+    elif name in toml_names(folder):
+        content = (resources.files("mathllm") / folder / f"{name}.toml").read_bytes()
+    else:
+        raise unknown_choice(kind, name, toml_names(folder))
+    try:
+        return tomllib.loads(content.decode())
+    except ValueError as error:  # TOMLDecodeError is one, and so is UnicodeDecodeError
+        raise UsageError(f"{kind} {name} is not valid TOML: {error}") from error

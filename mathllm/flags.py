@@ -1,13 +1,15 @@
-"""How a setting is given on the command line: said once, where the setting itself stands.
+"""How a setting is given: as a flag, which is said once, where the setting itself stands, or as section.key=value.
 
 The commands make their options of it (see `mathllm.cli.options`); standard library only, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from mathllm.errors import UsageError
 
 T = TypeVar("T")
 
@@ -82,6 +84,37 @@ def settings_of(section: str, config: type) -> list[Setting]:
         for one in fields(config)
         for flag in one.metadata.get("flags", ())
     ]
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["optim.learning_rate=1e-3"]` as nested tables."""
+    tables: dict[str, dict[str, Any]] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot):
+            raise UsageError(
+                f"--set takes section.key=value, not {text!r}", "for example --set model.layers=3"
+            )
+        tables.setdefault(section, {})[key] = value.strip()
+    return tables
+
+
+def converted(name: str, value: Any, kind: Any) -> Any:
+    """A TOML value, or the text of an assignment, as the type of the setting of that name. Raises UsageError."""
+    if isinstance(value, str) and kind is bool:
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if kind in (bool, str) or isinstance(value, bool):
+        if type(value) is kind:
+            return value
+    else:
+        try:
+            if isinstance(value, str) or kind(value) == value:
+                return kind(value)
+        except (TypeError, ValueError, OverflowError):
+            pass  # a list, a date, an infinity where a whole number is wanted
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
+    raise UsageError(f"{name} is {wanted}, not {value!r}")
 
 
 def listed(names: Iterable[str]) -> str:

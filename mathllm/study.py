@@ -11,32 +11,25 @@ was, and several processes may work on different seeds of one study.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from mathllm.config import Config, build_config
+from mathllm.config import Config, build_config, from_saved
 from mathllm.device import pick_device
 from mathllm.errors import DataError, MathLLMError, UsageError, unknown_choice
 from mathllm.evaluation.lengths import check_length, evaluate_lengths
-from mathllm.files import write_json
+from mathllm.files import load_toml, toml_names, write_json
 from mathllm.formats import get_format
 from mathllm.model.checkpoint import load_checkpoint
 from mathllm.tasks import TASK_NAMES, get_tasks
 from mathllm.training.run import complete, saved_settings, train
 from mathllm.training.state import RESULTS, newest, read_progress, run_files
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 RESULT = "study_result.json"
 # where and how fast a run is done, but not what it learns: a study sets these itself, or leaves them to the machine
@@ -139,7 +132,7 @@ class Study:
             "variant": run.variant,
             "seed": run.seed,
             "test": test,
-            "config": asdict(without_place(run.config)),
+            "config": without_place(run.config).to_dict(),
         }
 
 
@@ -150,29 +143,16 @@ def folder(variant: str) -> str:
 
 def study_names() -> list[str]:
     """The studies in the package."""
-    folder = resources.files("mathllm") / "studies"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return toml_names("studies")
 
 
 def load_study(name: str) -> Study:
     """A study of the package, or of a TOML file anywhere. Raises UsageError for what is none."""
-    if name.endswith(".toml"):
-        if not Path(name).is_file():
-            raise UsageError(f"there is no study {name}", f"the package has: {', '.join(study_names())}")
-        content = Path(name).read_bytes()
-    elif name in study_names():
-        content = (resources.files("mathllm") / "studies" / f"{name}.toml").read_bytes()
-    else:
-        raise unknown_choice("study", name, study_names())
+    entries = load_toml("study", "studies", name)
+    lists = {key: tuple(value) for key, value in entries.items() if isinstance(value, list)}
     try:
-        entries = tomllib.loads(content.decode())
-        lists = {key: tuple(value) for key, value in entries.items() if isinstance(value, list)}
         return Study(name=Path(name).stem, **{**entries, **lists})
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:  # TOML's own error is a ValueError, as is that of UTF-8
+    except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{name} is no study: {error}", "see mathllm/studies for some") from error
 
 
@@ -264,7 +244,7 @@ def read_result(path: Path) -> dict[str, Any]:
 def is_of(result: dict[str, Any], signature: dict[str, Any]) -> bool:
     """Is a result one of these settings? Those that it did not know yet had their defaults."""
     try:
-        config = asdict(build_config(result["config"]))
+        config = build_config(from_saved(result["config"])).to_dict()
     except (MathLLMError, KeyError, TypeError, AttributeError):
         return False
     return {**{name: result.get(name) for name in signature}, "config": config} == signature

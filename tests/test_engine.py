@@ -15,7 +15,7 @@ from mathllm.inference.sampling import SamplingParams, pick, truncate
 from mathllm.model import Transformer
 from mathllm.model.attention import MANY_ROWS
 from mathllm.model.cache import KeyValueCache
-from mathllm.model.positions import SCHEMES
+from mathllm.registry import POSITIONS
 from mathllm.tokenizer import END, EQUALS, VOCAB_SIZE
 
 VARIANTS = {
@@ -46,10 +46,14 @@ def make_model(max_length: int = 24, **settings: object) -> Transformer:
 REVERSED = get_format("reversed")
 
 
-def located(model: Transformer, ids: torch.Tensor) -> torch.Tensor | None:
-    """The places of ids (B, T) for a model that uses them."""
-    tell = places_for(model, REVERSED)
-    return torch.from_numpy(tell(ids.numpy())) if tell else None
+def located(model: Transformer, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The coordinates of ids (B, T) that the model needs."""
+    told = REVERSED.coordinates(ids.numpy(), model.axes)
+    return {axis: torch.from_numpy(known) for axis, known in told.items()}
+
+
+def columns(coordinates: dict[str, torch.Tensor], part: slice) -> dict[str, torch.Tensor]:
+    return {axis: known[:, part] for axis, known in coordinates.items()}
 
 
 @pytest.fixture(scope="module")
@@ -85,26 +89,26 @@ def rows_of(written: Generation) -> list[list[int]]:
     return [row[:n].tolist() for row, n in zip(written.ids, written.lengths, strict=True)]
 
 
-@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rows", [3, MANY_ROWS])
 @torch.no_grad()
 def test_cached_logits_are_uncached_logits(position, variant, rows):
     model = make_model(position=position, **VARIANTS[variant])
     ids = torch.from_numpy(random_prompts(rows, 12, 12)[0]).long()
-    places = located(model, ids)
-    whole = model(ids, places)
+    told = located(model, ids)
+    whole = model(ids, told)
     assert whole.std() > 0.1, "a model without an opinion would pass with any cache"
     for cuts in ([*range(1, 13)], [5, 12], [5, 6, 12], [1, 12]):  # token by token, and chunks after a chunk
         cache = model.make_cache(rows, 12)
         parts = [
-            model(ids[:, a:b], None if places is None else places[:, a:b], cache)
+            model(ids[:, a:b], columns(told, slice(a, b)), cache)
             for a, b in zip([0, *cuts], cuts, strict=False)
         ]
         torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("position", SCHEMES)
+@pytest.mark.parametrize("position", POSITIONS)
 def test_a_batch_agrees_with_one_at_a_time(position):
     model = make_model(position=position)
     prompts, lengths = random_prompts(40, 1, 9)

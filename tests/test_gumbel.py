@@ -24,7 +24,13 @@ from mathllm.tokenizer import END, END_THINK, THINK
 from mathllm.training.objectives import Moment, gumbel, make_objective
 
 CPU = torch.device("cpu")
-GUMBEL = ObjectiveConfig("gumbel")
+
+
+def objective(**settings):
+    """Thoughts of the model's own, with these settings."""
+    return make_objective(ObjectiveConfig("gumbel", settings))
+
+
 KINDS = [("chain", "steps", "coupled-bias"), ("chain", "steps", "rope"), ("addition", "slots", "rope")]
 every_kind = pytest.mark.parametrize(("task", "format", "position"), KINDS)
 
@@ -47,11 +53,10 @@ def setting(task: str, format: str, position: str, rows: int = 512, seed: int = 
     return model, notation, ProblemStream(config.data, 0).problems(0, rows)
 
 
-def batches(notation, problems: Problems, uses=None):
+def batches(notation, problems: Problems, axes):
     rendered = notation.render(problems)
-    places = notation.coordinates(rendered.ids, uses) if uses else None
-    objective = make_objective(GUMBEL)
-    return list(objective.batches(rendered, np.arange(len(problems)), 1000, 10**6, CPU, places))
+    told = notation.coordinates(rendered.ids, axes)
+    return list(objective().batches(rendered, np.arange(len(problems)), 1000, 10**6, CPU, told))
 
 
 def moment(progress: float = 1.0, step: int = 0, seed: int = 0) -> Moment:
@@ -74,13 +79,13 @@ def test_with_one_hot_thoughts_its_logits_are_those_of_teacher_forcing(
         return seen[-1]
 
     monkeypatch.setattr(gumbel.GumbelThoughts, "_read", staticmethod(watched))
-    for batch in batches(notation, problems, model.positions.uses):
+    for batch in batches(notation, problems, model.axes):
         given[:], seen[:] = list(batch.thoughts.T), []
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):  # as a GPU would have it
-            make_objective(GUMBEL).loss(model, batch, moment())
+            objective().loss(model, batch, moment())
             assert not given
             ids = torch.cat([batch.prompt, batch.thoughts, batch.rest], 1)
-            expected = model(ids, batch.places)
+            expected = model(ids, batch.coordinates)
         # bf16 keeps three digits, and a cache adds them up in another order
         close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.05}
         torch.testing.assert_close(torch.cat(seen, 1), expected, **close)
@@ -106,11 +111,11 @@ def test_the_gradient_reaches_the_first_thought(task, format, position, estimato
 
     emit = gumbel.emit
     monkeypatch.setattr(gumbel, "emit", watched)
-    (batch, *_) = (b for b in batches(notation, problems, model.positions.uses) if b.thoughts.shape[1] > 2)
+    (batch, *_) = (b for b in batches(notation, problems, model.axes) if b.thoughts.shape[1] > 2)
     for slots, reached in ((0, [True] * batch.thoughts.shape[1]), (1, None)):
         seen.clear()
-        config = dataclasses.replace(GUMBEL, estimator=estimator, gradient_slots=slots)
-        make_objective(config).loss(model, batch, moment(0.0)).backward()
+        chosen = objective(estimator=estimator, gradient_slots=slots)
+        chosen.loss(model, batch, moment(0.0)).backward()
         flows = [logits.grad is not None and bool(logits.grad.abs().sum() > 0) for logits in seen]
         assert flows == (reached or [False] * (len(seen) - 1) + [True])
 
@@ -128,9 +133,9 @@ def test_without_noise_its_thoughts_are_those_of_greedy_decoding(task, format, p
     emit = gumbel.emit
     monkeypatch.setattr(gumbel, "emit", watched)
     places, allowed = places_for(model, notation), allowed_by(notation)
-    for batch in batches(notation, problems, model.positions.uses):
+    for batch in batches(notation, problems, model.axes):
         chosen.clear()
-        make_objective(GUMBEL).loss(model, batch, moment(0.8))  # from here on there is no noise
+        objective().loss(model, batch, moment(0.8))  # from here on there is no noise
         prompts = batch.prompt[:, :-1].numpy().astype(np.uint8)  # without <think>
         lengths = np.full(len(prompts), prompts.shape[1])
         written = generate(model, prompts, lengths, 12, stop=END, places=places, allowed=allowed)
@@ -145,28 +150,29 @@ def test_without_noise_its_thoughts_are_those_of_greedy_decoding(task, format, p
 @pytest.mark.parametrize("estimator", ["straight-through", "soft", "argmax", "exact"])
 def test_the_loss_does_not_know_the_texts_own_thought(task, format, position, estimator) -> None:
     model, notation, problems = setting(task, format, position)
-    objective = make_objective(dataclasses.replace(GUMBEL, estimator=estimator))
-    for batch in batches(notation, problems, model.positions.uses):
+    chosen = objective(estimator=estimator)
+    for batch in batches(notation, problems, model.axes):
         other = dataclasses.replace(batch, thoughts=(batch.thoughts + 3) % 10)
-        losses = [objective.loss(model, each, moment(0.0)).item() for each in (batch, other)]
+        losses = [chosen.loss(model, each, moment(0.0)).item() for each in (batch, other)]
         assert losses[0] == losses[1]
 
 
 def test_the_exact_estimator_is_the_sum_over_all_values_of_the_last_thought() -> None:
     model, notation, problems = setting("chain", "steps", "coupled-bias")
-    objective = make_objective(dataclasses.replace(GUMBEL, estimator="exact", noise=0.0))
-    for batch in batches(notation, problems, "places"):
+    chosen = objective(estimator="exact", noise=0.0)
+    for batch in batches(notation, problems, model.axes):
         if batch.thoughts.shape[1] != 1:
             continue
-        before = model(batch.prompt, batch.places[:, : batch.prompt.shape[1]])[:, -1, :10].log_softmax(-1)
+        read = {axis: known[:, : batch.prompt.shape[1]] for axis, known in batch.coordinates.items()}
+        before = model(batch.prompt, read)[:, -1, :10].log_softmax(-1)
         likelihood = torch.zeros(len(batch.prompt))
         for value in range(10):
             thought = torch.full((len(batch.prompt), 1), value)
             ids = torch.cat([batch.prompt, thought, batch.rest], 1)
-            after = model(ids, batch.places)[:, -batch.rest.shape[1] :].log_softmax(-1)
+            after = model(ids, batch.coordinates)[:, -batch.rest.shape[1] :].log_softmax(-1)
             answer = after.gather(-1, batch.targets[..., None])[..., 0].sum(1)
             likelihood += (before[:, value] + answer).exp()
-        loss = objective.loss(model, batch, moment())
+        loss = chosen.loss(model, batch, moment())
         assert loss.item() == pytest.approx(-likelihood.log().sum().item(), rel=1e-5)
         return
     raise AssertionError("no chain of one step")
@@ -202,10 +208,10 @@ def test_noise_fades_and_temperature_arrives(monkeypatch: pytest.MonkeyPatch) ->
 
     emit = gumbel.emit
     monkeypatch.setattr(gumbel, "emit", watched)
-    objective = make_objective(dataclasses.replace(GUMBEL, temperature=4.0, temperature_end=1.0))
-    (batch, *_) = (b for b in batches(notation, problems, "places") if b.thoughts.shape[1] == 1)
+    chosen = objective(temperature=4.0, temperature_end=1.0)
+    (batch, *_) = (b for b in batches(notation, problems, model.axes) if b.thoughts.shape[1] == 1)
     for progress in (0.0, 0.4, 0.8, 1.0):
-        objective.loss(model, batch, moment(progress))
+        chosen.loss(model, batch, moment(progress))
     noises, temperatures = zip(*seen, strict=True)
     assert noises[0] > 0
     assert noises == pytest.approx((noises[0], noises[0] / 2, 0, 0))
@@ -214,13 +220,13 @@ def test_noise_fades_and_temperature_arrives(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_supervision_is_for_the_first_thoughts_and_ends() -> None:
     model, notation, problems = setting("chain", "steps", "coupled-bias")
-    objective = make_objective(dataclasses.replace(GUMBEL, supervised=1, warmup_steps=10))
-    (batch, *_) = (b for b in batches(notation, problems, "places") if b.thoughts.shape[1] == 3)
+    chosen = objective(supervised=1, warmup_steps=10)
+    (batch, *_) = (b for b in batches(notation, problems, model.axes) if b.thoughts.shape[1] == 3)
     first = dataclasses.replace(batch, thoughts=(batch.thoughts + torch.tensor([1, 0, 0])) % 10)
     later = dataclasses.replace(batch, thoughts=(batch.thoughts + torch.tensor([0, 1, 1])) % 10)
-    early = [objective.loss(model, each, moment(step=9)).item() for each in (batch, first, later)]
+    early = [chosen.loss(model, each, moment(step=9)).item() for each in (batch, first, later)]
     assert early[0] == early[2] != early[1]
-    after = [objective.loss(model, each, moment(step=10)).item() for each in (batch, first, later)]
+    after = [chosen.loss(model, each, moment(step=10)).item() for each in (batch, first, later)]
     assert after[0] == after[1] == after[2]
 
 
@@ -275,4 +281,4 @@ def test_formats_without_room_for_thoughts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to compile"):
         finished(tiny(tmp_path / "compiled", *CHAINS, "train.compile=true"))
     with pytest.raises(UsageError, match="belong together"):
-        ObjectiveConfig("gumbel", supervised=2)
+        ObjectiveConfig("gumbel", {"supervised": 2})

@@ -14,7 +14,7 @@ ROOT = Path(mathllm.__file__).parent
 
 # from the bottom to the top: a module imports from its own level or from one below, never from above
 LEVELS = [
-    {"errors", "flags"},
+    {"errors", "flags", "registry"},
     {"tokenizer", "config", "files"},
     {"tasks"},
     {"formats"},
@@ -34,6 +34,7 @@ STRANGERS = [("data", "model"), ("tokenizer", "config")]
 WITHOUT_TORCH = [
     "mathllm",
     "mathllm.errors",
+    "mathllm.registry",
     "mathllm.tokenizer",
     "mathllm.config",
     "mathllm.tasks",
@@ -104,6 +105,15 @@ def test_no_module_imports_from_above(name: str) -> None:
         assert LEVEL[other] <= LEVEL[part], f"{name} imports {target}, which stands above it"
         assert (part, other) not in STRANGERS
         assert (other, part) not in STRANGERS
+
+
+def test_the_model_knows_nothing_of_digits() -> None:
+    # `from_config` names the type of what it is given; the checkpoint is a directory, not the model
+    for name in MODULES:
+        if name.startswith("model.") and name != "model.checkpoint":
+            below = {target.split(".")[0] for target in IMPORTS[name]}
+            assert below <= {"errors", "registry", "model", "config"}
+            assert "config" not in below or name == "model.transformer"
 
 
 def test_the_package_itself_is_asked_for_its_version_only() -> None:

@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mathllm.config import POSITIONS, SIZES, ModelConfig, build_config
+from mathllm.config import SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
-from mathllm.inference.engine import places_for
 from mathllm.model import Transformer
 from mathllm.model.attention import turn
 from mathllm.model.checkpoint import load_checkpoint, save_model
 from mathllm.model.norms import EPSILON, rms_norm
-from mathllm.model.positions import SCHEMES, Rope, Where
+from mathllm.model.positions import Shape, Where, axes_of
+from mathllm.model.positions.rotary import Rope
 from mathllm.model.transformer import FeedForward
+from mathllm.registry import POSITIONS
 
 TINY = ModelConfig("nano", layers=2, hidden=16, heads=4, feed_forward=24, max_length=20)
 
@@ -59,15 +60,15 @@ def awake(config: ModelConfig, seed: int = 0) -> Transformer:
     return model
 
 
-def places(model: Transformer, ids: Tensor) -> Tensor | None:
-    """The places of ids (B, T) for a model that uses them."""
-    tell = places_for(model, get_format("reversed"))
-    return torch.from_numpy(tell(ids.numpy())) if tell else None
+def told(model: Transformer, ids: Tensor) -> dict[str, Tensor]:
+    """The coordinates of ids (B, T) that the model needs."""
+    known = get_format("reversed").coordinates(ids.numpy(), model.axes)
+    return {axis: torch.from_numpy(coordinates) for axis, coordinates in known.items()}
 
 
 def logits(model: Transformer, ids: Tensor) -> Tensor:
     """What the model says of ids (B, T)."""
-    return model(ids, places(model, ids))
+    return model(ids, told(model, ids))
 
 
 def some_ids(length: int = 12, batch: int = 3) -> Tensor:
@@ -115,7 +116,7 @@ def test_every_variant_has_the_parameters_that_it_should_have(changes: dict[str,
 @pytest.mark.parametrize("changes", VARIANTS, ids=variant_id)
 def test_a_token_never_sees_a_later_one(changes: dict[str, object]) -> None:
     model, ids = awake(dataclasses.replace(TINY, **changes)), some_ids()
-    before, where = logits(model, ids), places(model, ids)
+    before, where = logits(model, ids), told(model, ids)
     assert before.shape == (*ids.shape, 16)
     assert before.dtype == torch.float32
     for place in (1, 5, 11):
@@ -134,7 +135,7 @@ def test_embeddings_can_be_given_instead_of_ids(changes: dict[str, object]) -> N
     # ids take another way through the first block where nothing but the token decides what it makes of it
     for given in (model.embedding(ids), ids):
         model.zero_grad()
-        out = model(given, places(model, ids))
+        out = model(given, told(model, ids))
         out.square().sum().backward()
         outcomes.append((out, [parameter.grad for parameter in model.parameters()]))
     torch.testing.assert_close(outcomes[1], outcomes[0], rtol=1e-4, atol=1e-4)
@@ -148,7 +149,7 @@ def test_every_parameter_learns(changes: dict[str, object]) -> None:
     assert idle == []
 
 
-@pytest.mark.parametrize("position", [name for name, scheme in SCHEMES.items() if not scheme.uses])
+@pytest.mark.parametrize("position", [name for name in POSITIONS if not axes_of(name, {})])
 def test_order_matters_in_every_scheme_that_knows_it(position: str) -> None:
     model, ids = awake(dataclasses.replace(TINY, layers=1, position=position)), some_ids(batch=1)
     swapped = ids.clone()
@@ -160,7 +161,7 @@ def test_order_matters_in_every_scheme_that_knows_it(position: str) -> None:
 
 
 def test_rope_turns_pairs_of_neighbours_by_angles_that_grow_with_the_position() -> None:
-    rope = Rope(hidden=16, heads=2, layers=1, max_length=32)
+    rope = Rope(Shape(hidden=16, heads=2, layers=1, max_length=32))
     x = torch.randn(2, 5, 3, 8, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 1, 2, 7, 31])
     turned = turn(x, rope.turns(Where(positions)))
@@ -179,7 +180,7 @@ def test_rope_turns_pairs_of_neighbours_by_angles_that_grow_with_the_position() 
 
 
 def test_scores_under_rope_depend_on_the_distance_only() -> None:
-    rope = Rope(hidden=16, heads=1, layers=1, max_length=64)
+    rope = Rope(Shape(hidden=16, heads=1, layers=1, max_length=64))
     query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(1))
     scores = {
         start: (

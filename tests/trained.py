@@ -21,7 +21,6 @@ from mathllm.formats import get_format
 from mathllm.inference.solver import Solver
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import Checkpoint, save_model
-from mathllm.model.positions import Scheme
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import VOCAB_SIZE, encode
 
@@ -69,7 +68,7 @@ class Parrot(torch.nn.Module):
 
     vocab_size = VOCAB_SIZE
     num_parameters, cache_bytes = 0, 1
-    positions = Scheme  # that uses no places
+    axes = ()  # it needs to be told nothing
 
     def __init__(self, text: str, max_length: int = 100, interrupt: int = -1) -> None:
         super().__init__()
@@ -80,7 +79,7 @@ class Parrot(torch.nn.Module):
     def make_cache(self, batch: int, max_length: int) -> "Parrot.Cursor":
         return Parrot.Cursor()
 
-    def forward(self, tokens: torch.Tensor, places: None, cache: "Parrot.Cursor") -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, coordinates: dict, cache: "Parrot.Cursor") -> torch.Tensor:
         if cache.written == self.interrupt:
             raise KeyboardInterrupt
         logits = torch.zeros(*tokens.shape, VOCAB_SIZE)
@@ -89,8 +88,8 @@ class Parrot(torch.nn.Module):
         return logits
 
     class Cursor:
-        written = length = 0
-        reach = None
+        def __init__(self) -> None:
+            self.written, self.length, self.reach = 0, 0, {}
 
         def keep(self, rows: torch.Tensor) -> None:
             pass

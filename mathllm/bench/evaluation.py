@@ -51,14 +51,15 @@ def measure(options: Options) -> list[Measurement]:
 def without_cache(loaded: Checkpoint, problems: Problems) -> list[list[int]]:
     """Greedy completions of problems, each alone, everything computed anew for every token."""
     prompts, lengths = loaded.notation.prompts(problems)
-    uses, device = loaded.model.positions.uses, loaded.model.embedding.weight.device
+    device = loaded.model.embedding.weight.device
     completions = []
     for prompt, length in zip(prompts, lengths, strict=True):
         text = prompt[:length].tolist()
         while len(text) < loaded.model.max_length and text[-1] != END:
             ids = np.array([text], np.uint8)
-            places = torch.from_numpy(loaded.notation.coordinates(ids, uses)).to(device) if uses else None
-            logits = loaded.model(torch.tensor([text], device=device), places)
+            told = loaded.notation.coordinates(ids, loaded.model.axes)
+            coordinates = {axis: torch.from_numpy(known).to(device) for axis, known in told.items()}
+            logits = loaded.model(torch.tensor([text], device=device), coordinates)
             text.append(int(logits[0, -1].argmax()))
         completions.append(text)
     return completions

@@ -9,12 +9,19 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from mathllm.config import SECTIONS
+from mathllm.config import SECTIONS, ObjectiveConfig
 from mathllm.errors import UsageError
 from mathllm.flags import MACHINE, MODEL, OUTPUT, PROBLEMS, Flag, Setting, settings_of
+from mathllm.registry import objective_settings
 
 SAMPLING, MORE = "Sampling", "All other settings (a recipe gives way to --set, and both to a flag)"
-SETTINGS = [one for section, config in SECTIONS.items() for one in settings_of(section, config)]
+# all that have flags, section by section
+SETTINGS = [
+    one
+    for section, config in SECTIONS.items()
+    for one in settings_of(section, config)
+    + (objective_settings(ObjectiveConfig.name) if section == "objective" else [])
+]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

@@ -14,7 +14,8 @@ import typer
 from mathllm.cli import options
 from mathllm.cli.options import option
 from mathllm.errors import UsageError
-from mathllm.flags import OUTPUT
+from mathllm.flags import OUTPUT, parse_assignments
+from mathllm.registry import OBJECTIVES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,7 +114,7 @@ def config_from_flags(
     given: dict[str, Any], *, recipe: str | None, assignments: Sequence[str], resume: bool
 ) -> Config:
     """The Config that flags, recipe and --set amount to, on top of a run's own when it is resumed."""
-    from mathllm.config import build_config, load_recipe, merged, parse_assignments
+    from mathllm.config import ObjectiveConfig, build_config, load_recipe, merged
     from mathllm.training.run import run_directory, saved_settings
 
     flags, implied = options.tables_of(given)
@@ -131,16 +132,21 @@ def config_from_flags(
         }
         # a data directory that merely lies about is not what the run was started on
         layers[1:2] = [saved_settings(Path(run_directory(build_config(name)))), facts if data_dir else {}]
-    check_objective(flags.get("objective", {}), merged(*layers)["objective"].get("name"))
+    check_objective(
+        flags.get("objective", {}), merged(*layers)["objective"].get("name", ObjectiveConfig.name)
+    )
     return build_config(*layers)
 
 
-def check_objective(given: dict[str, Any], name: str | None) -> None:
-    """Raises UsageError for flags about thoughts that nobody has."""
-    if given.keys() - {"name"} and name != "gumbel":
-        raise UsageError(
-            "a flag about thoughts does nothing without --use-gumbel", "give it, or a recipe that does"
-        )
+def check_objective(given: dict[str, Any], name: str) -> None:
+    """Raises UsageError for flags of an objective that is not chosen."""
+    for other, entry in OBJECTIVES.items():
+        own = [one for one in entry.settings if one.key in given]
+        if own and other != name and not any(one.key in given for one in OBJECTIVES[name].settings):
+            switch = entry.switch.split("/")[0] or f"--objective {other}"
+            raise UsageError(
+                f"{own[0].option} does nothing without {switch}", "give it, or a recipe that does"
+            )
 
 
 def data_facts(data_dir: str, own: dict[str, Any], asked: dict[str, Any]) -> Tables:

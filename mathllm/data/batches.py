@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,12 +23,12 @@ BATCH_COST = {"cpu": 128, "cuda": 1 << 16}
 class Batch:
     """inputs (B, T) and the tokens that follow them, targets (B, T): IGNORED outside the completion.
 
-    `places` (B, T, 2) for models that use them.
+    `coordinates` (B, T) by the name of the axis, for models that use them.
     """
 
     inputs: Tensor
     targets: Tensor
-    places: Tensor | None = None
+    coordinates: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def micro_batches(
@@ -37,14 +37,14 @@ def micro_batches(
     max_rows: int,
     max_tokens: int,
     device: torch.device,
-    places: NDArray[np.int64] | None = None,
+    coordinates: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> Iterator[Batch]:
     """The given rows in batches of at most `max_rows` rows and `max_tokens` tokens (padding counted).
 
-    Rows of like length come together, so that little is padding. `places` [N, T, 2] are those of `rendered`.
+    Rows of like length come together, so that little is padding. `coordinates` [N, T] are those of `rendered`.
     """
     for part in batches_by_length(rendered.lengths[rows] - 1, max_rows, max_tokens, BATCH_COST[device.type]):
-        yield make_batch(rendered, rows[part], device, places)
+        yield make_batch(rendered, rows[part], device, coordinates)
 
 
 def batches_by_length(
@@ -87,7 +87,7 @@ def make_batch(
     rendered: Rendered,
     rows: NDArray[np.int64],
     device: torch.device,
-    places: NDArray[np.int64] | None = None,
+    coordinates: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> Batch:
     """One batch, no wider than its longest row needs."""
     width = int(rendered.lengths[rows].max())
@@ -95,7 +95,9 @@ def make_batch(
     column = np.arange(1, width)
     counted = (column >= rendered.prompt_lengths[rows, None]) & (column < rendered.lengths[rows, None])
     targets = np.where(counted, ids[:, 1:], IGNORED)
-    parts = [np.ascontiguousarray(ids[:, :-1]), targets]
-    if places is not None:
-        parts.append(places[rows, : width - 1])
-    return Batch(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
+
+    def tensor(array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    located = {axis: tensor(array[rows, : width - 1]) for axis, array in (coordinates or {}).items()}
+    return Batch(tensor(np.ascontiguousarray(ids[:, :-1])), tensor(targets), located)

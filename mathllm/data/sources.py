@@ -12,10 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mathllm.config import DataConfig, ModelConfig
+from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
-from mathllm.formats.places import SPREAD, Coordinates
 from mathllm.tasks import TASK_NAMES, Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
@@ -23,7 +22,7 @@ from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 STREAM_SETTINGS = ("task", "max_digits", "max_operands", "sampling", "signed", "train_ratio", "val_ratio")
 
 # kinds of random numbers, so that no two uses of one seed share a stream
-_TRAINING, _HELD_OUT, _EPOCH, _START = range(4)
+_TRAINING, _HELD_OUT, _EPOCH, _COORDINATES = range(4)
 
 # draws before we give up: some kinds have a handful of problems, and none of them to train on
 _DRAWS, _MOST_ROWS = 40, 1 << 18
@@ -89,31 +88,9 @@ class ProblemFile:
         return self._orders[epoch]
 
 
-def drawn_coordinates(
-    told: NDArray[np.int64], kind: Coordinates, model: ModelConfig, seed: int, step: int
-) -> NDArray[np.int64]:
-    """What Format.coordinates tells of a step's rows [N, T, 2], as training draws it: places or runs from a random
-    start (see `random_starts`), and for `order` ordered random numbers, in some rows as close as SPREAD to a token
-    and in others spread out over all that there are."""
-    if kind == "order":
-        rows, length = told.shape[:2]
-        rng = np.random.default_rng([seed, _START, step])
-        most = rng.integers(SPREAD * length, SPREAD * model.max_length + 1, (rows, 1))
-        # sorted, and spread out by their rank so that none comes twice
-        drawn = np.sort(rng.integers(0, most - length + 1, (rows, length)), axis=1)
-        return np.stack([drawn + np.arange(length), told[..., 1]], axis=-1)
-    return random_starts(told, model.random_start, seed, step) if model.random_start else told
-
-
-def random_starts(places: NDArray[np.int64], highest: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Places [N, T, 2] of a step's rows, those of each row moved up by a random number from 0 to `highest`.
-
-    Tokens that are about no place stay so (Position Coupling, arXiv 2405.20671).
-    """
-    rng = np.random.default_rng([seed, _START, step])
-    start = rng.integers(0, highest + 1, (len(places), 1))
-    place, segment = places[..., 0], places[..., 1]
-    return np.stack([place + start * (place > 0), segment], axis=-1)
+def draws_of(seed: int, step: int) -> list[int]:
+    """The seed of the random numbers that coordinates of a step are drawn with (see model.positions)."""
+    return [seed, _COORDINATES, step]
 
 
 def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:

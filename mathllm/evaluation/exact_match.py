@@ -198,7 +198,8 @@ def score_gold(
     mask = torch.from_numpy(inside).to(device)
     located = None
     if places is not None:
-        located = torch.from_numpy(places(gold.ids[rows, : width - 1])).to(device)
+        told = places(gold.ids[rows, : width - 1])
+        located = {axis: torch.from_numpy(known).to(device) for axis, known in told.items()}
     logits = torch.cat(list(read(model, ids[:, :-1], located)), dim=1)[:, first:]
     if allowed is not None:
         may = allowed(gold.ids[rows, : width - 1])[:, first:]

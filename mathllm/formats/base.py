@@ -6,14 +6,14 @@ is that a thought announces. Rendering, parsing and places are the same for all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mathllm.errors import UsageError
-from mathllm.formats.places import Coordinates, answer_places, number_places, run_positions
+from mathllm.errors import UsageError, check_choice
+from mathllm.formats.places import answer_places, number_places, run_positions
 from mathllm.tasks import TASKS, Problems, answer, answer_widths, concatenate, make_problems
 from mathllm.tasks.expressions import numbers_from_ids, problems_from_ids, without_hints
 from mathllm.tasks.numbers import Bools, Ints, Numbers
@@ -262,28 +262,33 @@ class Format:
         said = answer_places(ids, answering, announced, self.least_significant_first)
         return places + inside + (((said + 1) // 2) if self.hints else said)
 
-    def coordinates(self, ids: Ids, kind: Coordinates = "places") -> Ints:
-        """What a model is told of the tokens of texts or prefixes [N, T, 2]: first their `places`, or for `runs` the
-        position of each digit in its own number, from the left, or for `order` that of the token in the text, from 0;
-        then the segment, 1 from the first `=` on."""
-        if kind == "places":
-            first = self.places(ids)
-        elif kind == "runs":
-            first = run_positions(ids < 10)
-            first = (first + 1) // 2 if self.hints else first
-        else:
-            first = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        return np.stack([first, np.cumsum(ids == EQUALS, 1) > 0], axis=-1)
+    def coordinates(self, ids: Ids, axes: Sequence[str] = ("place", "segment")) -> dict[str, Ints]:
+        """What a model is told of the tokens of texts or prefixes, [N, T] for each of the axes: `place` (see `places`),
+        `run`, the position of each digit in its own number, from the left, and `segment`, 1 from the first `=` on."""
+        tell = {"place": self.places, "run": self._runs, "segment": _segments}
+        for axis in axes:
+            check_choice("axis of coordinates", axis, tell)
+        return {axis: tell[axis](ids) for axis in axes}
 
-    def check_coordinates(self, kind: Coordinates) -> None:
+    def _runs(self, ids: Ids) -> Ints:
+        runs = run_positions(ids < 10)
+        return (runs + 1) // 2 if self.hints else runs
+
+    def check_axes(self, axes: Sequence[str]) -> None:
         """Raises UsageError where this notation cannot tell a model what it is to be told."""
-        if kind == "places":
+        for axis in axes:
+            check_choice("axis of coordinates", axis, ("place", "run", "segment"))
+        if "place" in axes:
             self.check_places()
-        elif kind == "runs" and not self.least_significant_first:
+        if "run" in axes and not self.least_significant_first:
             raise UsageError(
                 f"in format {self.name!r} the position of a digit in its number is not its place",
                 "use --format reversed: all numbers least significant digit first",
             )
+
+
+def _segments(ids: Ids) -> Ints:
+    return (np.cumsum(ids == EQUALS, 1) > 0).astype(np.int64)
 
 
 def signed_slots(

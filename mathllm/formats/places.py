@@ -7,17 +7,10 @@ appended.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END, Ids
-
-# what a model can be told of a token beside its id: see Format.coordinates
-Coordinates = Literal["places", "runs", "order"]
-
-SPREAD = 4  # times as many numbers as a text has tokens, for positions that draw them
 
 
 def number_places(ids: Ids, where: Bools, least_significant_first: bool) -> Ints:

@@ -6,7 +6,7 @@ ended leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +23,7 @@ from mathllm.model import Transformer
 from mathllm.model.cache import KeyValueCache
 from mathllm.tokenizer import END, Ids
 
-Places = Callable[[Ids], NDArray[np.int64]]  # places [N, T, 2] of texts [N, T]
+Places = Callable[[Ids], dict[str, NDArray[np.int64]]]  # coordinates of texts [N, T] by axis
 Allowed = Callable[[Ids], NDArray[np.bool_]]  # which token may follow each token [N, T, V] of texts [N, T]
 
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
@@ -95,7 +95,10 @@ def decode(
         located = None
         if places is not None:
             known = places(texts.cpu().numpy().astype(np.uint8))
-            located = torch.from_numpy(known[:, -tokens.shape[1] :]).to(prompts.device)
+            located = {
+                axis: torch.from_numpy(told[:, -tokens.shape[1] :]).to(prompts.device)
+                for axis, told in known.items()
+            }
         for piece in read(model, tokens, located, cache):
             logits = piece[:, -1]  # of the last piece
         if allowed is not None:
@@ -123,27 +126,29 @@ def decode(
 
 
 def read(
-    model: Transformer, tokens: Tensor, places: Tensor | None, cache: KeyValueCache | None = None
+    model: Transformer,
+    tokens: Tensor,
+    places: Mapping[str, Tensor] | None,
+    cache: KeyValueCache | None = None,
 ) -> Iterator[Tensor]:
     """Logits (R, t, V) of tokens (R, T) behind those of the cache, into which they go; long texts piece by piece, so
     that memory holds their scores."""
     batch, length = tokens.shape
     past = cache.length if cache else 0
     piece = max(1, SCORES // (batch * (past + length)))
-    reach = cache.reach if cache else model.reach
+    reach = min((cache or model).reach.values(), default=0)
     if reach and past + length > 8 * reach:
         piece = min(piece, 2 * reach)  # from a short piece most of a long text is out of reach
     if cache is None and piece < length:
         cache = model.make_cache(batch, length)
     for start in range(0, length, piece):
         part = slice(start, start + piece)
-        yield model(tokens[:, part], None if places is None else places[:, part], cache)
+        yield model(tokens[:, part], {axis: known[:, part] for axis, known in (places or {}).items()}, cache)
 
 
 def places_for(model: Transformer, notation: Format) -> Places | None:
     """What tells the model the places of texts in its notation; None for a model that does not use them."""
-    uses = model.positions.uses
-    return partial(notation.coordinates, kind=uses) if uses else None
+    return partial(notation.coordinates, axes=model.axes) if model.axes else None
 
 
 def allowed_by(notation: Format) -> Allowed | None:

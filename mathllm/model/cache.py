@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,14 +11,16 @@ from mathllm.model.positions import Where
 
 
 class KeyValueCache:
-    """Keys and values (B, H, max_length, D) per layer, of which the first `length` tokens are filled.
+    """Keys and values (B, H, max_length, D) per layer, of which the first `length` tokens are filled, and their
+    coordinates on the given axes.
 
-    Tokens further than `reach` places from a query get no attention at all (see Scheme.reach): where these are
+    Tokens further than `reach` from a query on an axis get no attention at all (see Scheme.reach): where these are
     many they are left out, so that a token of a long text costs no more than one of a short text.
     """
 
     def __init__(
         self,
+        *,
         layers: int,
         batch: int,
         heads: int,
@@ -24,34 +28,41 @@ class KeyValueCache:
         head_width: int,
         device: torch.device,
         dtype: torch.dtype,
-        reach: int | None = None,
+        axes: Sequence[str] = (),
+        reach: Mapping[str, int] | None = None,
     ) -> None:
         shape = (batch, heads, max_length, head_width)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.places = torch.zeros((batch, max_length), device=device, dtype=torch.int64)
-        self.length, self.reach = 0, reach
+        self.coordinates = {
+            axis: torch.zeros((batch, max_length), device=device, dtype=torch.int64) for axis in axes
+        }
+        self.length, self.reach = 0, reach or {}
         self.columns: Tensor | None = None  # the tokens that count for the next queries; None: all
 
     def append(self, where: Where) -> Where:
         """Notes where tokens stand that are about to come; returns where those stand that they may look at."""
         end = self.length + len(where.index)
-        index = torch.arange(end, device=where.index.device)
-        if where.place is None:
-            return Where(index)
-        self.places[:, self.length : end] = where.place
-        self.columns = self._near(where.place, self.places[:, :end])
+        for axis, known in self.coordinates.items():
+            known[:, self.length : end] = where.axes[axis]
+        self.columns = self._near(where, end)
         if self.columns is None:
-            return Where(index, self.places[:, :end])
-        return Where(self.columns, self.places[:, self.columns])
+            index = torch.arange(end, device=where.index.device)
+            return Where(index, {axis: known[:, :end] for axis, known in self.coordinates.items()})
+        return Where(self.columns, {axis: known[:, self.columns] for axis, known in self.coordinates.items()})
 
-    def _near(self, query: Tensor, key: Tensor) -> Tensor | None:
-        """Columns of the keys' places (B, S) within reach of the queries' (B, T) in any row, if it is but half."""
-        if self.reach is None or key.shape[1] < 4 * self.reach:
+    def _near(self, where: Where, end: int) -> Tensor | None:
+        """Which of the first `end` columns are within reach of the queries on every axis, in any row, if it is but
+        half."""
+        if not self.reach or end < 4 * min(self.reach.values()):
             return None
-        lowest, highest = query.amin(1, keepdim=True) - self.reach, query.amax(1, keepdim=True) + self.reach
-        columns = (((key >= lowest) & (key <= highest)) | (key == 0)).any(0).nonzero()[:, 0]
-        return columns if 2 * len(columns) <= key.shape[1] else None
+        near = torch.ones((), dtype=torch.bool, device=where.index.device)
+        for axis, reach in self.reach.items():
+            query, key = where.axes[axis], self.coordinates[axis][:, :end]
+            lowest, highest = query.amin(1, keepdim=True) - reach, query.amax(1, keepdim=True) + reach
+            near = near & (((key >= lowest) & (key <= highest)) | (key == 0))
+        columns = near.any(0).nonzero()[:, 0]
+        return columns if 2 * len(columns) <= end else None
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Writes keys and values (B, H, T, D) behind the filled part and returns those that count, up to their end.
@@ -72,7 +83,7 @@ class KeyValueCache:
         """Keeps only these rows of the batch, in this order."""
         self.keys = [self._kept(key, rows) for key in self.keys]
         self.values = [self._kept(value, rows) for value in self.values]
-        self.places = self.places[rows]
+        self.coordinates = {axis: known[rows] for axis, known in self.coordinates.items()}
 
     def _kept(self, filled: Tensor, rows: Tensor) -> Tensor:
         # what is not filled yet need not be copied: of a long cache that is most
@@ -87,21 +98,20 @@ class GrowingCache:
     For training on what the model has emitted itself. It has room for anything, and leaves nothing out.
     """
 
-    reach: int | None = None
-
     def __init__(self) -> None:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
-        self.places: Tensor | None = None
+        self.coordinates: dict[str, Tensor] = {}
         self.length = 0
 
     def append(self, where: Where) -> Where:
         """Notes where tokens stand that are about to come; returns where those stand that they may look at."""
         index = torch.arange(self.length + len(where.index), device=where.index.device)
-        if where.place is None:
-            return Where(index)
-        self.places = where.place if self.places is None else torch.cat([self.places, where.place], 1)
-        return Where(index, self.places)
+        past = self.coordinates
+        self.coordinates = {
+            axis: torch.cat([past[axis], new], 1) if past else new for axis, new in where.axes.items()
+        }
+        return Where(index, self.coordinates)
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Puts keys and values (B, H, T, D) behind those of a layer and returns all of them."""
@@ -112,11 +122,12 @@ class GrowingCache:
         return key, value
 
     def repeat(self, times: int) -> None:
-        """Every row so many times, one after the other."""
+        """Every row `times` times, one after the other."""
         self.keys = {layer: key.repeat_interleave(times, 0) for layer, key in self.keys.items()}
         self.values = {layer: value.repeat_interleave(times, 0) for layer, value in self.values.items()}
-        if self.places is not None:
-            self.places = self.places.repeat_interleave(times, 0)
+        self.coordinates = {
+            axis: known.repeat_interleave(times, 0) for axis, known in self.coordinates.items()
+        }
 
 
 Cache = KeyValueCache | GrowingCache

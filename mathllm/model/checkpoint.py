@@ -10,6 +10,7 @@ What training adds (its settings, its state, the model card) lies beside these a
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def save_model(directory: Path, model: Transformer, model_config: ModelConfig, d
     """Writes weights, config.json and tokenizer.json into an existing directory."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(directory / WEIGHTS, save_tensors(weights, metadata={"format": "pt"}))
-    shape = {"model": asdict(model_config), "data": asdict(data)}
+    shape = {"model": model_config.to_dict(), "data": asdict(data)}
     about = {"mathllm": __version__, "checkpoint_format": FORMAT, "vocabulary": TOKENS}
     write_json(directory / CONFIG, {**about, **shape})
     write_bytes(directory / "tokenizer.json", tokenizer_json().encode())
@@ -139,7 +140,12 @@ def step_checkpoints(run: Path) -> list[Path]:
 def read_tensors(path: Path, expected: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, which must have the names and shapes of those `expected`, if any."""
     try:
-        tensors: dict[str, torch.Tensor] = load_tensors(path.read_bytes())
+        tensors: dict[str, torch.Tensor] = {
+            re.sub(
+                r"^(positions\.(?:schemes\.\d+\.)?)(near|decay|placeless)$", r"\1relative.place.\2", name
+            ): tensor
+            for name, tensor in load_tensors(path.read_bytes()).items()
+        }
     except (OSError, SafetensorError, ValueError) as error:
         hint = "it may have been cut off while copying; use another checkpoint of the run"
         raise CheckpointError(f"{path} cannot be read: {error}", hint) from error

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mathllm.errors import check_choice
+
 EPSILON = torch.finfo(torch.float32).eps
 ON_CPU = torch.tensor(EPSILON, device="cpu")  # made once: a token's norm would take a third longer
 
@@ -65,6 +67,10 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight)
 
 
+NORMS: dict[str, type[nn.Module]] = {"rmsnorm": RMSNorm, "layernorm": nn.LayerNorm}
+
+
 def make_norm(name: str, hidden: int) -> nn.Module:
-    """The `rmsnorm` or `layernorm` of that width."""
-    return RMSNorm(hidden) if name == "rmsnorm" else nn.LayerNorm(hidden)
+    """The `rmsnorm` or `layernorm` of that width. Raises UsageError for an unknown one."""
+    check_choice("norm", name, NORMS)
+    return NORMS[name](hidden)

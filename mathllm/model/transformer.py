@@ -1,6 +1,6 @@
 """The decoder: pre-norm blocks of attention and feed-forward over sixteen tokens.
 
-    logits = Transformer(vocab_size=16, layers=2, ...)(ids)        # (B, T) -> (B, T, V)
+    logits = Transformer(layers=2, hidden=64, ...)(ids)        # (B, T) -> (B, T, V)
 
 It knows tensors only: token ids or embeddings, positions, an optional cache. Objectives, formats and decoding
 live elsewhere.
@@ -9,21 +9,25 @@ live elsewhere.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mathllm.errors import check_choice
 from mathllm.model.attention import Attention, attention_mask, underflow_spread
 from mathllm.model.cache import Cache, KeyValueCache
 from mathllm.model.linear import BlockLinear
 from mathllm.model.norms import make_norm
-from mathllm.model.positions import Where, make_positions
-from mathllm.tokenizer import VOCAB_SIZE
+from mathllm.model.positions import Shape, Where, make_positions
 
 if TYPE_CHECKING:
     from mathllm.config import ModelConfig
+
+
+ACTIVATIONS = ("gelu", "relu2", "swiglu")
 
 
 class FeedForward(nn.Module):
@@ -31,6 +35,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden: int, inner: int, activation: str) -> None:
         super().__init__()
+        check_choice("activation", activation, ACTIVATIONS)
         self.activation = activation
         self.up = BlockLinear(hidden, inner)
         self.gate = BlockLinear(hidden, inner) if activation == "swiglu" else None
@@ -53,6 +58,7 @@ class Block(nn.Module):
 
     def __init__(
         self,
+        *,
         hidden: int,
         heads: int,
         kv_heads: int,
@@ -91,31 +97,40 @@ class Transformer(nn.Module):
 
     def __init__(
         self,
+        *,
         layers: int,
         hidden: int,
         heads: int,
         kv_heads: int,
         feed_forward: int,
         max_length: int,
-        position: str,
-        norm: str,
-        activation: str,
-        qk_norm: bool,
-        qk_scale: float,
-        tie_embeddings: bool,
+        position: str = "rope",
+        position_settings: Mapping[str, Any] | None = None,
+        norm: str = "rmsnorm",
+        activation: str = "gelu",
+        qk_norm: bool = True,
+        qk_scale: float = 1.0,
+        tie_embeddings: bool = False,
         loops: int = 1,
-        bias_near: int = 1,
-        bias_decay: float = 3.0,
-        vocab_size: int = VOCAB_SIZE,
+        vocab_size: int = 16,
     ) -> None:
         super().__init__()
         self.max_length, self.vocab_size, self.loops = max_length, vocab_size, loops
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, hidden // heads
         self.spread = underflow_spread(qk_scale, self.head_width) if qk_norm else None
         self.embedding = nn.Embedding(vocab_size, hidden)
-        self.positions = make_positions(position, hidden, heads, layers, max_length, bias_near, bias_decay)
+        self.positions = make_positions(position, Shape(hidden, heads, layers, max_length), position_settings)
         self.blocks = nn.ModuleList(
-            Block(hidden, heads, kv_heads, feed_forward, norm, activation, qk_norm, qk_scale)
+            Block(
+                hidden=hidden,
+                heads=heads,
+                kv_heads=kv_heads,
+                inner=feed_forward,
+                norm=norm,
+                activation=activation,
+                qk_norm=qk_norm,
+                qk_scale=qk_scale,
+            )
             for _ in range(layers)
         )
         self.final_norm = make_norm(norm, hidden)
@@ -129,21 +144,20 @@ class Transformer(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(
-                config.layers,
-                config.hidden,
-                config.heads,
-                config.kv_heads or config.heads,
-                config.feed_forward,
-                config.max_length,
-                config.position,
-                config.norm,
-                config.activation,
-                config.qk_norm,
-                config.qk_scale,
-                config.tie_embeddings,
-                config.loops,
-                config.bias_near,
-                config.bias_decay,
+                layers=config.layers,
+                hidden=config.hidden,
+                heads=config.heads,
+                kv_heads=config.kv_heads or config.heads,
+                feed_forward=config.feed_forward,
+                max_length=config.max_length,
+                position=config.position,
+                position_settings=config.position_settings,
+                norm=config.norm,
+                activation=config.activation,
+                qk_norm=config.qk_norm,
+                qk_scale=config.qk_scale,
+                tie_embeddings=config.tie_embeddings,
+                loops=config.loops,
             )
 
     def _initialise(self, hidden: int) -> None:
@@ -155,19 +169,19 @@ class Transformer(nn.Module):
                     # each block starts as the identity, and all tokens as equally likely
                     nn.init.zeros_(module.weight)
 
-    def forward(self, tokens: Tensor, places: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, coordinates: Mapping[str, Tensor] | None = None, cache: Cache | None = None
+    ) -> Tensor:
         """Logits (B, T, V) of ids (B, T) or embeddings (B, T, C). With a cache, the tokens are appended to it.
 
-        `places` (B, T, 2) are the digit place (or what else the positions' `uses` names) and the segment of each
-        token: a model of such positions needs them, and others do not look at them.
+        `coordinates` (B, T) of the tokens by the name of the axis: a model needs those that its `axes` name.
         """
         past = cache.length if cache is not None else 0
         length = tokens.shape[1]
-        where = Where(torch.arange(past, past + length, device=tokens.device))
-        if self.positions.uses:
-            assert places is not None, "this model has to be told places"
-            where = Where(where.index, *places.unbind(-1))
-        seen = where if cache is None else cache.append(where)
+        where = Where(torch.arange(past, past + length, device=tokens.device), coordinates or {})
+        assert all(axis in where.axes for axis in self.axes), f"this model has to be told {self.axes}"
+        seen = Where(where.index, {axis: where.axes[axis] for axis in self.positions.key_axes})
+        seen = seen if cache is None else cache.append(seen)
         looked_up = tokens if tokens.is_floating_point() else self.embedding(tokens)
         x = self.positions.embed(looked_up, where)
         # where no position is added, the first block's queries, keys and values are those of sixteen tokens (on a GPU
@@ -191,13 +205,28 @@ class Transformer(nn.Module):
     def make_cache(self, batch: int, max_length: int) -> KeyValueCache:
         """An empty cache for sequences of up to max_length tokens."""
         weight = self.embedding.weight
-        shape = self.depth, batch, self.kv_heads, max_length, self.head_width
-        return KeyValueCache(*shape, weight.device, weight.dtype, self.reach)
+        return KeyValueCache(
+            layers=self.depth,
+            batch=batch,
+            heads=self.kv_heads,
+            max_length=max_length,
+            head_width=self.head_width,
+            device=weight.device,
+            dtype=weight.dtype,
+            axes=self.positions.key_axes,
+            reach=self.reach,
+        )
 
     @property
-    def reach(self) -> int | None:
-        """Places away from which a token gets no attention at all, as the weights are now; None: it always may."""
-        return self.positions.reach(self.spread) if self.spread else None
+    def axes(self) -> tuple[str, ...]:
+        """The coordinates that `forward` has to be told."""
+        return self.positions.axes
+
+    @property
+    def reach(self) -> dict[str, int]:
+        """How far away on an axis a token gets no attention at all, as the weights are now; an axis that is not named
+        leaves none out."""
+        return self.positions.reach(self.spread) if self.spread else {}
 
     @property
     def cache_bytes(self) -> int:

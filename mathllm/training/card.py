@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from mathllm import __version__
-from mathllm.config import Config, build_config
+from mathllm.config import Config, ModelConfig, ObjectiveConfig, build_config
 from mathllm.data.sources import STREAM_SETTINGS
 from mathllm.tasks import extent
 from mathllm.training.state import Progress
@@ -62,8 +62,10 @@ def model_card(
 
 def command(config: Config) -> str:
     """The command that trains such a model: all settings that are not the defaults."""
-    plain = build_config({"model": {"size": config.model.size}}).to_dict()
-    plain["model"]["size"] = ""
+    chosen = {"size": config.model.size, "position": config.model.position}
+    plain = build_config({"model": chosen, "objective": {"name": config.objective.name}}).to_dict()
+    plain["model"] |= {"size": "", "position": ModelConfig.position}
+    plain["objective"]["name"] = ObjectiveConfig.name
     # of one machine, and without influence (on more than the last bits)
     here = {"train.output_dir", "train.device", "train.wandb", "train.threads"}
     if config.data.data_dir:

@@ -8,6 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from mathllm.config import OPTIMIZERS, SCHEDULES
+from mathllm.errors import check_choice
+
 
 def make_optimizers(
     model: nn.Module, optimizer: str, learning_rate: float, muon_learning_rate: float, weight_decay: float
@@ -17,6 +20,7 @@ def make_optimizers(
     Weight decay applies to the blocks' matrices only. Muon (https://kellerjordan.github.io/posts/muon/) is
     PyTorch's: momentum, orthogonalised by Newton-Schulz iterations in bf16.
     """
+    check_choice("optimizer", optimizer, OPTIMIZERS)
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -32,6 +36,8 @@ def make_optimizers(
 
 def make_schedule(name: str, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
     """The factor on the learning rate at a step (from 0): linear warm-up, then the named decay to zero."""
+
+    check_choice("schedule", name, SCHEDULES)
 
     def factor(step: int) -> float:
         if step < warmup_steps:

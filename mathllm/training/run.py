@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mathllm.config import Config, DataConfig
+from mathllm.config import Config, DataConfig, from_saved
 from mathllm.data.files import FILES, read_metadata, read_problems
 from mathllm.data.sources import (
     STREAM_SETTINGS,
@@ -29,7 +29,8 @@ from mathllm.evaluation.report import evaluate_problems
 from mathllm.files import explained, write_bytes, write_json
 from mathllm.formats import get_format
 from mathllm.model.checkpoint import load_checkpoint
-from mathllm.model.positions import coordinates_used
+from mathllm.model.positions import axes_of, room_for
+from mathllm.registry import objective_class
 from mathllm.tasks import Problems, get_tasks
 from mathllm.tasks.splits import TEST, VAL
 from mathllm.training.card import model_card
@@ -108,15 +109,15 @@ def complete(config: Config) -> Config:
         facts = {name: said[name] for name in STREAM_SETTINGS if name in said}
         config = replace(config, data=replace(config.data, **facts))
     needed = longest_text(config.data)
-    # tables of places are as long as texts may be, and a place may be that high: see data.sources.random_starts
-    highest = config.model.random_start + config.data.max_digits + 4 if config.model.random_start else 0
+    position, settings = config.model.position, config.model.position_settings
+    # tables of places are as long as texts may be, and a place may be that high
+    highest, why = room_for(position, settings, config.data.max_digits)
     if config.model.max_length == 0:
         room = max(64, -(-max(needed, highest) // 8) * 8)
         config = replace(config, model=replace(config.model, max_length=room))
     if highest > config.model.max_length:
         raise UsageError(
-            f"random_start {config.model.random_start} leads to places up to {highest}, "
-            f"but max_length is {config.model.max_length}",
+            f"{why} leads to places up to {highest}, but max_length is {config.model.max_length}",
             f"--max-length {highest}, or leave it out",
         )
     if needed > config.model.max_length:
@@ -132,17 +133,8 @@ def complete(config: Config) -> Config:
     notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
     for code in get_tasks(config.data.task):
         notation.check_task(code)
-    if config.objective.name == "gumbel" and notation.thought_length is None:
-        raise UsageError(
-            f"format {notation.name!r} leaves no thought of a known length to the model",
-            "use --format slots, or --task chain --format steps",
-        )
-    if config.objective.name == "gumbel" and config.train.compile:
-        raise UsageError(
-            "thoughts are emitted one by one: there is nothing to compile", "leave out --compile"
-        )
-    if uses := coordinates_used(config.model.position):
-        notation.check_coordinates(uses)
+    objective_class(config.objective.name).check(notation, config.train.compile)
+    notation.check_axes(axes_of(position, settings))
     return config
 
 
@@ -249,7 +241,7 @@ def saved_settings(run: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         tables: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return {section: dict(values) for section, values in tables.items()}
+        return from_saved(tables)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", "--overwrite starts anew") from error
 

@@ -126,8 +126,8 @@ def read_progress(path: Path) -> tuple[Progress, dict[str, Any]]:
 def _check_same_model(path: Path, config: ModelConfig) -> None:
     """Shapes alone would not tell: another activation or number of heads has the same weights."""
     saved = read_config(path).get("model")
-    defaults = asdict(ModelConfig())  # a setting that the run did not know yet
-    for name, value in asdict(config).items():
+    defaults = ModelConfig(position=config.position).to_dict()  # a setting that the run did not know yet
+    for name, value in config.to_dict().items():
         before = saved.get(name, defaults[name]) if isinstance(saved, dict) else value
         if before != value:
             raise UsageError(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mathllm.config import Config
 from mathllm.data.batches import shares_by_length
-from mathllm.data.sources import Source, drawn_coordinates
+from mathllm.data.sources import Source, draws_of
 from mathllm.device import autocast, pick_precision
 from mathllm.errors import TrainingError
 from mathllm.evaluation.exact_match import judge
@@ -145,10 +145,9 @@ class Trainer:
         process with all rows would compute.
         """
         rendered = self.notation.render(self.source.problems(step, self.rows_in_all))
-        places = None
-        if uses := self.model.positions.uses:
-            places = self.notation.coordinates(rendered.ids, uses)
-            places = drawn_coordinates(places, uses, self.config.model, self.config.train.seed, step)
+        told = self.notation.coordinates(rendered.ids, self.model.axes)
+        draws = draws_of(self.config.train.seed, step)
+        coordinates = told | self.model.positions.draw(told, rendered.ids.shape, draws)
         counted = int(self.objective.scored(rendered).sum())
         rows = np.arange(self.processes.rank, self.rows_in_all, self.processes.world)
         shares = shares_by_length(rendered.lengths[rows], len(self.replicas.models))
@@ -156,9 +155,9 @@ class Trainer:
 
         def learn(model: nn.Module, number: int) -> Tensor:
             own = rows[shares[number]]
-            batches = list(self.objective.batches(rendered, own, *most, self.device, places))
-            draws = [self.config.train.seed, step, self.processes.rank, number]
-            generator = torch.Generator().manual_seed(int(np.random.SeedSequence(draws).generate_state(1)[0]))
+            batches = list(self.objective.batches(rendered, own, *most, self.device, coordinates))
+            seed = [self.config.train.seed, step, self.processes.rank, number]
+            generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
             moment = Moment(step, step / self.total_steps, generator)
             total = torch.zeros((), device=self.device)
             for index, batch in enumerate(batches):

@@ -13,7 +13,7 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mathllm.config import ObjectiveConfig
 from mathllm.data.batches import IGNORED
-from mathllm.formats import Rendered
+from mathllm.errors import UsageError, check_at_least, check_choice
+from mathllm.formats import Format, Rendered
 from mathllm.model import Transformer
 from mathllm.model.cache import GrowingCache
 from mathllm.tasks.numbers import Bools
@@ -36,24 +36,74 @@ DIGITS = 10  # what thoughts are made of
 CALM = 0.8  # of training, after which there is no noise left, and the temperature stays
 
 
+ESTIMATORS = ("straight-through", "soft", "argmax", "exact")
+
+
+@dataclass(frozen=True)
+class GumbelSettings:
+    """`estimator`: `straight-through` (a token forward, the softmax backward), `soft` (mixtures both ways), `argmax`
+    (tokens without a gradient), `exact` (the last thought summed over all its values, the ones before it tokens
+    without a gradient). The softmax has `temperature`, which goes to `temperature_end` (0: stays), and Gumbel noise
+    times `noise`, which goes to 0; both have arrived after 80% of training. The gradient goes through the last
+    `gradient_slots` thoughts (0: all). In the first `warmup_steps` the first `supervised` thoughts are
+    teacher-forced.
+    """
+
+    estimator: str = "straight-through"
+    temperature: float = 1.0
+    temperature_end: float = 0.0
+    noise: float = 1.0
+    gradient_slots: int = 0
+    supervised: int = 0
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("estimator", self.estimator, ESTIMATORS)
+        for name in ("temperature_end", "noise", "gradient_slots", "supervised", "warmup_steps"):
+            check_at_least(f"objective.{name}", getattr(self, name), 0)
+        for temperature in (self.temperature, self.temperature_end or self.temperature):
+            if not 0.01 <= temperature <= 100:
+                raise UsageError(f"a temperature is from 0.01 to 100, not {temperature:g}")
+        if bool(self.supervised) != bool(self.warmup_steps):
+            raise UsageError(
+                "objective.supervised and objective.warmup_steps belong together: how many first thoughts are "
+                "supervised, and for how many steps"
+            )
+
+
 @dataclass(frozen=True)
 class ThoughtBatch:
     """Rows with prompts of one length and as many thoughts: `prompt` (B, P) with `<think>`, `thoughts` (B, K) as the
     text has them, `rest` (B, A) from `</think>` on, the tokens that follow each of these, `targets` (B, A), and the
-    places (B, P + K + A, 2) of all for a model that uses them."""
+    coordinates (B, P + K + A) of all by axis, for a model that uses them."""
 
     prompt: Tensor
     thoughts: Tensor
     rest: Tensor
     targets: Tensor
-    places: Tensor | None
+    coordinates: Mapping[str, Tensor]
 
 
 class GumbelThoughts:
-    """The objective of `--use-gumbel`; see ObjectiveConfig for its settings."""
+    """The objective of `--use-gumbel`."""
 
-    def __init__(self, config: ObjectiveConfig) -> None:
-        self.config = config
+    Settings = GumbelSettings
+
+    def __init__(self, settings: GumbelSettings) -> None:
+        self.settings = settings
+
+    @staticmethod
+    def check(notation: Format, compile: bool) -> None:
+        """Raises UsageError for what thoughts of the model's own cannot be learned with."""
+        if notation.thought_length is None:
+            raise UsageError(
+                f"format {notation.name!r} leaves no thought of a known length to the model",
+                "use --format slots, or --task chain --format steps",
+            )
+        if compile:
+            raise UsageError(
+                "thoughts are emitted one by one: there is nothing to compile", "leave out --compile"
+            )
 
     def scored(self, rendered: Rendered) -> Bools:
         """True [N, T] for the answers, `<end>` included."""
@@ -67,10 +117,10 @@ class GumbelThoughts:
         max_rows: int,
         max_tokens: int,
         device: torch.device,
-        places: NDArray[np.int64] | None = None,
+        coordinates: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> Iterator[ThoughtBatch]:
         """The given rows by length of prompt and of thought, at most `max_rows` and about `max_tokens` at once."""
-        if self.config.estimator == "exact":
+        if self.settings.estimator == "exact":
             max_tokens //= DIGITS  # the last thought and what follows come in as many versions
         prompts, ends = rendered.prompt_lengths[rows], _thought_ends(rendered)[rows]
         for prompt, end in np.unique(np.stack([prompts, ends], 1), axis=0):
@@ -78,12 +128,12 @@ class GumbelThoughts:
             size = max(1, min(max_rows, max_tokens // int(rendered.lengths[group].max())))
             for start in range(0, len(group), size):
                 yield make_thought_batch(
-                    rendered, group[start : start + size], prompt + 1, end, device, places
+                    rendered, group[start : start + size], prompt + 1, end, device, coordinates
                 )
 
     def loss(self, model: nn.Module, batch: ThoughtBatch, moment: Moment) -> Tensor:
         """The summed cross entropy (nats) of the answers' tokens, at the given share of training."""
-        config, fading = self.config, max(0.0, 1 - moment.progress / CALM)
+        config, fading = self.settings, max(0.0, 1 - moment.progress / CALM)
         supervised = config.supervised if moment.step < config.warmup_steps else 0
         cold = config.temperature_end or config.temperature
         temperature = cold * (config.temperature / cold) ** fading
@@ -116,10 +166,11 @@ class GumbelThoughts:
     def _read(model: nn.Module, tokens: Tensor, batch: ThoughtBatch, cache: GrowingCache) -> Tensor:
         """Logits (R, T, V) of ids (R, T) or embeddings (R, T, C) that come next in the rows of a batch."""
         part = slice(cache.length, cache.length + tokens.shape[1])
-        places = None if batch.places is None else batch.places[:, part]
-        if places is not None and len(places) < len(tokens):
-            places = places.repeat_interleave(len(tokens) // len(places), 0)
-        logits: Tensor = model(tokens, places, cache)
+        times = len(tokens) // len(batch.prompt)
+        coordinates = {axis: known[:, part] for axis, known in batch.coordinates.items()}
+        if times > 1:
+            coordinates = {axis: known.repeat_interleave(times, 0) for axis, known in coordinates.items()}
+        logits: Tensor = model(tokens, coordinates, cache)
         return logits
 
     def _summed_out(
@@ -165,16 +216,17 @@ def make_thought_batch(
     prompt: int,
     end: int,
     device: torch.device,
-    places: NDArray[np.int64] | None,
+    coordinates: Mapping[str, NDArray[np.int64]] | None,
 ) -> ThoughtBatch:
     """Rows whose thoughts begin at column `prompt` and whose `</think>` is at column `end`."""
     lengths = rendered.lengths[rows]
     ids = torch.from_numpy(rendered.ids[rows, : int(lengths.max())].astype(np.int64)).to(device)
     behind = np.arange(end + 1, ids.shape[1]) >= lengths[:, None]
     targets = ids[:, end + 1 :].masked_fill(torch.from_numpy(behind).to(device), IGNORED)
-    located = None
-    if places is not None:
-        located = torch.from_numpy(places[rows, : ids.shape[1] - 1]).to(device)
+    located = {
+        axis: torch.from_numpy(known[rows, : ids.shape[1] - 1]).to(device)
+        for axis, known in (coordinates or {}).items()
+    }
     return ThoughtBatch(ids[:, :prompt], ids[:, prompt:end], ids[:, end:-1], targets, located)
 
 

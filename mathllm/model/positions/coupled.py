@@ -1,0 +1,92 @@
+"""Schemes over digit places, which start at a random number in training so that high ones are trained, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mathllm.errors import check_at_least
+from mathllm.model.positions.base import Scheme, SchemeSettings, Shape, Table, Where
+from mathllm.model.positions.rotary import Rope, rotations
+
+MOVED = ("place", "run")  # the axes that count digits
+
+
+@dataclass(frozen=True)
+class StartSettings(SchemeSettings):
+    """`random_start` is the highest number that places begin with in training."""
+
+    random_start: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least("model.random_start", self.random_start, 0)
+
+    def room(self, max_digits: int) -> tuple[int, str]:
+        if not self.random_start:
+            return 0, ""
+        return self.random_start + max_digits + 4, f"random_start {self.random_start}"
+
+
+class Placed(Scheme):
+    """A scheme over places: those of each row are moved up together, by a random number from 0 to `random_start`.
+
+    Tokens that are about no place stay so (Position Coupling, arXiv 2405.20671).
+    """
+
+    Settings = StartSettings
+
+    def draw(
+        self, told: Mapping[str, NDArray[np.int64]], shape: tuple[int, int], seed: Sequence[int]
+    ) -> dict[str, NDArray[np.int64]]:
+        highest = self.settings.random_start
+        if not highest:
+            return {}
+        start = np.random.default_rng(seed).integers(0, highest + 1, (shape[0], 1))
+        return {axis: told[axis] + start * (told[axis] > 0) for axis in self.axes if axis in MOVED}
+
+
+class Coupled(Placed):
+    """A trained vector per place, the same for all digits that line up (Position Coupling, arXiv 2405.20671).
+
+    Tokens that are about no place share one vector.
+    """
+
+    axes = ("place",)
+
+    def __init__(self, shape: Shape, settings: Any = None) -> None:
+        super().__init__(shape, settings)
+        self.table = Table(shape.max_length, shape.hidden)
+
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        embedded: Tensor = x + self.table(where.axes[self.axes[0]])
+        return embedded
+
+
+class Abacus(Coupled):
+    """A trained vector per position of a digit in its own number (Abacus embeddings, arXiv 2405.17399).
+
+    Numbers have to be written least significant digit first for it to be the digit's place. The paper adds it to
+    another scheme; here nothing else tells the order.
+    """
+
+    axes = ("run",)
+
+
+class CoupledRope(Placed):
+    """Rotary embedding over places instead of positions: digits that line up are turned alike."""
+
+    axes = ("place",)
+    table: Tensor
+    check = Rope.check
+
+    def __init__(self, shape: Shape, settings: Any = None) -> None:
+        super().__init__(shape, settings)
+        self.register_buffer("table", rotations(shape), persistent=False)
+
+    def turns(self, where: Where) -> Tensor | None:
+        return self.table[where.axes["place"]]
