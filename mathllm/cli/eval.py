@@ -96,7 +96,7 @@ def evaluate(
 ) -> None:
     """Count exact answers, and sort the mistakes.
 
-    A problem is solved if the options.number that the model writes is the true one. Any file of problems will do.
+    A problem is solved if the number that the model writes is the true one. Any file of problems will do.
     Another --seed draws other problems: of --digits, of --grid, or new ones of the test split.
 
     \b

@@ -129,11 +129,12 @@ def with_flags(settings: Iterable[Setting], optional: bool) -> Callable[[Command
 
 def _parameter(one: Setting, optional: bool) -> inspect.Parameter:
     flag, value = one.flag, one.default
-    if isinstance(value, bool):
-        value = "yes" if value else "no"
+    default = flag.shown if optional or value in (0, "") else ""
+    if not default:
+        default = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
     # a switch may set what is no bool
     kind: Any = flag.kind or (bool if flag.values else one.kind)
-    shown = option(flag.help, flag.panel, one.option, default=str((optional and flag.shown) or value))
+    shown = option(flag.help, flag.panel, one.option, default=default)
     return inspect.Parameter(
         one.parameter,
         inspect.Parameter.KEYWORD_ONLY,
