@@ -30,8 +30,8 @@ from mathllm.data.sources import ProblemStream
 from mathllm.formats import get_format
 from mathllm.inference.engine import decode
 from mathllm.model import Transformer
+from mathllm.resolve import resolve
 from mathllm.training.optim import make_optimizers
-from mathllm.training.run import complete
 from mathllm.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
@@ -78,7 +78,7 @@ def alternate(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
 def training(repeats: int) -> list[dict[str, Any]]:
     """Training steps on the default data: our loop, transformers' Trainer, and bare loops around either library; then
     ours and the Trainer with bf16 products."""
-    config = complete(our_config())
+    config = resolve(our_config())
     ours, rounded = (
         our_trainer(config),
         our_trainer(replace(config, train=replace(config.train, precision="bf16"))),
@@ -120,7 +120,7 @@ def training(repeats: int) -> list[dict[str, Any]]:
 
 def our_trainer(config: Config) -> Trainer:
     source = ProblemStream(config.data, config.train.seed)
-    return Trainer(config, source, source.problems(0, 1), 10_000, CPU)
+    return Trainer(config, source, source.problems(0, 1), total_steps=10_000, device=CPU)
 
 
 def our_steps(trainer: Trainer) -> Callable[[], None]:

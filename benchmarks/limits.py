@@ -22,7 +22,7 @@ from mathllm.config import build_config
 from mathllm.data.batches import micro_batches, shares_by_length
 from mathllm.inference.engine import decode
 from mathllm.model import Transformer
-from mathllm.training.run import complete
+from mathllm.resolve import resolve
 from mathllm.training.trainer import MICRO_BATCH_TOKENS
 
 STEPS = 6
@@ -43,7 +43,7 @@ KINDS = {
 def training() -> None:
     """Shares of the time of steps of `small` on the default data, with AdamW, and of padding."""
     train = {"batch_size": 128, "output_dir": "unused", "wandb": "off", "threads": 1}
-    trainer = our_trainer(complete(build_config({"train": train, "optim": {"optimizer": "adamw"}})))
+    trainer = our_trainer(resolve(build_config({"train": train, "optim": {"optimizer": "adamw"}})))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     trainer.train_step(0)

@@ -37,7 +37,7 @@ def cli_page() -> str:
         "# The command line",
         EPILOG,
         "`-h` and `--help` explain a command. `mathllm --version` says which version this is, and "
-        "`mathllm --traceback COMMAND` shows the Python traceback of an error. The result goes to stdout, talk to stderr; "
+        "`mathllm --traceback COMMAND` shows the Python traceback of an error. Results go to stdout, talk to stderr; "
         "exit code 0 is done, 1 a failure, 2 wrong usage, 3 a threshold that was missed, 130 Ctrl-C.",
     ]
     for name, function in COMMANDS.items():

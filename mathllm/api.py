@@ -24,6 +24,7 @@ from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.inference.sampling import SamplingParams
 from mathllm.inference.solver import Solution, Solver
 from mathllm.model.checkpoint import Checkpoint, load_checkpoint
+from mathllm.resolve import resolve_data
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.training.run import TrainResult
 from mathllm.training.run import train as run_training
@@ -88,4 +89,5 @@ def generate_data(
 
     Returns what metadata.json says.
     """
-    return generate_dataset(DataConfig(**settings), num_examples, seed, Path(output_dir), overwrite)
+    data = resolve_data(DataConfig(**settings))
+    return generate_dataset(data, num_examples, seed, Path(output_dir), overwrite)

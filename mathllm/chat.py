@@ -25,6 +25,7 @@ from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain, 
 from mathllm.inference.engine import CUT, ENDED, Step
 from mathllm.inference.solver import Solution, Solver, is_unfinished
 from mathllm.model.checkpoint import load_checkpoint
+from mathllm.percent import percent_sure
 from mathllm.tasks import TASKS, Problems, extent, get_tasks
 from mathllm.tasks.expressions import expressions
 from mathllm.tokenizer import END, TOKENS, Ids, decode
@@ -293,14 +294,7 @@ def verdict(solution: Solution, console: Console) -> Text:
     else:
         what = "that is no number" if solution.reason == "end" else "there was no room to finish"
         text = Text(f"{INDENT}{wrong} {what}; {solution.expression} = {solution.expected}", WRONG)
-    return text.append(f"  confidence {percent(solution.confidence)}", TALK)
-
-
-def percent(probability: float) -> str:
-    """Two places, and never rounded to certainty or impossibility."""
-    if probability > 0.9999:
-        return ">99.99%"
-    return "<0.01%" if probability < 0.0001 else f"{probability:.2%}"
+    return text.append(f"  confidence {percent_sure(solution.confidence)}", TALK)
 
 
 def read_token(step: Step) -> Token:
@@ -325,9 +319,9 @@ def token_table(prompt: Ids, written: list[Token]) -> Table:
             str(position),
             str(token.id),
             Text(TOKENS[token.id], ANSWER),
-            percent(token.probability),
+            percent_sure(token.probability),
             Text(TOKENS[token.other], TALK),
-            Text(percent(token.other_probability), TALK),
+            Text(percent_sure(token.other_probability), TALK),
         )
     return table
 

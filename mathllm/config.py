@@ -16,6 +16,7 @@ from mathllm.errors import UsageError, check_at_least, check_choice, unknown_cho
 from mathllm.files import load_toml, toml_names
 from mathllm.flags import (
     MACHINE,
+    MODEL,
     OUTPUT,
     TEXT,
     Flag,
@@ -133,6 +134,7 @@ class DataConfig:
     thought_length: int = setting(0, "Thoughts in a text (format slots).", TEXT, shown="digits + 1")
 
     def __post_init__(self) -> None:
+        check_at_least("data.num_examples", self.num_examples, 0)
         check_at_least("data.curriculum_steps", self.curriculum_steps, 0)
         check_at_least("data.curriculum_start", self.curriculum_start, 1)
         check_at_least("data.thought_length", self.thought_length, 0)
@@ -194,11 +196,15 @@ class TrainConfig:
 
     `target_exact_match` (0: never) stops as soon as validation reaches it; `patience` (0: never) stops after that
     many evaluations without a better one; `keep` step checkpoints stay besides the best. `threads` learn side by
-    side on a CPU (0: as many as there are cores), and a resumed run keeps their number.
+    side on a CPU (0: as many as there are cores), and a resumed run keeps their number. `init` is a checkpoint of the
+    same shape whose weights the run begins with (a path, a run, or a name that ships).
     """
 
     output_dir: str = setting(
         "", "Where everything is written.", OUTPUT, shown="checkpoints/TASK-SIZE", kind=Path
+    )
+    init: str = setting(
+        "", "A checkpoint of the same shape, whose weights the run begins with.", MODEL, shown="none"
     )
     batch_size: int = setting(128, "Rows of a batch.")
     eval_batch_size: int = setting(1024, "Rows of a batch of evaluation.", MACHINE)

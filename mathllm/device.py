@@ -14,6 +14,9 @@ import torch
 
 from mathllm.errors import DeviceError, UsageError, unknown_choice
 
+# of a training step: adding up the gradients of more copies, or of fewer rows, would cost what they save
+MOST, ROWS = 8, 16
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Raises DeviceError for CUDA without CUDA."""
@@ -47,6 +50,11 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def sensible_threads(rows: int) -> int:
+    """How many threads to give a training step of that many rows on this machine."""
+    return max(1, min(torch.get_num_threads(), MOST, rows // ROWS))
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

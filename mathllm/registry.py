@@ -93,6 +93,7 @@ OBJECTIVES: dict[str, Objective] = {
             ),
         ),
     ),
+    "rejection-sampling": Objective("mathllm.training.objectives.rejection_sampling:RejectionSampling"),
 }
 
 

@@ -27,8 +27,9 @@ from mathllm.evaluation.lengths import check_length, evaluate_lengths
 from mathllm.files import load_toml, toml_names, write_json
 from mathllm.formats import get_format
 from mathllm.model.checkpoint import load_checkpoint
+from mathllm.resolve import resolve
 from mathllm.tasks import TASK_NAMES, get_tasks
-from mathllm.training.run import complete, saved_settings, train
+from mathllm.training.run import saved_settings, train
 from mathllm.training.state import RESULTS, newest, read_progress, run_files
 
 RESULT = "study_result.json"
@@ -116,7 +117,7 @@ class Study:
     def _run(self, root: Path, variant: str, seed: int, assignments: Sequence[str]) -> Run:
         own = {"seed": seed, "output_dir": str(root / f"{folder(variant)}-seed{seed}"), "wandb": "off"}
         try:
-            config = complete(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
+            config = resolve(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
             notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
             for digits in self.digits:
                 for code in get_tasks(config.data.task):

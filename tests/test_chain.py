@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset, import_dataset
 from mathllm.data.importing import read_problems
-from mathllm.data.sources import sampling
 from mathllm.errors import ExpressionError, UsageError
 from mathllm.formats import get_format
 from mathllm.inference.engine import allowed_by
+from mathllm.resolve import resolve_data
 from mathllm.tasks import CHAIN, Sampling, answer, get_tasks, sample
 from mathllm.tasks.chain import apply_steps, count_numbers, running_states
 from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions
@@ -218,8 +218,8 @@ def test_settings_that_mean_nothing_to_a_chain_are_refused():
     for name in ("plain", "steps"):
         with pytest.raises(UsageError, match="chain"):
             get_format(name, zero_pad=True).check_task(CHAIN)
-    with pytest.raises(UsageError, match="carries nothing"):
-        sampling(DataConfig(task="chain", sampling="digits,balanced"))
+    with pytest.raises(UsageError, match="no balanced sampling"):
+        resolve_data(DataConfig(task="chain", sampling="digits,balanced"))
     assert DataConfig(task=" chain ").task == "chain"
 
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trained import parrot_solver, trained_checkpoint
 
-from mathllm.chat import Chat, Page, answer_lines, layout, make_console, percent
+from mathllm.chat import Chat, Page, answer_lines, layout, make_console
 from mathllm.cli.chat import history_path, line_reader
 from mathllm.errors import MathLLMError
 from mathllm.inference.sampling import SamplingParams
@@ -390,22 +390,6 @@ def test_colours_only_where_there_are_any(solver, monkeypatch):
 def talk_raw(solver: Solver, terminal: Terminal) -> str:
     Chat(solver, make_console(terminal), lambda _: "8+9").handle("8+9")
     return terminal.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("probability", "text"),
-    [
-        (1.0, ">99.99%"),
-        (0.99995, ">99.99%"),
-        (0.9999, "99.99%"),
-        (0.5, "50.00%"),
-        (0.0001, "0.01%"),
-        (0.00001, "<0.01%"),
-        (0.0, "<0.01%"),
-    ],
-)
-def test_percent_is_never_certain(probability, text):
-    assert percent(probability) == text
 
 
 @given(st.lists(st.integers(0, 14), max_size=40))

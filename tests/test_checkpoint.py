@@ -23,8 +23,10 @@ from mathllm.errors import CheckpointError, UsageError
 from mathllm.files import new_directory, write_bytes
 from mathllm.model import Transformer
 from mathllm.model.checkpoint import find_checkpoint, load_checkpoint, save_model, step_checkpoints
+from mathllm.resolve import resolve
 from mathllm.tasks import Problems
-from mathllm.training.run import complete, load_splits, train
+from mathllm.training.hooks import standard_hooks
+from mathllm.training.run import load_splits, train
 from mathllm.training.state import newest, read_progress
 from mathllm.training.trainer import Trainer
 
@@ -282,9 +284,10 @@ class StoppingSource:
 def stop_at(config: Config, step: int, number: int):
     """Trains until a signal comes in the middle of a step."""
     Path(config.train.output_dir).mkdir()
-    config = complete(config)
+    config = resolve(config)
     splits = load_splits(config)
-    return Trainer(config, StoppingSource(config, step, number), splits.validation, 20, CPU).run()
+    source, hooks = StoppingSource(config, step, number), standard_hooks(config)
+    return Trainer(config, source, splits.validation, total_steps=20, device=CPU, hooks=hooks).run()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

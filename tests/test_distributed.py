@@ -123,7 +123,9 @@ def train_with_a_signal(config: Config, rank: int, step: int) -> None:
     processes, device = join(CPU)
     Path(config.train.output_dir).mkdir(exist_ok=True)
     source, validation = SignalledSource(config, rank, step), load_splits(config).validation
-    outcome = Trainer(config, source, validation, config.train.max_steps, device, processes).run()
+    steps = config.train.max_steps
+    trainer = Trainer(config, source, validation, total_steps=steps, device=device, processes=processes)
+    outcome = trainer.run()
     print(json.dumps([outcome.reason, outcome.step, outcome.signal]))
     leave()
 

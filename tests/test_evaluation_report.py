@@ -15,7 +15,7 @@ from mathllm.evaluation.breakdown import KINDS, Count, find, wilson_interval
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.report import Tally, evaluate_problems
 from mathllm.evaluation.samples import first_mistakes, sample_rows
-from mathllm.evaluation.show import headline, marked_lines, percent, show_report
+from mathllm.evaluation.show import headline, marked_lines, show_report
 from mathllm.formats import get_format
 
 # kinds of mistakes
@@ -328,21 +328,6 @@ def test_many_groups_are_shown_as_ranges() -> None:
     assert "1 to 4" in ranges
     assert "33 to 34" in ranges
     assert len(ranges) <= 20
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [
-        (1.0, "100.00%"),
-        (0.0, "0.00%"),
-        (0.9998, "99.98%"),
-        (0.999999, "99.9999%"),
-        (0.00001, "0.001%"),
-        (0.5, "50.00%"),
-    ],
-)
-def test_a_share_is_all_only_if_it_is(share: float, text: str) -> None:
-    assert percent(share) == text
 
 
 def test_the_headline_gives_the_count() -> None:

@@ -21,7 +21,7 @@ from mathllm.model import Transformer
 from mathllm.model.checkpoint import OWN_THOUGHTS, load_checkpoint
 from mathllm.tasks import Problems
 from mathllm.tokenizer import END, END_THINK, THINK
-from mathllm.training.objectives import Moment, gumbel, make_objective
+from mathllm.training.objectives import Lesson, Moment, gumbel, make_objective
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,8 @@ def setting(task: str, format: str, position: str, rows: int = 512, seed: int = 
 def batches(notation, problems: Problems, axes):
     rendered = notation.render(problems)
     told = notation.coordinates(rendered.ids, axes)
-    return list(objective().batches(rendered, np.arange(len(problems)), 1000, 10**6, CPU, told))
+    lesson = Lesson(problems, rendered)
+    return list(objective().batches(lesson, np.arange(len(problems)), 1000, 10**6, CPU, told))
 
 
 def moment(progress: float = 1.0, step: int = 0, seed: int = 0) -> Moment:
@@ -115,7 +116,7 @@ def test_the_gradient_reaches_the_first_thought(task, format, position, estimato
     for slots, reached in ((0, [True] * batch.thoughts.shape[1]), (1, None)):
         seen.clear()
         chosen = objective(estimator=estimator, gradient_slots=slots)
-        chosen.loss(model, batch, moment(0.0)).backward()
+        chosen.loss(model, batch, moment(0.0))["loss"].backward()
         flows = [logits.grad is not None and bool(logits.grad.abs().sum() > 0) for logits in seen]
         assert flows == (reached or [False] * (len(seen) - 1) + [True])
 
@@ -153,7 +154,7 @@ def test_the_loss_does_not_know_the_texts_own_thought(task, format, position, es
     chosen = objective(estimator=estimator)
     for batch in batches(notation, problems, model.axes):
         other = dataclasses.replace(batch, thoughts=(batch.thoughts + 3) % 10)
-        losses = [chosen.loss(model, each, moment(0.0)).item() for each in (batch, other)]
+        losses = [chosen.loss(model, each, moment(0.0))["loss"].item() for each in (batch, other)]
         assert losses[0] == losses[1]
 
 
@@ -172,7 +173,7 @@ def test_the_exact_estimator_is_the_sum_over_all_values_of_the_last_thought() ->
             after = model(ids, batch.coordinates)[:, -batch.rest.shape[1] :].log_softmax(-1)
             answer = after.gather(-1, batch.targets[..., None])[..., 0].sum(1)
             likelihood += (before[:, value] + answer).exp()
-        loss = chosen.loss(model, batch, moment())
+        loss = chosen.loss(model, batch, moment())["loss"]
         assert loss.item() == pytest.approx(-likelihood.log().sum().item(), rel=1e-5)
         return
     raise AssertionError("no chain of one step")
@@ -224,9 +225,9 @@ def test_supervision_is_for_the_first_thoughts_and_ends() -> None:
     (batch, *_) = (b for b in batches(notation, problems, model.axes) if b.thoughts.shape[1] == 3)
     first = dataclasses.replace(batch, thoughts=(batch.thoughts + torch.tensor([1, 0, 0])) % 10)
     later = dataclasses.replace(batch, thoughts=(batch.thoughts + torch.tensor([0, 1, 1])) % 10)
-    early = [chosen.loss(model, each, moment(step=9)).item() for each in (batch, first, later)]
+    early = [chosen.loss(model, each, moment(step=9))["loss"].item() for each in (batch, first, later)]
     assert early[0] == early[2] != early[1]
-    after = [chosen.loss(model, each, moment(step=10)).item() for each in (batch, first, later)]
+    after = [chosen.loss(model, each, moment(step=10))["loss"].item() for each in (batch, first, later)]
     assert after[0] == after[1] == after[2]
 
 

@@ -15,10 +15,11 @@ ROOT = Path(mathllm.__file__).parent
 # from the bottom to the top: a module imports from its own level or from one below, never from above
 LEVELS = [
     {"errors", "flags", "registry"},
-    {"tokenizer", "config", "files"},
+    {"tokenizer", "config", "files", "percent"},
     {"tasks"},
     {"formats"},
     {"device", "data", "model"},
+    {"resolve"},
     {"inference"},
     {"evaluation"},
     {"training"},

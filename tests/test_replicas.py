@@ -8,7 +8,8 @@ from runs import finished, records, same_run, tiny, weights
 from test_training import CPU, model_and_rows, teacher_forcing
 
 from mathllm.data.batches import make_batch
-from mathllm.training.replicas import Replicas, sensible_threads
+from mathllm.device import sensible_threads
+from mathllm.training.replicas import Replicas
 
 SETTINGS = ("train.batch_size=30", "optim.optimizer=adamw", "train.save_steps=10")
 

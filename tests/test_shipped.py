@@ -13,8 +13,8 @@ from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.lengths import KINDS, draw_length
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.model.checkpoint import ANY_LENGTH, OWN_THOUGHTS, SHIPPED, find_checkpoint
+from mathllm.resolve import resolve
 from mathllm.tasks import Problems, Sampling, sample
-from mathllm.training.run import complete
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_sample_of_sums_ten_times_as_long_as_in_training(any_length: MathModel
     [(SHIPPED, "addsub-3digit"), (ANY_LENGTH, "length-100x"), (OWN_THOUGHTS, "chain-thoughts")],
 )
 def test_they_were_made_by_the_recipes_as_they_stand(path: Path, recipe: str) -> None:
-    config = complete(build_config({"train": {"threads": 1}}, recipe=recipe))
+    config = resolve(build_config({"train": {"threads": 1}}, recipe=recipe))
     saved = json.loads((path / "training_config.json").read_text(encoding="utf-8"))
     assert build_config(saved) == config  # settings that it did not know yet had their defaults
 

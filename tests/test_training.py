@@ -44,7 +44,7 @@ def model_and_rows(count: int = 40) -> tuple[Transformer, Rendered]:
 
 
 def teacher_forcing(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    return TeacherForcing().loss(model, batch, Moment(0, 0.0, torch.Generator()))
+    return TeacherForcing().loss(model, batch, Moment(0, 0.0, torch.Generator()))["loss"]
 
 
 def mean_loss(model: Transformer, rendered: Rendered) -> float:
@@ -319,7 +319,9 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path) -> None:
 def test_half_precision_skips_a_step_that_overflows_and_spoils_nothing(tmp_path) -> None:
     """A gradient that is no number in a matrix of Muon must not reach AdamW's weights by way of clipping."""
     config = tiny(tmp_path / "run")
-    trainer = Trainer(config, ProblemStream(config.data, 0), load_splits(config).validation, 20, CPU)
+    trainer = Trainer(
+        config, ProblemStream(config.data, 0), load_splits(config).validation, total_steps=20, device=CPU
+    )
     trainer.scaler = torch.amp.GradScaler("cpu", enabled=True)
     trainer.train_step(0)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}

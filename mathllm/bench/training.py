@@ -9,8 +9,8 @@ from mathllm.bench.measure import Measurement, Options, rate, seconds_of
 from mathllm.config import Config, build_config
 from mathllm.device import pick_device, pick_precision
 from mathllm.evaluation.lengths import RANDOM, draw_length
+from mathllm.resolve import resolve
 from mathllm.tasks import Problems
-from mathllm.training.run import complete
 from mathllm.training.trainer import Trainer
 
 # digits of the operands of `reversed` sums that take so many tokens
@@ -69,12 +69,13 @@ def training_step(size: str, length: int, options: Options) -> Steps:
     data = {"format": "reversed", "max_digits": digits}
     train = {"batch_size": TOKENS[size] // length, "output_dir": "unused", "wandb": "off"}
     model = {"size": size}
-    config = complete(
+    config = resolve(
         build_config({"model": model, "data": data, "train": {**train, "device": options.device}})
     )
     source = SameLength(digits)
     device = pick_device(options.device)
-    return Steps(Trainer(config, source, source.problems(0, 1), 1000, device), options.repeats)
+    trainer = Trainer(config, source, source.problems(0, 1), total_steps=1000, device=device)
+    return Steps(trainer, options.repeats)
 
 
 def attention_flops(config: Config, length: int) -> float:

@@ -117,8 +117,8 @@ def check_all_pairs(console: Console, checkpoint: Checkpoint, config: Config, li
 
 def show_reasoning(console: Console, checkpoint: Checkpoint) -> None:
     """One problem, step by step."""
-    from mathllm.chat import percent
     from mathllm.inference.solver import Solver
+    from mathllm.percent import percent_sure
 
     solution = Solver(checkpoint).solve(SAMPLE)
     console.print(f"{solution.text}\n", markup=False)
@@ -126,5 +126,6 @@ def show_reasoning(console: Console, checkpoint: Checkpoint) -> None:
         console.print(f"  {step}", markup=False)
     verdict = "right" if solution.correct else "wrong"
     console.print(
-        f"{SAMPLE} = {solution.answer}   {verdict}, confidence {percent(solution.confidence)}", markup=False
+        f"{SAMPLE} = {solution.answer}   {verdict}, confidence {percent_sure(solution.confidence)}",
+        markup=False,
     )

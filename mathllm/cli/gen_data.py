@@ -53,11 +53,14 @@ def gen_data(
     """
     from mathllm.config import DataConfig
     from mathllm.data.files import generate_dataset, import_dataset
+    from mathllm.resolve import resolve_data
 
     data = DataConfig(**{one.key: settings[one.parameter] for one in OF_DATA})
     with progress_bar("rows") as progress:
         if source is None:
-            metadata = generate_dataset(data, num_examples, seed, output_dir, overwrite, progress)
+            metadata = generate_dataset(
+                resolve_data(data), num_examples, seed, output_dir, overwrite, progress
+            )
         else:
             refuse_sampling_options(context)
             metadata = import_dataset(source, data, output_dir, overwrite, progress)

@@ -11,6 +11,7 @@ import typer
 from mathllm.cli import options
 from mathllm.cli.output import Output
 from mathllm.files import write_json
+from mathllm.percent import percent_down
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -150,10 +151,5 @@ def cell(values: list[float]) -> str:
     if not values:
         return ""
     low, middle, high = min(values), statistics.median(values), max(values)
-    text = rounded_down(middle)
-    return text if low == high else f"{text} ({rounded_down(low)}-{rounded_down(high)})"
-
-
-def rounded_down(share: float) -> str:
-    """A share as a percentage with at most one decimal."""
-    return f"{int(1000 * share + 1e-6) / 10:g}"
+    text = percent_down(middle)
+    return text if low == high else f"{text} ({percent_down(low)}-{percent_down(high)})"

@@ -57,7 +57,7 @@ def show(console: Console, path: str, report: ThoughtReport) -> None:
     """A line for each thought, and what the answers are with other problems' thoughts."""
     from rich.table import Table
 
-    from mathllm.cli.study import rounded_down
+    from mathllm.percent import percent_down
 
     console.print(f"{path}: chains of {report.steps} steps", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
@@ -66,8 +66,8 @@ def show(console: Console, path: str, report: ThoughtReport) -> None:
     for place, slot in enumerate(report.slots, 1):
         table.add_row(
             str(place),
-            rounded_down(slot.agreement),
-            rounded_down(slot.renamed),
+            percent_down(slot.agreement),
+            percent_down(slot.renamed),
             f"{slot.information:.2f}",
             f"{slot.followed.correct:,} of {slot.followed.num_examples:,}",
         )

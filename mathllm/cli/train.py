@@ -115,7 +115,8 @@ def config_from_flags(
 ) -> Config:
     """The Config that flags, recipe and --set amount to, on top of a run's own when it is resumed."""
     from mathllm.config import ObjectiveConfig, build_config, load_recipe, merged
-    from mathllm.training.run import run_directory, saved_settings
+    from mathllm.resolve import run_directory
+    from mathllm.training.run import saved_settings
 
     flags, implied = options.tables_of(given)
     if "num_epochs" in flags.get("train", {}):
@@ -132,21 +133,17 @@ def config_from_flags(
         }
         # a data directory that merely lies about is not what the run was started on
         layers[1:2] = [saved_settings(Path(run_directory(build_config(name)))), facts if data_dir else {}]
-    check_objective(
-        flags.get("objective", {}), merged(*layers)["objective"].get("name", ObjectiveConfig.name)
-    )
+    check_objective(given, merged(*layers)["objective"].get("name", ObjectiveConfig.name))
     return build_config(*layers)
 
 
 def check_objective(given: dict[str, Any], name: str) -> None:
-    """Raises UsageError for flags of an objective that is not chosen."""
+    """Raises UsageError for an option of an objective that is not chosen."""
     for other, entry in OBJECTIVES.items():
-        own = [one for one in entry.settings if one.key in given]
-        if own and other != name and not any(one.key in given for one in OBJECTIVES[name].settings):
+        own = [one.option for one in entry.settings if given[one.parameter] is not None]
+        if own and other != name:
             switch = entry.switch.split("/")[0] or f"--objective {other}"
-            raise UsageError(
-                f"{own[0].option} does nothing without {switch}", "give it, or a recipe that does"
-            )
+            raise UsageError(f"{own[0]} does nothing without {switch}", "give it, or a recipe that does")
 
 
 def data_facts(data_dir: str, own: dict[str, Any], asked: dict[str, Any]) -> Tables:
@@ -177,11 +174,12 @@ def data_facts(data_dir: str, own: dict[str, Any], asked: dict[str, Any]) -> Tab
 def print_loss_mask(config: Config) -> None:
     """Three training rows; the tokens that count in the loss are underlined."""
     from mathllm.formats import get_format
+    from mathllm.resolve import resolve
     from mathllm.tokenizer import TOKENS, decode_rows
     from mathllm.training.objectives import make_objective
-    from mathllm.training.run import complete, load_splits
+    from mathllm.training.run import load_splits
 
-    config = complete(config)
+    config = resolve(config)
     notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
     rendered = notation.render(load_splits(config).source.problems(0, 3))
     scored = make_objective(config.objective).scored(rendered)

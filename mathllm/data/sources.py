@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
-from mathllm.tasks import TASK_NAMES, Problems, Sampling, concatenate, get_tasks, sample
+from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
 # what describes a stream; a data directory's metadata says it of the problems there
@@ -120,14 +120,7 @@ def _no_problem(split: int) -> UsageError:
 
 
 def sampling(data: DataConfig) -> Sampling:
-    """How a DataConfig draws operands. Raises UsageError for a setting that would have no effect."""
-    names = [TASK_NAMES[code] for code in get_tasks(data.task)]
-    if data.signed and "subtraction" not in names:
-        raise UsageError("only subtraction has signed results", "leave out --signed, or add the task")
-    if data.max_operands > 2 and "addition" not in names:
-        raise UsageError("only addition takes more than two operands", "leave out --max-operands")
-    if names == ["chain"] and "balanced" in data.sampling:
-        raise UsageError("a chain carries nothing that could be balanced", "use --sampling digits or uniform")
+    """How a DataConfig draws operands."""
     return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
 
 

@@ -12,6 +12,7 @@ from mathllm.evaluation.grid import Grid
 from mathllm.evaluation.lengths import LengthReport
 from mathllm.evaluation.report import Report
 from mathllm.evaluation.samples import Mistake
+from mathllm.percent import percent
 
 TITLES = {
     "by_task": "task",
@@ -32,15 +33,6 @@ LENGTH_TITLES = {
     "longer": "too many digits, in another way",
 }
 MOST_LINES = 10  # of one table: more groups than that are shown as ranges
-
-
-def percent(share: float) -> str:
-    """`99.98%`, with as many decimals as it takes to see that a share is not quite all or nothing."""
-    for decimals in range(2, 12):
-        text = f"{share:.{decimals}%}"
-        if share in (0, 1) or float(text[:-1]) not in (0, 100):
-            break
-    return text
 
 
 def headline(answers: Count, complete: bool = False) -> str:

@@ -15,7 +15,14 @@ from mathllm.tasks.numbers import (
     random_digits,
     significant,
 )
-from mathllm.tasks.sampling import MAX_OPERANDS, Sampling, draw_carry_stress, draw_operands, draw_sums
+from mathllm.tasks.sampling import (
+    MAX_OPERANDS,
+    SAMPLINGS,
+    Sampling,
+    draw_carry_stress,
+    draw_operands,
+    draw_sums,
+)
 from mathllm.tokenizer import PLUS
 
 
@@ -25,6 +32,8 @@ class Addition:
     operator: tuple[int, ...] = (PLUS,)
     commutative = True
     max_operands = MAX_OPERANDS
+    signed = False
+    samplings = SAMPLINGS
     factor_digits = 0
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:

@@ -67,13 +67,16 @@ def concatenate(parts: Sequence[Problems]) -> Problems:
 
 class Task(Protocol):
     """One operation. `symbol` is what a person types, `operator` the token ids that stand for it; `factor_digits` is
-    the most digits of any operand but the first in the problems that are drawn (0: as many as the first)."""
+    the most digits of any operand but the first in the problems that are drawn (0: as many as the first), `signed` says
+    whether results may be negative, if asked for, and `samplings` by which methods operands can be drawn."""
 
     name: str
     symbol: str
     operator: tuple[int, ...]
     commutative: bool
     max_operands: int
+    signed: bool
+    samplings: tuple[str, ...]
     factor_digits: int
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:

@@ -26,6 +26,8 @@ class Chain:
     operator: tuple[int, ...] = ()
     commutative = False
     max_operands = 2
+    signed = False
+    samplings: tuple[str, ...] = ("digits", "uniform")
     factor_digits = 0
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:

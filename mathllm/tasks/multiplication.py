@@ -15,7 +15,7 @@ from mathllm.tasks.numbers import (
     random_digits,
     significant,
 )
-from mathllm.tasks.sampling import Sampling, draw_operands, draw_product_stress, draw_products
+from mathllm.tasks.sampling import SAMPLINGS, Sampling, draw_operands, draw_product_stress, draw_products
 from mathllm.tokenizer import PLUS
 
 
@@ -25,6 +25,8 @@ class Multiplication:
     operator: tuple[int, ...] = (PLUS, PLUS)  # repeated addition
     commutative = True
     max_operands = 2
+    signed = False
+    samplings = SAMPLINGS
     factor_digits = 1
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:

@@ -9,7 +9,7 @@ import numpy as np
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.tasks.numbers import Digits, Ints, random_digits
 
-SAMPLINGS = ("digits", "uniform", "balanced")
+SAMPLINGS: tuple[str, ...] = ("digits", "uniform", "balanced")
 MAX_OPERANDS = 100  # a carry has at most two digits then; nothing else depends on it
 
 

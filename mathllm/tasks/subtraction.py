@@ -18,7 +18,7 @@ from mathllm.tasks.numbers import (
     significant,
     widen,
 )
-from mathllm.tasks.sampling import Sampling, draw_carry_stress, draw_differences, draw_operands
+from mathllm.tasks.sampling import SAMPLINGS, Sampling, draw_carry_stress, draw_differences, draw_operands
 from mathllm.tokenizer import MINUS
 
 
@@ -28,6 +28,8 @@ class Subtraction:
     operator: tuple[int, ...] = (MINUS,)
     commutative = False
     max_operands = 2
+    signed = True
+    samplings = SAMPLINGS
     factor_digits = 0
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:

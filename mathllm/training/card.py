@@ -8,6 +8,7 @@ from typing import Any
 from mathllm import __version__
 from mathllm.config import Config, ModelConfig, ObjectiveConfig, build_config
 from mathllm.data.sources import STREAM_SETTINGS
+from mathllm.percent import percent
 from mathllm.tasks import extent
 from mathllm.training.state import Progress
 
@@ -40,13 +41,13 @@ def model_card(
     ]
     if progress.best_step:
         right = f"{progress.best_correct:,} of {progress.validation_examples:,}"
-        best = f"exact match {progress.best_exact_match:.2%} ({right}) at step {progress.best_step:,}"
+        best = f"exact match {percent(progress.best_exact_match)} ({right}) at step {progress.best_step:,}"
         lines.append(f"| validation | {best} |")
     if test is not None:
         low, high = test["exact_match_ci95"]
         counts = f"{test['correct']:,} of {test['num_examples']:,} problems never trained on"
-        interval = f"95% interval {low:.4%} to {high:.4%}"
-        lines.append(f"| test | exact match {test['exact_match']:.4%}: {counts}, {interval} |")
+        interval = f"95% interval {percent(low, 4)} to {percent(high, 4)}"
+        lines.append(f"| test | exact match {percent(test['exact_match'], 4)}: {counts}, {interval} |")
     lines += [
         "",
         f"Made by: `{command(config)}`",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mathllm.errors import DeviceError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ class Processes:
         highest = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
         return int(highest.item())
+
+    def first(self, value: T) -> T:
+        """The main process's value. All of them have to ask."""
+        if self.world == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def sum(self, value: Tensor | float) -> float:
         """The sum of a number over all processes. All of them have to ask."""

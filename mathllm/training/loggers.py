@@ -5,92 +5,101 @@ from __future__ import annotations
 import json
 import netrc
 import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mathllm.errors import MathLLMError, UsageError
 from mathllm.files import explained, write_bytes
-from mathllm.training.state import LOG, METRICS
+from mathllm.percent import percent
+from mathllm.training.state import METRICS, note
+from mathllm.training.trainer import Hook, Trainer
 
 
-class RunLog:
-    """Everything that a run says, to all places at once. Use it as a context manager."""
+class RunFiles(Hook):
+    """metrics.jsonl, and the same numbers in logs/training.log."""
 
-    def __init__(
-        self, run: Path, total_steps: int, start_step: int, console: Console, wandb_run: Any = None
-    ) -> None:
-        self.run, self.console, self.wandb_run = run, console, wandb_run
+    def started(self, trainer: Trainer) -> None:
+        run = trainer.run_dir
         with explained(f"write the logs of {run}"):
-            _forget_after(run / METRICS, start_step)
+            _forget_after(run / METRICS, trainer.progress.step)
             # without a buffer, so that no line is left to fail at the end
-            self.metrics = open(run / METRICS, "ab", buffering=0)  # noqa: SIM115 (closed in __exit__)
+            self.metrics = open(run / METRICS, "ab", buffering=0)  # noqa: SIM115 (closed in `ended`)
+
+    def logged(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        step = trainer.progress.step
+        with explained(f"write {trainer.run_dir / METRICS}"):
+            self.metrics.write(json.dumps({"step": step, **values}).encode() + b"\n")
+        shown = " ".join(f"{name}={value:.6g}" for name, value in values.items())
+        note(trainer.run_dir, f"step {step} {shown}")
+
+    def ended(self, trainer: Trainer, error: BaseException | None) -> None:
+        self.metrics.close()
+        if error is not None:
+            with suppress(MathLLMError):  # the disk may be what is wrong
+                note(trainer.run_dir, f"{type(error).__name__}: {error}")
+
+
+class ProgressBar(Hook):
+    """The steps, and the latest numbers, on a terminal."""
+
+    def started(self, trainer: Trainer) -> None:
+        self.latest: dict[str, float] = {}
         self.progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             TimeRemainingColumn(compact=True),
             BarColumn(bar_width=8),
             TextColumn("{task.fields[shown]}"),
-            console=console,
-            disable=not console.is_terminal,
+            console=trainer.console,
+            disable=not trainer.console.is_terminal,
         )
-        self.bar = self.progress.add_task("train", total=total_steps, completed=start_step, shown="")
-        self.latest: dict[str, float] = {}
-
-    def __enter__(self) -> RunLog:
+        done, of = trainer.progress.step, trainer.total_steps
+        self.bar = self.progress.add_task("train", total=of, completed=done, shown="")
         self.progress.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.progress.stop()
-        self.metrics.close()
-        if value is not None:
-            with suppress(MathLLMError):  # the disk may be what is wrong
-                note(self.run, f"{type(value).__name__}: {value}")
-        if self.wandb_run is not None:
-            self.wandb_run.finish(exit_code=0 if kind is None else 1)
-
-    def say(self, text: str) -> None:
-        """A line for people."""
-        note(self.run, text)
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Numbers, named like `train/loss`."""
-        with explained(f"write {self.run / METRICS}"):
-            self.metrics.write(json.dumps({"step": step, **values}).encode() + b"\n")
-        note(self.run, f"step {step} " + " ".join(f"{name}={value:.6g}" for name, value in values.items()))
-        if self.wandb_run is not None:
-            self.wandb_run.log(values, step=step)
+    def logged(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         self.latest.update(values)
-        self.progress.update(self.bar, completed=step, shown=self._shown())
+        self.progress.update(self.bar, completed=trainer.progress.step, shown=shown(self.latest))
 
-    def _shown(self) -> str:
-        # short, so that a terminal of 80 columns has room for it
-        known = (
-            ("train/loss", "loss {:.4f}", 1),
-            ("val/exact_match", "match {:.2%}", 1),
-            ("train/learning_rate", "lr {:.0e}", 1),
-            ("perf/tokens_per_second", "{:,.0f}k tok/s", 1000),
-        )
-        return " ".join(
-            text.format(self.latest[name] / unit) for name, text, unit in known if name in self.latest
-        )
+    def ended(self, trainer: Trainer, error: BaseException | None) -> None:
+        self.progress.stop()
 
 
-def note(run: Path, text: str) -> None:
-    """A line of the run's logs/training.log."""
-    path = run / LOG
-    with explained(f"write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n".encode())
+def shown(latest: Mapping[str, float]) -> str:
+    """The numbers of a run, short, so that a terminal of 80 columns has room for them."""
+    known: dict[str, Callable[[float], str]] = {
+        "train/loss": lambda value: f"loss {value:.4f}",
+        "val/exact_match": lambda value: f"match {percent(value)}",
+        "train/learning_rate": lambda value: f"lr {value:.0e}",
+        "perf/tokens_per_second": lambda value: f"{value / 1000:,.0f}k tok/s",
+    }
+    parts = [write(latest[name]) for name, write in known.items() if name in latest]
+    # what an objective reports of its own
+    own = [name for name in latest if name.startswith("train/") and name not in known]
+    return " ".join(parts + [f"{name.removeprefix('train/')} {latest[name]:.3g}" for name in own])
+
+
+class WandB(Hook):
+    """Weights & Biases, where it is wanted and possible. Raises UsageError at once for `on` where it is not."""
+
+    def __init__(self, setting: str) -> None:
+        check_wandb(setting)
+        self.setting = setting
+
+    def started(self, trainer: Trainer) -> None:
+        self.run, line = start_wandb(self.setting, trainer.run_dir, trainer.config.to_dict())
+        trainer.say(line)
+
+    def logged(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        if self.run is not None:
+            self.run.log(dict(values), step=trainer.progress.step)
+
+    def ended(self, trainer: Trainer, error: BaseException | None) -> None:
+        if self.run is not None:
+            self.run.finish(exit_code=0 if error is None else 1)
 
 
 def check_wandb(setting: str) -> str:

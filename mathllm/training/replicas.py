@@ -18,12 +18,6 @@ from torch import nn
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=nn.Module)
-MOST, ROWS = 8, 16  # adding up the gradients of more copies, or of fewer rows, would cost what they save
-
-
-def sensible_threads(rows: int) -> int:
-    """How many threads to give a step of so many rows on this machine."""
-    return max(1, min(torch.get_num_threads(), MOST, rows // ROWS))
 
 
 class Replicas:

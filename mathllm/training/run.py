@@ -6,7 +6,7 @@ result = train(build_config({"train": {"output_dir": "checkpoints/mine"}}))
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,21 @@ import torch
 from rich.console import Console
 
 from mathllm.config import Config, DataConfig, from_saved
-from mathllm.data.files import FILES, read_metadata, read_problems
-from mathllm.data.sources import (
-    STREAM_SETTINGS,
-    ProblemFile,
-    ProblemStream,
-    Source,
-    held_out,
-    longest_text,
-)
+from mathllm.data.files import FILES, read_problems
+from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out
 from mathllm.device import describe, pick_device
 from mathllm.errors import DataError, UsageError
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.files import explained, write_bytes, write_json
-from mathllm.formats import get_format
 from mathllm.model.checkpoint import load_checkpoint
-from mathllm.model.positions import axes_of, room_for
-from mathllm.registry import objective_class
-from mathllm.tasks import Problems, get_tasks
+from mathllm.percent import percent
+from mathllm.resolve import resolve
+from mathllm.tasks import Problems
 from mathllm.tasks.splits import TEST, VAL
 from mathllm.training.card import model_card
 from mathllm.training.distributed import join, leave
-from mathllm.training.loggers import note
-from mathllm.training.replicas import sensible_threads
-from mathllm.training.state import CARD, RESULTS, SETTINGS, clear_run, newest, read_progress, run_files
+from mathllm.training.hooks import standard_hooks
+from mathllm.training.state import CARD, RESULTS, SETTINGS, clear_run, newest, note, read_progress, run_files
 from mathllm.training.trainer import Outcome, Trainer
 
 STREAM_EPOCH = 100_000  # rows that count as an epoch where there is no end of them
@@ -71,7 +62,7 @@ def train(
     Raises UsageError where that directory already holds a run and neither `resume` nor `overwrite` is given.
     """
     console = console or Console(stderr=True)
-    config = complete(config)
+    config = resolve(config)
     run = Path(config.train.output_dir)
     processes, device = join(pick_device(config.train.device))
     try:
@@ -81,7 +72,15 @@ def train(
         if checkpoint:
             check_same_data(run, config)
         trainer = Trainer(
-            config, splits.source, splits.validation, total_steps, device, processes, console, checkpoint
+            config,
+            splits.source,
+            splits.validation,
+            total_steps=total_steps,
+            device=device,
+            processes=processes,
+            console=console,
+            resume=checkpoint,
+            hooks=standard_hooks(config),
         )
         processes.wait()  # nothing is written, or deleted, before every process has found all in order
         if processes.main:
@@ -99,56 +98,9 @@ def train(
     return TrainResult(run, outcome, test)
 
 
-def complete(config: Config) -> Config:
-    """Fills in what the settings leave open: what the data are, the longest text, the output directory, threads.
-
-    Raises UsageError for what does not fit together.
-    """
-    if config.data.data_dir:
-        said = read_metadata(Path(config.data.data_dir))["data"]
-        facts = {name: said[name] for name in STREAM_SETTINGS if name in said}
-        config = replace(config, data=replace(config.data, **facts))
-    needed = longest_text(config.data)
-    position, settings = config.model.position, config.model.position_settings
-    # tables of places are as long as texts may be, and a place may be that high
-    highest, why = room_for(position, settings, config.data.max_digits)
-    if config.model.max_length == 0:
-        room = max(64, -(-max(needed, highest) // 8) * 8)
-        config = replace(config, model=replace(config.model, max_length=room))
-    if highest > config.model.max_length:
-        raise UsageError(
-            f"{why} leads to places up to {highest}, but max_length is {config.model.max_length}",
-            f"--max-length {highest}, or leave it out",
-        )
-    if needed > config.model.max_length:
-        raise UsageError(
-            f"texts of this data take up to {needed} tokens, but max_length is {config.model.max_length}",
-            f"--max-length {needed}, or leave it out",
-        )
-    config = replace(config, train=replace(config.train, output_dir=run_directory(config)))
-    if config.train.threads == 0:
-        # part of the settings: with another number, a resumed run would round its sums differently
-        threads = sensible_threads(config.train.batch_size * config.train.grad_accumulation)
-        config = replace(config, train=replace(config.train, threads=threads))
-    notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
-    for code in get_tasks(config.data.task):
-        notation.check_task(code)
-    objective_class(config.objective.name).check(notation, config.train.compile)
-    notation.check_axes(axes_of(position, settings))
-    return config
-
-
-def run_directory(config: Config) -> str:
-    """Where a run goes: as the settings say, or by the names of its task and size."""
-    name = f"{config.data.task.replace(',', '-')}-{config.model.size}"
-    return config.train.output_dir or str(Path("checkpoints") / name)
-
-
 def load_splits(config: Config) -> Splits:
     """The problems of the data directory, or an endless stream and what it never shows."""
     data, train = config.data, config.train
-    if data.num_examples < 0:
-        raise UsageError(f"data.num_examples must be at least 0, not {data.num_examples}")
     if data.data_dir:
         problems, validation, test = (read_split(data, name) for name in FILES)
         if len(validation) == 0:
@@ -260,8 +212,7 @@ def describe_run(trainer: Trainer, splits: Splits) -> None:
         f"data {data.task}, up to {data.max_digits} digits, format {data.format}: {source}",
         f"{trainer.total_steps:,} steps of {trainer.rows_in_all:,} rows{start} -> {config.train.output_dir}",
     ):
-        note(trainer.run_dir, line)
-        trainer.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        trainer.say(line)
 
 
 def test_best(run: Path, config: Config, problems: Problems, device: torch.device) -> dict[str, Any] | None:
@@ -274,7 +225,8 @@ def test_best(run: Path, config: Config, problems: Problems, device: torch.devic
     ).to_dict()
     results = {**report, "checkpoint": checkpoint.path.resolve().name}
     write_json(run / RESULTS, results)
-    note(run, f"test exact match {results['exact_match']:.2%} ({results['correct']:,} of {len(problems):,})")
+    right = f"{results['correct']:,} of {len(problems):,}"
+    note(run, f"test exact match {percent(results['exact_match'])} ({right})")
     progress, _ = read_progress(checkpoint.path)
     card = model_card(config, checkpoint.model.num_parameters, progress, report)
     write_bytes(checkpoint.path / CARD, card.encode())

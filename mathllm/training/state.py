@@ -12,6 +12,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,15 @@ from mathllm.files import (
     write_json,
 )
 from mathllm.model import Transformer
-from mathllm.model.checkpoint import WEIGHTS, read_config, read_tensors, save_model, step_checkpoints
+from mathllm.model.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    load_checkpoint,
+    read_config,
+    read_tensors,
+    save_model,
+    step_checkpoints,
+)
 
 STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
 TRAINED = "training_weights.safetensors"  # where the checkpoint's own weights are an average of them
@@ -61,20 +70,21 @@ def save_step(
     run: Path,
     config: Config,
     model: Transformer,
+    kept: Transformer,
     optimizers: list[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler,
+    *,
     progress: Progress,
     card: str,
-    average: Transformer | None = None,
 ) -> Path:
     """Writes `checkpoint-STEP` with all that is needed to load it and to go on from it.
 
-    With an `average` of the model, that is what the checkpoint loads; the weights in training lie beside it.
+    It loads the `kept` model; where that is another one than the `model` in training, its weights lie beside it.
     """
     path = run / f"checkpoint-{progress.step}"
     with new_directory(path) as directory:
-        save_model(directory, average or model, config.model, config.data)
-        if average:
+        save_model(directory, kept, config.model, config.data)
+        if kept is not model:
             write_bytes(directory / TRAINED, save_tensors(_weights(model)))
         write_json(directory / SETTINGS, config.to_dict())
         write_bytes(directory / CARD, card.encode())
@@ -87,30 +97,51 @@ def load_step(
     path: Path,
     config: ModelConfig,
     model: Transformer,
+    kept: Transformer,
     optimizers: list[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler,
-    average: Transformer | None = None,
 ) -> Progress:
-    """Puts model, average, optimizers and scaler into the state saved at `path`.
+    """Puts models, optimizers and scaler into the state saved at `path`.
 
     Raises UsageError for a model or an optimizer of another kind than was saved, CheckpointError for damage.
     """
-    _check_same_model(path, config)
-    if (path / TRAINED).is_file() != (average is not None):
+    check_same_model(
+        path,
+        config,
+        "this run's model",
+        "it cannot go on as another one",
+        "leave that out, or start anew in another --output-dir",
+    )
+    if (path / TRAINED).is_file() != (kept is not model):
         raise UsageError(
             "this run was started with an average of its weights, or without one, and cannot change that",
             "leave out optim.ema_decay as it was, or start anew in another --output-dir",
         )
-    weights = read_tensors(path / (TRAINED if average else WEIGHTS), dict(model.state_dict()))
-    averaged = read_tensors(path / WEIGHTS, dict(average.state_dict())) if average else {}
+    found = {WEIGHTS: kept, **({TRAINED: model} if kept is not model else {})}
+    weights = {name: read_tensors(path / name, dict(each.state_dict())) for name, each in found.items()}
     progress, scaler_state = read_progress(path)
     _load_optimizers(path, optimizers)
-    model.load_state_dict(weights)
-    if average:
-        average.load_state_dict(averaged)
+    for name, each in found.items():
+        each.load_state_dict(weights[name])
     if scaler_state:
         scaler.load_state_dict(scaler_state)
     return progress
+
+
+def load_initial(name: str, config: ModelConfig, model: Transformer) -> None:
+    """Puts the weights of a checkpoint (a path, a run, a name that ships) into a new model.
+
+    Raises UsageError where it is a model of another shape.
+    """
+    loaded = load_checkpoint(name)
+    check_same_model(
+        loaded.path,
+        config,
+        f"the model of train.init, {name},",
+        "a run begins with weights of its own shape",
+        f"the shape of {name} is in its {CONFIG}; --set model.KEY=VALUE gives it to this run",
+    )
+    model.load_state_dict(loaded.model.state_dict())
 
 
 def read_progress(path: Path) -> tuple[Progress, dict[str, Any]]:
@@ -123,17 +154,19 @@ def read_progress(path: Path) -> tuple[Progress, dict[str, Any]]:
         raise CheckpointError(f"{path / STATE} cannot be read: {error}", "delete that checkpoint") from error
 
 
-def _check_same_model(path: Path, config: ModelConfig) -> None:
-    """Shapes alone would not tell: another activation or number of heads has the same weights."""
+def check_same_model(path: Path, config: ModelConfig, whose: str, but: str, hint: str) -> None:
+    """Raises UsageError where the checkpoint at `path` is of a model with other settings.
+
+    Shapes alone would not tell: another activation or number of heads has the same weights.
+    """
     saved = read_config(path).get("model")
-    defaults = ModelConfig(position=config.position).to_dict()  # a setting that the run did not know yet
+    defaults = ModelConfig(
+        position=config.position
+    ).to_dict()  # a setting that the checkpoint did not know yet
     for name, value in config.to_dict().items():
         before = saved.get(name, defaults[name]) if isinstance(saved, dict) else value
         if before != value:
-            raise UsageError(
-                f"this run's model has {name} {before!r}, not {value!r}: it cannot go on as another one",
-                "leave that out, or start anew in another --output-dir",
-            )
+            raise UsageError(f"{whose} has {name} {before!r}, not {value!r}: {but}", hint)
 
 
 def _weights(model: Transformer) -> dict[str, torch.Tensor]:
@@ -165,6 +198,15 @@ def _load_optimizers(path: Path, optimizers: list[torch.optim.Optimizer]) -> Non
     for name, optimizer in named.items():
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states[name], "param_groups": groups})
+
+
+def note(run: Path, text: str) -> None:
+    """A line of the run's logs/training.log."""
+    path = run / LOG
+    with explained(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n".encode())
 
 
 def newest(run: Path) -> Path | None:

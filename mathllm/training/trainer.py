@@ -1,6 +1,7 @@
-"""The only training loop. What a step learns is an objective's business, where problems come from a source's.
+"""The only training loop. What a step learns is an objective's business, where problems come from a source's, and what
+else happens at the moments of a run is that of hooks.
 
-outcome = Trainer(config, source, validation, total_steps, device).run()
+outcome = Trainer(config, source, validation, total_steps=1000, device=device, hooks=[...]).run()
 
 Every step is a pure function of (seed, step) and of the state saved with a checkpoint, so a run that is
 stopped and resumed gives the same weights, bit for bit on the CPU, as one that was not.
@@ -9,16 +10,15 @@ stopped and resumed gives the same weights, bit for bit on the CPU, as one that 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import NoReturn, cast
 
 import numpy as np
@@ -31,29 +31,39 @@ from mathllm.data.batches import shares_by_length
 from mathllm.data.sources import Source, draws_of
 from mathllm.device import autocast, pick_precision
 from mathllm.errors import TrainingError
-from mathllm.evaluation.exact_match import judge
+from mathllm.evaluation.exact_match import Verdicts, judge
 from mathllm.formats import get_format
+from mathllm.inference.math_model import MathModel
 from mathllm.model import Transformer
 from mathllm.model.linear import use_bf16
+from mathllm.percent import percent
 from mathllm.tasks import Problems
 from mathllm.training.card import model_card
 from mathllm.training.distributed import Processes, wrap
-from mathllm.training.loggers import RunLog, check_wandb, start_wandb
-from mathllm.training.objectives import Moment, make_objective
-from mathllm.training.optim import make_optimizers, make_schedule, move_average
+from mathllm.training.objectives import Lesson, Moment, make_objective
+from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.replicas import Replicas
-from mathllm.training.state import Progress, load_step, mark_best, mend, newest, prune, save_step
+from mathllm.training.state import (
+    Progress,
+    load_initial,
+    load_step,
+    mark_best,
+    mend,
+    newest,
+    note,
+    prune,
+    save_step,
+)
+from mathllm.training.window import Window
 
 # on a CPU a micro-batch of this size keeps its activations in the cache; a GPU wants everything at once
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 20}
 
-# what an evaluation can say about how to go on: nothing, or why to end
-VERDICTS = ("", "target", "patience")
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `finished`, `target`, `patience` or `signal`; exact match is on validation."""
+    """How a run ended: `finished`, `signal`, or what a hook says (`target`, `patience`); exact match is on
+    validation."""
 
     reason: str
     step: int
@@ -63,19 +73,53 @@ class Outcome:
     signal: int = 0
 
 
+class Hook:
+    """The moments of a run, at each of which something else may happen: a hook overrides those that it is for.
+
+    All but `built` come in the main process alone, which is the one that evaluates and writes.
+    """
+
+    def built(self, trainer: Trainer) -> None:
+        """Model and optimizers are made, in every process; what a checkpoint holds is loaded after this."""
+
+    def started(self, trainer: Trainer) -> None:
+        """Before the first step. A hook that has got here gets to `ended` too, whatever happens."""
+
+    def stepped(self, trainer: Trainer) -> None:
+        """The weights have moved, and `trainer.progress` counts the step."""
+
+    def logged(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        """There are numbers, named like `train/loss`."""
+
+    def evaluated(self, trainer: Trainer, verdicts: Verdicts) -> str:
+        """Validation is judged, and the checkpoint kept if none was better. Returns why to end, or nothing."""
+        return ""
+
+    def saved(self, trainer: Trainer, checkpoint: Path) -> None:
+        """A step checkpoint is whole on disk."""
+
+    def ended(self, trainer: Trainer, error: BaseException | None) -> None:
+        """After the last step and its checkpoint, or because of an error."""
+
+
 class Trainer:
-    """One run: makes the model, or takes up the one at `resume`, and trains it to the end."""
+    """One run: makes the model, or takes up the one at `resume`, and trains it to the end.
+
+    `kept` is the model that is evaluated and that checkpoints load: the trained one, unless a hook puts another there.
+    """
 
     def __init__(
         self,
         config: Config,
         source: Source,
         validation: Problems,
+        *,
         total_steps: int,
         device: torch.device,
         processes: Processes | None = None,
         console: Console | None = None,
         resume: Path | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.config, self.source, self.validation = config, source, validation
         self.total_steps, self.device = total_steps, device
@@ -84,7 +128,9 @@ class Trainer:
         self.run_dir = Path(config.train.output_dir)
         self.notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
         self.objective = make_objective(config.objective)
-        self.model = Transformer.from_config(config.model, config.train.seed).to(device)
+        self.model = self.kept = Transformer.from_config(config.model, config.train.seed).to(device)
+        if config.train.init and resume is None:
+            load_initial(config.train.init, config.model, self.model)
         optim = config.optim
         self.optimizers = make_optimizers(
             self.model, optim.optimizer, optim.learning_rate, optim.muon_learning_rate, optim.weight_decay
@@ -95,13 +141,14 @@ class Trainer:
         if device.type == "cpu" and self.dtype == torch.bfloat16:
             use_bf16(self.model)
             self.dtype = torch.float32
-        check_wandb(config.train.wandb)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        for hook in hooks:
+            hook.built(self)
+        self.hooks = hooks if self.processes.main else ()
         self.progress = Progress()
-        self.average = copy.deepcopy(self.model) if optim.ema_decay else None
         if resume is not None:
-            state = self.model, self.optimizers, self.scaler
-            self.progress = load_step(resume, config.model, *state, self.average)
+            state = self.model, self.kept, self.optimizers, self.scaler
+            self.progress = load_step(resume, config.model, *state)
         self.shared = wrap(self.model, self.processes, device)
         # evaluation goes on with the plain model: a compiled one would be made anew for each width of a cache
         self.trained = cast(nn.Module, torch.compile(self.shared)) if config.train.compile else self.shared
@@ -111,19 +158,21 @@ class Trainer:
         self.saved_step = self.progress.step if resume is not None else -1
 
     def run(self) -> Outcome:
-        """Trains to the last step, the target, the end of patience, or a signal; saves before it returns."""
+        """Trains to the last step, a signal, or a hook's end; saves before it returns."""
         reason, progress = "", self.progress
         if self.processes.main:
             mend(self.run_dir, progress, self.config.train.keep)
-        with self._log() as log, self._signals():
+        with self._hooked(), self._signals():
             self.window = Window(progress.seconds)
             while progress.step < self.total_steps and not reason:
                 self.window.add(*self.train_step(progress.step))
                 progress.step += 1
                 progress.rows += self.rows_in_all
                 progress.seconds = self.window.seconds()
-                reason = self._after_step(log)
-            self._save(log)
+                for hook in self.hooks:
+                    hook.stepped(self)
+                reason = self._after_step()
+            self._save()
         return Outcome(
             reason or "finished",
             progress.step,
@@ -135,43 +184,64 @@ class Trainer:
 
     @property
     def rows_in_all(self) -> int:
-        """Rows of a step, over all processes."""
+        """Problems of a step, over all processes."""
         return self.config.train.batch_size * self.config.train.grad_accumulation * self.processes.world
 
-    def train_step(self, step: int) -> tuple[Tensor, int]:
-        """One optimizer step. Returns this process's part of the mean loss (nats/token) and all rows' tokens.
+    def train_step(self, step: int) -> tuple[dict[str, Tensor | float], int]:
+        """One optimizer step, or none where the objective finds nothing to learn from.
 
-        Every process makes the whole batch and takes every world-th row, so that the parts add up to what one
-        process with all rows would compute.
+        Returns this process's part of what there is to report, by name (`loss` in nats/token), and all texts' tokens.
+        Every process prepares the whole batch and takes every world-th text, so that the parts add up to what one
+        process with all of them would compute.
         """
-        rendered = self.notation.render(self.source.problems(step, self.rows_in_all))
+        problems = self.source.problems(step, self.rows_in_all)
+        model = MathModel(self.model, self.notation, self.config.data, None)
+        lesson = self.objective.prepare(model, problems, self._moment(step, 0, 0, 1))
+        report: dict[str, Tensor | float] = {}
+        if counted := int(self.objective.scored(lesson.rendered).sum()):
+            report |= self._learn(step, lesson, counted)
+            self._update(step)
+        # what is known of the whole batch is the same in every process
+        report |= {name: value / self.processes.world for name, value in lesson.metrics.items()}
+        return report, int(lesson.rendered.lengths.sum())
+
+    def _learn(self, step: int, lesson: Lesson, counted: float) -> dict[str, Tensor]:
+        """Gradients of a step's texts. Returns this process's part of the objective's sums, for each token counted."""
+        rendered, world = lesson.rendered, self.processes.world
         told = self.notation.coordinates(rendered.ids, self.model.axes)
         draws = draws_of(self.config.train.seed, step)
         coordinates = told | self.model.positions.draw(told, rendered.ids.shape, draws)
-        counted = int(self.objective.scored(rendered).sum())
-        rows = np.arange(self.processes.rank, self.rows_in_all, self.processes.world)
+        rows = np.arange(self.processes.rank, len(rendered), world)
+        if len(rows) == 0:  # the others wait for its gradients: it gives zeros
+            rows, counted = np.arange(1), math.inf
         shares = shares_by_length(rendered.lengths[rows], len(self.replicas.models))
         most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
 
-        def learn(model: nn.Module, number: int) -> Tensor:
+        def learn(model: nn.Module, number: int) -> dict[str, Tensor]:
             own = rows[shares[number]]
-            batches = list(self.objective.batches(rendered, own, *most, self.device, coordinates))
-            seed = [self.config.train.seed, step, self.processes.rank, number]
-            generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-            moment = Moment(step, step / self.total_steps, generator)
-            total = torch.zeros((), device=self.device)
+            batches = list(self.objective.batches(lesson, own, *most, self.device, coordinates))
+            moment = self._moment(step, self.processes.rank, number)
+            totals = {"loss": torch.zeros((), device=self.device)}
             for index, batch in enumerate(batches):
                 with self._gradients_shared(index == len(batches) - 1):
                     with autocast(self.device, self.dtype):
-                        loss = self.objective.loss(model, batch, moment) / counted
+                        sums = self.objective.loss(model, batch, moment)
+                        parts = {name: value / counted for name, value in sums.items()}
                     # processes average their gradients, but the parts of the loss add up
-                    self.scaler.scale(loss * self.processes.world).backward()
-                total += loss.detach()
-            return total
+                    self.scaler.scale(parts["loss"] * world).backward()
+                for name, part in parts.items():
+                    totals[name] = totals.get(name, 0) + part.detach()
+            return totals
 
-        total = torch.stack(self.replicas.run(learn)).sum()
-        self._update(step)
-        return total, int(rendered.lengths.sum())
+        found = self.replicas.run(learn)
+        names = {name: None for totals in found for name in totals}
+        return {name: torch.stack([each[name] for each in found if name in each]).sum() for name in names}
+
+    def _moment(self, step: int, *who: int) -> Moment:
+        """The step for a process and a thread of it, or for all of them together, with random numbers of its own."""
+        seeds = np.random.SeedSequence([self.config.train.seed, step, *who])
+        generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+        return Moment(step, step / self.total_steps, generator)
 
     def _update(self, step: int) -> None:
         """Clips the gradients and moves the weights at this step's learning rate."""
@@ -189,11 +259,9 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
-        if self.average is not None:
-            move_average(self.average, self.model, self.config.optim.ema_decay, step)
 
-    def _after_step(self, log: RunLog | None) -> str:
-        """Logs, evaluates and saves where it is time to. Returns why the run should end, or nothing.
+    def _after_step(self) -> str:
+        """Reports, evaluates and saves where it is time to. Returns why the run should end, or nothing.
 
         All processes come to the same decisions here, or they would wait for each other for ever.
         """
@@ -205,26 +273,26 @@ class Trainer:
         evaluate = step % train.eval_steps == 0 or step == self.total_steps
         save = step % train.save_steps == 0
         if step % train.logging_steps == 0 or evaluate or save or stop:
-            self._report(log)
-        verdict = ""
+            self._report()
+        reason = ""
         if evaluate:
-            own = self._evaluate(log) if log else ""
-            verdict = VERDICTS[self.processes.highest(VERDICTS.index(own))]
+            reason = self.processes.first(self._evaluate() if self.processes.main else "")
         if save:
-            self._save(log)
+            self._save()
         if evaluate or save:
             self.window.restart()  # evaluating and saving are not training
-        return "signal" if stop else verdict
+        return "signal" if stop else reason
 
-    def _report(self, log: RunLog | None) -> None:
-        """Logs the loss since the last report. Raises TrainingError where it, or a weight, is not finite."""
-        loss = self.processes.sum(self.window.loss / self.window.steps)
+    def _report(self) -> None:
+        """Logs means since the last report. Raises TrainingError where the loss, or a weight, is not finite."""
+        means = {name: self.processes.sum(mean) for name, mean in self.window.means().items()}
+        loss = means.get("loss", 0.0)
         if not (math.isfinite(loss) and torch.nn.utils.get_total_norm(self.model.parameters()).isfinite()):
             self._give_up(loss)
-        if log:
-            rate = self.optimizers[-1].param_groups[0]["lr"]
-            speed = {"perf/tokens_per_second": self.window.tokens_per_second()}
-            log.log(self.progress.step, {"train/loss": loss, "train/learning_rate": rate, **speed})
+        rate = self.optimizers[-1].param_groups[0]["lr"]
+        speed = self.window.tokens_per_second()
+        values = {f"train/{name}": mean for name, mean in means.items()}
+        self.log({**values, "train/learning_rate": rate, "perf/tokens_per_second": speed})
         self.window.restart()
 
     def _give_up(self, loss: float) -> NoReturn:
@@ -237,53 +305,68 @@ class Trainer:
             "lower --learning-rate (or --set optim.muon_learning_rate=...), or lengthen --warmup-steps",
         )
 
-    def _evaluate(self, log: RunLog) -> str:
-        """Exact match on validation; keeps the checkpoint if none was better. Returns one of VERDICTS."""
-        train, progress = self.config.train, self.progress
-        model = self.average or self.model
-        verdicts = judge(model, self.notation, self.validation, train.eval_batch_size)
+    def _evaluate(self) -> str:
+        """Exact match on validation; keeps the checkpoint if none was better. Returns why to end, or nothing."""
+        progress = self.progress
+        verdicts = judge(self.kept, self.notation, self.validation, self.config.train.eval_batch_size)
+        correct = int(verdicts.answer_correct.sum())
         exact_match = float(verdicts.answer_correct.mean())
         token_accuracy = float(verdicts.token_hits.sum() / verdicts.token_counts.sum())
         values = {"val/exact_match": exact_match, "val/token_accuracy": token_accuracy}
-        log.log(progress.step, {**values, "perf/seconds": progress.seconds})
+        self.log({**values, "perf/seconds": progress.seconds})
         if exact_match >= progress.best_exact_match:  # of equals the later: it has seen more
             better = exact_match > progress.best_exact_match
             progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
             progress.best_exact_match, progress.best_step = exact_match, progress.step
-            progress.best_correct = int(verdicts.answer_correct.sum())
-            progress.validation_examples = len(verdicts)
-            self._save(log)
+            progress.best_correct, progress.validation_examples = correct, len(verdicts)
+            self._save()
             mark_best(self.run_dir, self.run_dir / f"checkpoint-{progress.step}")
-            prune(self.run_dir, train.keep)
+            prune(self.run_dir, self.config.train.keep)
         else:
             progress.evaluations_since_best += 1
-        right = f"{int(verdicts.answer_correct.sum()):,} of {len(verdicts):,}"
-        log.say(f"step {progress.step}: exact match {exact_match:.2%} ({right}) on validation")
-        if train.target_exact_match and exact_match >= train.target_exact_match:
-            return "target"
-        if train.patience and progress.evaluations_since_best >= train.patience:
-            return "patience"
-        return ""
+        right = f"{correct:,} of {len(verdicts):,}"
+        self.say(f"step {progress.step}: exact match {percent(exact_match)} ({right}) on validation")
+        reasons = [hook.evaluated(self, verdicts) for hook in self.hooks]
+        return next(filter(None, reasons), "")
 
-    def _save(self, log: RunLog | None) -> None:
-        if log is None or self.saved_step == self.progress.step:
+    def _save(self) -> None:
+        if not self.processes.main or self.saved_step == self.progress.step:
             return
         card = model_card(self.config, self.model.num_parameters, self.progress)
-        state = self.model, self.optimizers, self.scaler, self.progress
-        save_step(self.run_dir, self.config, *state, card, self.average)
+        state = self.model, self.kept, self.optimizers, self.scaler
+        path = save_step(self.run_dir, self.config, *state, progress=self.progress, card=card)
         self.saved_step = self.progress.step
         prune(self.run_dir, self.config.train.keep)
+        for hook in self.hooks:
+            hook.saved(self, path)
+
+    def say(self, text: str) -> None:
+        """A line for people, on the terminal and in the run's log."""
+        note(self.run_dir, text)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Numbers of this step, named like `train/loss`, for whoever keeps or shows them."""
+        for hook in self.hooks:
+            hook.logged(self, values)
 
     @contextlib.contextmanager
-    def _log(self) -> Iterator[RunLog | None]:
-        """The run's log in the main process, None in the others."""
-        if not self.processes.main:
-            yield None
-            return
-        wandb_run, line = start_wandb(self.config.train.wandb, self.run_dir, self.config.to_dict())
-        with RunLog(self.run_dir, self.total_steps, self.progress.step, self.console, wandb_run) as log:
-            log.say(line)
-            yield log
+    def _hooked(self) -> Iterator[None]:
+        """The hooks' first moment, and the last for all that had the first."""
+        with contextlib.ExitStack() as endings:
+            for hook in self.hooks:
+                hook.started(self)
+                endings.push(partial(self._end, hook))
+            yield
+
+    def _end(
+        self,
+        hook: Hook,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        hook.ended(self, error)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -308,25 +391,3 @@ class Trainer:
         if last or not isinstance(self.shared, nn.parallel.DistributedDataParallel):
             return contextlib.nullcontext()
         return self.shared.no_sync()
-
-
-class Window:
-    """Loss, tokens and time since the last report, and the time of the whole run."""
-
-    def __init__(self, seconds_before: float) -> None:
-        self.run_started = time.perf_counter() - seconds_before
-        self.restart()
-
-    def restart(self) -> None:
-        self.loss: Tensor | float = 0.0
-        self.tokens, self.steps, self.started = 0, 0, time.perf_counter()
-
-    def add(self, loss: Tensor, tokens: int) -> None:
-        # added up where it is: reading it would make a GPU wait at every step
-        self.loss, self.tokens, self.steps = loss + self.loss, self.tokens + tokens, self.steps + 1
-
-    def tokens_per_second(self) -> float:
-        return self.tokens / max(1e-9, time.perf_counter() - self.started)
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.run_started

@@ -26,16 +26,16 @@ from torch import Tensor, nn
 from mathllm.data.batches import IGNORED
 from mathllm.errors import UsageError, check_at_least, check_choice
 from mathllm.formats import Format, Rendered
+from mathllm.inference.math_model import MathModel
 from mathllm.model import Transformer
 from mathllm.model.cache import GrowingCache
+from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools
 from mathllm.tokenizer import END_THINK
-from mathllm.training.objectives.moment import Moment
+from mathllm.training.objectives.base import Lesson, Moment, written_down
 
 DIGITS = 10  # what thoughts are made of
 CALM = 0.8  # of training, after which there is no noise left, and the temperature stays
-
-
 ESTIMATORS = ("straight-through", "soft", "argmax", "exact")
 
 
@@ -93,17 +93,21 @@ class GumbelThoughts:
         self.settings = settings
 
     @staticmethod
-    def check(notation: Format, compile: bool) -> None:
-        """Raises UsageError for what thoughts of the model's own cannot be learned with."""
-        if notation.thought_length is None:
+    def check(format: Format, compiled: bool) -> None:
+        """Raises UsageError where a text has no thoughts, or nobody knows how many, and for a compiled model."""
+        if format.thought_length is None:
             raise UsageError(
-                f"format {notation.name!r} leaves no thought of a known length to the model",
+                f"format {format.name!r} leaves no thought of a known length to the model",
                 "use --format slots, or --task chain --format steps",
             )
-        if compile:
+        if compiled:
             raise UsageError(
                 "thoughts are emitted one by one: there is nothing to compile", "leave out --compile"
             )
+
+    def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
+        """The texts as they are written; their thoughts will be the model's own."""
+        return written_down(model, problems)
 
     def scored(self, rendered: Rendered) -> Bools:
         """True [N, T] for the answers, `<end>` included."""
@@ -112,14 +116,15 @@ class GumbelThoughts:
 
     def batches(
         self,
-        rendered: Rendered,
+        lesson: Lesson,
         rows: NDArray[np.int64],
         max_rows: int,
         max_tokens: int,
         device: torch.device,
         coordinates: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> Iterator[ThoughtBatch]:
-        """The given rows by length of prompt and of thought, at most `max_rows` and about `max_tokens` at once."""
+        """The given rows by length of prompt and of thought."""
+        rendered = lesson.rendered
         if self.settings.estimator == "exact":
             max_tokens //= DIGITS  # the last thought and what follows come in as many versions
         prompts, ends = rendered.prompt_lengths[rows], _thought_ends(rendered)[rows]
@@ -131,8 +136,8 @@ class GumbelThoughts:
                     rendered, group[start : start + size], prompt + 1, end, device, coordinates
                 )
 
-    def loss(self, model: nn.Module, batch: ThoughtBatch, moment: Moment) -> Tensor:
-        """The summed cross entropy (nats) of the answers' tokens, at the given share of training."""
+    def loss(self, model: nn.Module, batch: ThoughtBatch, moment: Moment) -> dict[str, Tensor]:
+        """The cross entropy of the answers' tokens, at the given share of training."""
         config, fading = self.settings, max(0.0, 1 - moment.progress / CALM)
         supervised = config.supervised if moment.step < config.warmup_steps else 0
         cold = config.temperature_end or config.temperature
@@ -149,7 +154,7 @@ class GumbelThoughts:
                 loss = loss + F.cross_entropy(logits, gold, reduction="sum")
                 thought = F.one_hot(gold, DIGITS).to(weight.dtype)
             elif config.estimator == "exact" and slot == number - 1:
-                return loss + self._summed_out(model, batch, cache, digits, weight)
+                return {"loss": loss + self._summed_out(model, batch, cache, digits, weight)}
             else:
                 noise = gumbel(digits.shape, moment.generator) * (config.noise * fading)
                 thought = emit(digits, noise.to(digits.device), temperature, config.estimator)
@@ -160,7 +165,7 @@ class GumbelThoughts:
         scored = F.cross_entropy(
             answers.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        return loss + scored
+        return {"loss": loss + scored}
 
     @staticmethod
     def _read(model: nn.Module, tokens: Tensor, batch: ThoughtBatch, cache: GrowingCache) -> Tensor:

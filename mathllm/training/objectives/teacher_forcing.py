@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mathllm.data.batches import IGNORED, Batch, micro_batches
 from mathllm.formats import Format, Rendered
+from mathllm.inference.math_model import MathModel
+from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools
-from mathllm.training.objectives.moment import Moment
+from mathllm.training.objectives.base import Lesson, Moment, written_down
+
+
+def completions(rendered: Rendered) -> Bools:
+    """True [N, T] for the completions' tokens."""
+    return rendered.loss_mask
+
+
+def by_length(
+    lesson: Lesson,
+    rows: NDArray[np.int64],
+    max_rows: int,
+    max_tokens: int,
+    device: torch.device,
+    coordinates: Mapping[str, NDArray[np.int64]] | None = None,
+) -> Iterator[Batch]:
+    """Rows of like length together."""
+    return micro_batches(lesson.rendered, rows, max_rows, max_tokens, device, coordinates)
+
+
+def cross_entropy(model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
+    """That of the completions' tokens; nothing in it is random or changes."""
+    logits = model(batch.inputs, batch.coordinates).flatten(0, 1)
+    return {"loss": F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")}
 
 
 @dataclass(frozen=True)
@@ -22,21 +51,17 @@ class TeacherForcing:
     """The objective of every run that does not say otherwise."""
 
     Settings = NoSettings
+    scored = staticmethod(completions)
+    batches = staticmethod(by_length)
+    loss = staticmethod(cross_entropy)
 
     def __init__(self, settings: NoSettings | None = None) -> None:
         pass
 
     @staticmethod
-    def check(notation: Format, compile: bool) -> None:
-        """Every format will do."""
+    def check(format: Format, compiled: bool) -> None:
+        """It goes with everything."""
 
-    def scored(self, rendered: Rendered) -> Bools:
-        """True [N, T] for the completions."""
-        return rendered.loss_mask
-
-    batches = staticmethod(micro_batches)
-
-    def loss(self, model: nn.Module, batch: Batch, moment: Moment) -> Tensor:
-        """The summed cross entropy (nats) of the completions' tokens; nothing in it is random or changes."""
-        logits = model(batch.inputs, batch.coordinates).flatten(0, 1)
-        return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
+        """The true texts."""
+        return written_down(model, problems)

@@ -1,0 +1,101 @@
+"""The one judge of settings: which of them go together, and what those are that were left open.
+
+    config = resolve(build_config({"data": {"task": "subtraction"}}))
+
+Whoever makes data, trains or compares asks it first: what it lets through can be rendered, trained and decoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mathllm.config import Config, DataConfig, ModelConfig
+from mathllm.data.files import read_metadata
+from mathllm.data.sources import STREAM_SETTINGS, longest_text, ratios, sampling
+from mathllm.errors import UsageError
+from mathllm.formats import get_format
+from mathllm.registry import objective_class
+from mathllm.tasks import TASKS, get_tasks
+
+
+def resolve(config: Config) -> Config:
+    """The same settings with nothing left open: facts of the data, the longest text, the output directory, threads.
+
+    Raises UsageError, with the reason, for what does not go together.
+    """
+    # what needs torch, which making data does without
+    from mathllm.device import sensible_threads
+    from mathllm.model.positions import axes_of
+
+    data, train = resolve_data(config.data), config.train
+    model = replace(config.model, max_length=room(config.model, data))
+    format = get_format(data.format, data.zero_pad, data.thought_length)
+    format.check_axes(axes_of(model.position, model.position_settings))
+    objective_class(config.objective.name).check(format, train.compile)
+    # part of the settings: with another number, a resumed run would round its sums differently
+    threads = train.threads or sensible_threads(train.batch_size * train.grad_accumulation)
+    train = replace(train, output_dir=run_directory(config), threads=threads)
+    return replace(config, model=model, data=data, train=train)
+
+
+def resolve_data(data: DataConfig) -> DataConfig:
+    """The same settings with the facts of their data directory, if there is one. Needs no torch.
+
+    Raises UsageError, with the reason, where task, format, padding and sampling do not go together.
+    """
+    if data.data_dir:
+        said = read_metadata(Path(data.data_dir))["data"]
+        data = replace(data, **{name: said[name] for name in STREAM_SETTINGS if name in said})
+    else:
+        check_sampling(data)
+    format = get_format(data.format, data.zero_pad, data.thought_length)
+    for code in get_tasks(data.task):
+        format.check_task(code)
+    return data
+
+
+def check_sampling(data: DataConfig) -> None:
+    """Raises UsageError where problems cannot be drawn like this, or a setting would change nothing."""
+    tasks = [TASKS[code] for code in get_tasks(data.task)]
+    ratios(data)
+    for method in sampling(data).methods:
+        if not any(method in task.samplings for task in tasks):
+            hint = f"use --sampling {' or '.join(tasks[0].samplings)}"
+            raise UsageError(f"there is no {method} sampling of task {data.task!r}", hint)
+    if data.signed and not any(task.signed for task in tasks):
+        names = " and ".join(task.name for task in TASKS if task.signed)
+        raise UsageError(f"only {names} has signed results", "leave out --signed, or add the task")
+    if data.max_operands > max(2, *(task.max_operands for task in tasks)):
+        names = " and ".join(task.name for task in TASKS if task.max_operands > 2)
+        raise UsageError(f"only {names} takes more than two operands", "leave out --max-operands")
+
+
+def room(model: ModelConfig, data: DataConfig) -> int:
+    """Tokens of prompt and completion that the model has room for: as many as it says, or as the data need.
+
+    Raises UsageError where that is too little.
+    """
+    from mathllm.model.positions import room_for
+
+    needed = longest_text(data)
+    # tables of places are as long as texts may be, and a place may be that high
+    highest, why = room_for(model.position, model.position_settings, data.max_digits)
+    length = model.max_length or max(64, -(-max(needed, highest) // 8) * 8)
+    if highest > length:
+        raise UsageError(
+            f"{why} leads to places up to {highest}, but max_length is {length}",
+            f"--max-length {highest}, or leave it out",
+        )
+    if needed > length:
+        raise UsageError(
+            f"texts of this data take up to {needed} tokens, but max_length is {length}",
+            f"--max-length {needed}, or leave it out",
+        )
+    return length
+
+
+def run_directory(config: Config) -> str:
+    """Where a run goes: as the settings say, or by the names of its task and size."""
+    name = f"{config.data.task.replace(',', '-')}-{config.model.size}"
+    return config.train.output_dir or str(Path("checkpoints") / name)

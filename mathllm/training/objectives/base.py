@@ -1,0 +1,78 @@
+"""What an objective is: it says what one step means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mathllm.formats import Format, Rendered
+from mathllm.inference.math_model import MathModel
+from mathllm.tasks import Problems
+from mathllm.tasks.numbers import Bools
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The step, the share of training that lies behind it, and the random numbers that are its own."""
+
+    step: int
+    progress: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a step learns from: N texts, the problem of each, and what there is to report of the step, by name.
+
+    An objective that wants to know more of its texts may add arrays of as many rows in a class of its own.
+    """
+
+    problems: Problems
+    rendered: Rendered
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What one step means. `Settings` is a dataclass of what can be set under [objective], and the constructor takes
+    one. A step asks in this order, each process for the whole batch, and each of its threads for rows of its own."""
+
+    Settings: ClassVar[type]
+
+    @staticmethod
+    def check(format: Format, compiled: bool) -> None:
+        """Raises UsageError where it makes no sense for texts of a format, or for a compiled model."""
+
+    def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
+        """The texts that these problems are learned from: written down, or drawn from the model as it is.
+
+        It may be none: then the step changes no weight.
+        """
+
+    def scored(self, rendered: Rendered) -> Bools:
+        """The tokens [N, T] that count: what is summed up in the loss is divided by their number in the whole step."""
+
+    def batches(
+        self,
+        lesson: Lesson,
+        rows: NDArray[np.int64],
+        max_rows: int,
+        max_tokens: int,
+        device: torch.device,
+        coordinates: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> Iterator[Any]:
+        """The given rows, at most `max_rows` and about `max_tokens` at once. `coordinates` [N, T] are those of all
+        texts, by axis."""
+
+    def loss(self, model: nn.Module, batch: Any, moment: Moment) -> dict[str, Tensor]:
+        """Sums over a batch's tokens that count: `loss` (nats), which is learned from, and what else to report."""
+
+
+def written_down(model: MathModel, problems: Problems) -> Lesson:
+    """The texts of problems as the format has them."""
+    return Lesson(problems, model.format.render(problems))

@@ -1,0 +1,67 @@
+"""Rejection sampling: the model answers every problem several times, and learns its own texts whose answer is right.
+
+No written solution is looked at, only whether the answer is the true integer. So a model has to be right now and then
+before there is anything to learn: `train.init` starts from one.
+
+Source: expert iteration as in STaR (Self-Taught Reasoner, arXiv 2203.14465). Ours draws from the model as it is at
+every step, goes on with the same weights, and never shows a solution as a hint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mathllm.errors import check_at_least
+from mathllm.formats import Format, Rendered
+from mathllm.inference.engine import ENDED
+from mathllm.inference.math_model import MathModel
+from mathllm.inference.sampling import SamplingParams
+from mathllm.tasks import Problems, answer
+from mathllm.training.objectives.base import Lesson, Moment
+from mathllm.training.objectives.teacher_forcing import by_length, completions, cross_entropy
+
+
+@dataclass(frozen=True)
+class RejectionSettings:
+    """How many `samples` are drawn of every problem, at which `temperature`."""
+
+    samples: int = 4
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_at_least("objective.samples", self.samples, 1)
+        SamplingParams(self.temperature)  # which knows what a temperature can be
+
+
+class RejectionSampling:
+    """Teacher forcing on what the model has drawn itself: the ids as they were, `<end>` included."""
+
+    Settings = RejectionSettings
+    scored = staticmethod(completions)
+    batches = staticmethod(by_length)
+    loss = staticmethod(cross_entropy)
+
+    def __init__(self, settings: RejectionSettings) -> None:
+        self.samples, self.params = settings.samples, SamplingParams(settings.temperature)
+
+    @staticmethod
+    def check(format: Format, compiled: bool) -> None:
+        """It goes with everything: the text is the model's own, whatever the format."""
+
+    def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
+        """The right ones among the drawn texts, each once for a problem. Reports the share of the drawn ones that are
+        right (`accepted`), and of the problems that have any (`solved`)."""
+        of = np.repeat(np.arange(len(problems)), self.samples)  # the problem of each text
+        drawn = problems[of]
+        written = model.complete(drawn, params=self.params, generator=moment.generator)
+        parsed = model.format.parse(written.ids)
+        right = (written.reasons == ENDED) & parsed.well_formed & parsed.answer.same(answer(drawn))
+        # not among all: a text that was cut looks like one that has ended, behind which `<end>` pads
+        rows = np.flatnonzero(right)
+        texts = np.concatenate([of[rows, None], written.ids[rows]], axis=1)
+        kept = rows[np.unique(texts, axis=0, return_index=True)[1]]
+        rendered = Rendered(written.ids[kept], written.lengths[kept], written.prompt_lengths[kept])
+        solved = len(np.unique(of[kept])) / len(problems)
+        return Lesson(drawn[kept], rendered, {"accepted": float(right.mean()), "solved": solved})
