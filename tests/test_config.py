@@ -13,10 +13,10 @@ from mathllm.config import (
     ModelConfig,
     build_config,
     load_recipe,
-    parse_assignments,
     recipe_names,
 )
 from mathllm.errors import UsageError
+from mathllm.flags import parse_assignments
 from mathllm.formats import get_format
 from mathllm.tasks import Sampling, get_tasks
 from mathllm.tasks.splits import SplitRatios

@@ -74,6 +74,7 @@ class ThoughtReport:
     """What the thoughts of problems of so many steps are: right answers, the same with other problems' whole thoughts
     in the place of their own, and each thought."""
 
+    task: str
     steps: int
     answers: Count
     shuffled: Count
@@ -151,7 +152,7 @@ def examine(
         slots.append(Slot(counts, count((changed == expected)[telling])))
     done(steps + 2)
     own = states[:, -1]
-    return ThoughtReport(steps, count(answers == own), count(shuffled == own), tuple(slots))
+    return ThoughtReport(task.name, steps, count(answers == own), count(shuffled == own), tuple(slots))
 
 
 def complete(model: Reasoner, gold: Rendered, forced: Ids, steps: int) -> tuple[Ids, Ints]:
