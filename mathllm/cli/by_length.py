@@ -70,9 +70,7 @@ def by_digits(loaded: MathModel, output: Output, *, operands: int, **how: Any) -
     found = {}
     for task in loaded.tasks:
         with progress_bar(f"{task.name} by length") as progress:
-            found[task.name] = evaluate_lengths(
-                loaded, task, operands=operands, progress=progress, **how
-            )
+            found[task.name] = evaluate_lengths(loaded, task, operands=operands, progress=progress, **how)
     return report(loaded, found, show_lengths, output)
 
 

@@ -78,7 +78,7 @@ def devices() -> dict[str, Any]:
 def checkpoints(asked: str | None) -> dict[str, str]:
     """The runs under checkpoints/, and which checkpoint a command takes without a word, or for the one asked."""
     from mathllm.errors import MathLLMError
-    from mathllm.model.checkpoint import DEFAULT_ROOT, find_checkpoint
+    from mathllm.checkpoint import DEFAULT_ROOT, find_checkpoint
 
     found = {str(run): about(run) for run in sorted(DEFAULT_ROOT.glob("[!.]*")) if run.is_dir()}
     try:
@@ -91,7 +91,7 @@ def checkpoints(asked: str | None) -> dict[str, str]:
 def about(path: Path) -> str:
     """What a checkpoint says of itself, or what is wrong with it."""
     from mathllm.errors import MathLLMError
-    from mathllm.model.checkpoint import find_checkpoint, read_config
+    from mathllm.checkpoint import find_checkpoint, read_config
 
     try:
         config = read_config(find_checkpoint(path))

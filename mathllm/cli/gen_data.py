@@ -87,7 +87,9 @@ def show(metadata: dict[str, Any], output_dir: Path) -> None:
 
     data = metadata["data"]
     tasks = data["task"].replace(",", " and ")
-    size = f"up to {data['max_digits']}" + (" numbers" if get_tasks(data["task"])[0].one_digit else "-digit operands")
+    size = f"up to {data['max_digits']}" + (
+        " numbers" if get_tasks(data["task"])[0].one_digit else "-digit operands"
+    )
     typer.echo(f"{output_dir}: {tasks}, {size}, {data['format']} format")
     for split, counts in metadata["counts"].items():
         rows, distinct = counts["rows"], counts["distinct_problems"]

@@ -88,7 +88,6 @@ def evaluate_grid(
     draft: bool = True,
     batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
-    seed: int = 0,
 ) -> Grid:
     """Exact match of a task on random operands of every pair of lengths; `progress` gets problems done and in all.
 

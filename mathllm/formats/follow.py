@@ -41,7 +41,8 @@ class Follower:
     With a thought a subclass says in `think` where its tokens stand, and when the answer begins."""
 
     def __init__(self, n: int, announced: Ints | None = None, hints: bool = False) -> None:
-        self.announced, self.hints = announced, hints
+        self.counts_up, self.hints = announced is None, hints
+        self.announced = np.zeros(n, np.int64) if announced is None else announced
         self.started, self.answering, self.ended = np.zeros((3, n), np.bool_)
         self.written = np.zeros(n, np.int64)  # digits of the answer
         self.choice = np.zeros(n, np.uint8)  # what may come next: an index into ALLOWED
@@ -58,7 +59,7 @@ class Follower:
             return {"place": place}
         self.written += (ids < 10) & self.answering
         self.ended |= (ids == END) & self.answering
-        if self.announced is None:
+        if self.counts_up:
             # a hint and its digit have one place
             said = (self.written + 2) // 2 if self.hints else self.written + 1
         else:

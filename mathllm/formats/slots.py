@@ -29,7 +29,8 @@ class CountedFollower(Follower):
         self.answering |= self.started & (ids == END_THINK)
         thinks = np.where(self.here <= self.length, DIGIT, np.where(self.here == self.length + 1, CLOSE, ANY))
         self.choice = np.where(self.here < 0, ANY, np.where(self.here == 0, OPEN, thinks)).astype(np.uint8)
-        return np.clip(self.here, 0, self.length + 1) * ~self.answering
+        place: Ints = np.clip(self.here, 0, self.length + 1) * ~self.answering
+        return place
 
 
 class Slot(Thought):

@@ -86,7 +86,7 @@ class Task:
     commutative = False
     signed = False
     aligned: int | None = None
-    one_digit = False  # have all numbers one digit, the answer too, so that there is nothing to pad, hint or turn round?
+    one_digit = False  # has every number one digit, the answer too: nothing to pad, to hint or to turn round?
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         """Problems drawn by one method, of row i with counts[i] operands."""
