@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -345,6 +346,7 @@ def _size(name: str) -> dict[str, Any]:
     return {"size": name, **SIZES[name]}
 
 
+@cache
 def _kinds(section: str) -> dict[str, Any]:
     """The types of a section's own fields by name, without the settings of what is chosen in it."""
     inner = _DIALS[section].field if section in _DIALS else ""

@@ -133,7 +133,7 @@ def import_dataset(
         notes = [f"{name} is empty" for name, rows in zip(FILES, written.rows, strict=True) if not rows]
         if dropped := len(problems) - sum(written.rows):
             notes.append(f"{dropped:,} repeated rows were left out of val.jsonl and test.jsonl")
-        kept = ("format", "zero_pad", "train_ratio", "val_ratio")
+        kept = ("format", "zero_pad", "thought_length", "train_ratio", "val_ratio")
         options = {"from": source.name, **{name: _options(data)[name] for name in kept}}
         return _write_metadata(folder, data, written, options, {"from": source.name, "notes": notes})
 
@@ -250,7 +250,7 @@ def _json_rows(problems: Problems, notation: Format) -> tuple[bytes, int]:
     return join_pieces(spaced(*compact(stack(row))), _PIECES), int(rendered.lengths.max(initial=0))
 
 
-_OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps", "curriculum_start", "thought_length")
+_OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps", "curriculum_start")
 
 
 def _options(data: DataConfig) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _write_metadata(
 ) -> dict[str, Any]:
     words = ["mathllm", "gen-data"]
     for name, value in options.items():
-        if value is not False:
+        if value is not False and (name, value) != ("thought_length", 0):
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     metadata = {
         "mathllm": __version__,
