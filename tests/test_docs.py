@@ -71,10 +71,13 @@ def test_the_table_says_which_combinations_go_together(reference: dict[str, Any]
     text = reference["combinations"](chosen)
     dashes = " | –" * (len(tasks) - 1)
     assert f"| `{formats[0]}` | all{dashes} |" in text
-    assert f"| `{formats[1]}` | B; padded none{dashes} |" in text
-    assert f"| `{formats[2]}` | all; padded none{dashes} |" in text
+    assert f"| `{formats[1]}` | B, not padded{dashes} |" in text
+    assert f"| `{formats[2]}` | all, not padded{dashes} |" in text
     assert f"- A: `{positions[0]}`\n" in text
     assert f"`{objectives[1]}` takes `{formats[2]}` ({tasks[0]})." in text
     assert f"{len(chosen):,} of {len(cells):,} combinations" in text
+    assert "takes all of these" not in text
+    both = {cell for cell in cells if allowed((*cell[:4], objectives[0]))}
+    assert f"`{objectives[1]}` takes all of these." in reference["combinations"](both)
     before = f"before {reference['BEGIN']} old {reference['END']} after"
     assert reference["insert"](before, text) == f"before {text} after"
