@@ -18,7 +18,7 @@ from mathllm.cli.options import SETTINGS, tables_of
 from mathllm.cli.output import Output
 from mathllm.config import SECTIONS, build_config
 from mathllm.errors import UsageError
-from mathllm.flags import Flag, Setting, explained, listed, setting
+from mathllm.flags import Flag, Setting, listed, setting
 from mathllm.formats import FORMATS
 from mathllm.registry import FORMATS as SAID_FORMATS
 from mathllm.registry import OBJECTIVES, objective_class
@@ -116,7 +116,7 @@ def test_names_of_flags() -> None:
     assert [one.parameter for one in (plain, switch, named)] == ["max_digits", "zero_pad", "model_size"]
     assert setting(3, "words").metadata["flags"] == (Flag("words"),)  # type: ignore[attr-defined]
     assert (listed(["a"]), listed(["a", "b"]), listed("abc")) == ("a", "a or b", "a, b or c")
-    assert explained({"a": "first", "b": ""}) == "a (first), b"
+    assert listed({"a": "first", "b": ""}) == "a (first), b"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
