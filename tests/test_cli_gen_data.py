@@ -148,10 +148,13 @@ UNUSUAL = DataConfig(
 
 
 ONLY_TRAIN = DataConfig(train_ratio=1.0, val_ratio=0.0)
+THOUGHTS = DataConfig(format="slots", thought_length=7)
 
 
 @pytest.mark.parametrize(
-    "data", [DataConfig(), UNUSUAL, ONLY_TRAIN], ids=["default", "unusual", "only train"]
+    "data",
+    [DataConfig(), UNUSUAL, ONLY_TRAIN, THOUGHTS],
+    ids=["default", "unusual", "only train", "thoughts"],
 )
 def test_metadata_says_how_to_make_the_files_again(data: DataConfig, run: Any) -> None:
     metadata = generate_dataset(data, 500, 7, Path("there"))
