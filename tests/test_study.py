@@ -133,7 +133,7 @@ def test_the_table_has_all_seeds_that_are_finished(tmp_path: Path) -> None:
     invoke(path, "--output-dir", out, "--seeds", 1, "--only", "all of it")
     assert "2 results of other settings were left out" in invoke(path, "--output-dir", out, "--table")
     path.write_bytes(b"\xff")
-    with pytest.raises(UsageError, match="study .*mine.toml is not valid TOML"):
+    with pytest.raises(UsageError, match=r"study .*mine.toml is not valid TOML"):
         load_study(str(path))
 
 
