@@ -299,6 +299,7 @@ def two_axes(length: int = 800, **settings: Any) -> tuple[Transformer, torch.Ten
         return torch.randint(0, most, (2, length), generator=generator)
 
     coordinates = {"place": drawn(length), "row": drawn(4), "segment": drawn(2)}
+    coordinates["place"][:, ::40] = 0  # about no place
     return model, drawn(16), coordinates
 
 
@@ -326,6 +327,7 @@ def test_cached_logits_over_two_axes_are_uncached_ones_and_gradients_reach_both(
             seen.append(cache.columns)
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-4, rtol=0)
     assert any(columns is not None for columns in seen), "nothing was left out"
+    model.positions.relative["row"].near.data[:, 0] -= 10  # so that every parameter matters somewhere
     model(ids, told).logsumexp(-1).square().sum().backward()
     for axis in ("place", "row"):
         assert all(parameter.grad.any() for parameter in model.positions.relative[axis].parameters()), axis
