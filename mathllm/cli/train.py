@@ -265,16 +265,19 @@ def config_from_flags(flags: dict[str, Any]) -> Config:
         tables["train"]["wandb"] = "on" if flags["wandb"] else "off"
     recipe, assigned = flags["recipe"], parse_assignments(flags["set_"] or [])
     tables["objective"] |= objective_settings(flags, assigned.get("objective", {}))
-    named = {**tables, "objective": {k: v for k, v in tables["objective"].items() if k == "name"}}
-    wanted = build_config(assigned, named, recipe=recipe)
+    # which objective it is, before its settings are read
+    named = {**tables, "objective": {**assigned.get("objective", {}), **tables["objective"]}}
+    named["objective"] = {key: value for key, value in named["objective"].items() if key == "name"}
+    plain = {section: entries for section, entries in assigned.items() if section != "objective"}
+    wanted = build_config(plain, named, recipe=recipe)
     data = data_settings(wanted.data.data_dir, {**assigned.get("data", {}), **tables["data"]}, recipe)
-    config = build_config(data, assigned, named, recipe=recipe)
+    config = build_config(data, plain, named, recipe=recipe)
     saved: dict[str, dict[str, Any]] = {}
     if flags["resume"]:
         saved = saved_settings(Path(run_directory(config)))
         # a data directory that merely lies about is not what the run was started on
         data = data if wanted.data.data_dir else {}
-        config = build_config(saved, data, assigned, named, recipe=recipe)
+        config = build_config(saved, data, plain, named, recipe=recipe)
     check_objective(tables["objective"], config.objective)
     return build_config(saved, data, assigned, tables, recipe=recipe)
 
