@@ -21,7 +21,7 @@ from mathllm.model import Transformer
 from mathllm.model.checkpoint import OWN_THOUGHTS, load_checkpoint
 from mathllm.tasks import Problems
 from mathllm.tokenizer import END, END_THINK, THINK
-from mathllm.training.objectives import Lesson, Moment, gumbel, make_objective
+from mathllm.training.objectives import Lesson, Moment, Room, gumbel, make_objective
 
 CPU = torch.device("cpu")
 
@@ -56,8 +56,8 @@ def setting(task: str, format: str, position: str, rows: int = 512, seed: int = 
 def batches(notation, problems: Problems, axes):
     rendered = notation.render(problems)
     told = notation.coordinates(rendered.ids, axes)
-    lesson = Lesson(problems, rendered)
-    return list(objective().batches(lesson, np.arange(len(problems)), 1000, 10**6, CPU, told))
+    lesson = Lesson(problems, rendered, coordinates=told)
+    return list(objective().batches(lesson, np.arange(len(problems)), Room(1000, 10**6, CPU)))
 
 
 def moment(progress: float = 1.0, step: int = 0, seed: int = 0) -> Moment:

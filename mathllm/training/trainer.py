@@ -15,10 +15,9 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import NoReturn, cast
 
 import numpy as np
@@ -40,7 +39,7 @@ from mathllm.percent import percent
 from mathllm.tasks import Problems
 from mathllm.training.card import model_card
 from mathllm.training.distributed import Processes, wrap
-from mathllm.training.objectives import Lesson, Moment, make_objective
+from mathllm.training.objectives import Lesson, Moment, Room, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.replicas import Replicas
 from mathllm.training.state import (
@@ -210,16 +209,16 @@ class Trainer:
         rendered, world = lesson.rendered, self.processes.world
         told = self.notation.coordinates(rendered.ids, self.model.axes)
         draws = draws_of(self.config.train.seed, step)
-        coordinates = told | self.model.positions.draw(told, rendered.ids.shape, draws)
+        drawn = self.model.positions.draw(told, rendered.ids.shape, draws)
+        lesson = replace(lesson, coordinates=told | drawn)
         rows = np.arange(self.processes.rank, len(rendered), world)
         if len(rows) == 0:  # the others wait for its gradients: it gives zeros
             rows, counted = np.arange(1), math.inf
         shares = shares_by_length(rendered.lengths[rows], len(self.replicas.models))
-        most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
+        room = Room(self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type], self.device)
 
         def learn(model: nn.Module, number: int) -> dict[str, Tensor]:
-            own = rows[shares[number]]
-            batches = list(self.objective.batches(lesson, own, *most, self.device, coordinates))
+            batches = list(self.objective.batches(lesson, rows[shares[number]], room))
             moment = self._moment(step, self.processes.rank, number)
             totals = {"loss": torch.zeros((), device=self.device)}
             for index, batch in enumerate(batches):
@@ -353,20 +352,19 @@ class Trainer:
     @contextlib.contextmanager
     def _hooked(self) -> Iterator[None]:
         """The hooks' first moment, and the last for all that had the first."""
-        with contextlib.ExitStack() as endings:
+        started: list[Hook] = []
+        error: BaseException | None = None
+        try:
             for hook in self.hooks:
                 hook.started(self)
-                endings.push(partial(self._end, hook))
+                started.append(hook)
             yield
-
-    def _end(
-        self,
-        hook: Hook,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        hook.ended(self, error)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            for hook in started:
+                hook.ended(self, error)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
