@@ -275,7 +275,7 @@ class Trainer:
             self._report()
         reason = ""
         if evaluate:
-            reason = self.processes.first(self._evaluate() if self.processes.main else "")
+            reason = self.processes.agree(self._evaluate() if self.processes.main else "")
         if save:
             self._save()
         if evaluate or save:
