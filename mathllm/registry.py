@@ -14,12 +14,12 @@ from typing import Any
 from mathllm.errors import UsageError, unknown_choice
 
 POSITIONS: dict[str, str] = {
-    "learned": "mathllm.model.positions.learned:Learned",
-    "sinusoidal": "mathllm.model.positions.sinusoidal:Sinusoidal",
+    "learned": "mathllm.model.positions.absolute:Learned",
+    "sinusoidal": "mathllm.model.positions.absolute:Sinusoidal",
     "rope": "mathllm.model.positions.rotary:Rope",
     "nope": "mathllm.model.positions.base:Scheme",
-    "alibi": "mathllm.model.positions.alibi:Alibi",
-    "fire": "mathllm.model.positions.fire:Fire",
+    "alibi": "mathllm.model.positions.distance:Alibi",
+    "fire": "mathllm.model.positions.distance:Fire",
     "randomized": "mathllm.model.positions.randomized:Randomized",
     "abacus": "mathllm.model.positions.coupled:Abacus",
     "coupled": "mathllm.model.positions.coupled:Coupled",

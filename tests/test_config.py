@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -12,12 +13,14 @@ from mathllm.config import (
     Config,
     ModelConfig,
     build_config,
+    from_saved,
     load_recipe,
     parse_assignments,
     recipe_names,
 )
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
+from mathllm.registry import OBJECTIVES, POSITIONS, objective_class, position_class
 from mathllm.tasks import Sampling, get_tasks
 from mathllm.tasks.splits import SplitRatios
 
@@ -248,3 +251,94 @@ def test_assignments_become_tables() -> None:
     tables = parse_assignments(["model.layers=3", "model.heads = 2", "train.seed=1"])
     assert tables == {"model": {"layers": "3", "heads": "2"}, "train": {"seed": "1"}}
     assert parse_assignments([]) == {}
+
+
+# --- settings of the position and of the objective that are chosen ---
+
+
+def test_settings_of_the_chosen_position_and_objective_stand_beside_the_other_keys() -> None:
+    config = build_config(
+        {"objective": {"name": "gumbel", "noise": 0.5}},
+        assignments=["model.position=coupled-bias+rope", "model.bias_near=0", "model.bias_axes=place, run"],
+    )
+    assert config.model.position_settings == {
+        "random_start": 0,
+        "bias_near": 0,
+        "bias_decay": 3.0,
+        "bias_axes": "place,run",
+    }
+    flat = config.to_dict()
+    assert flat["model"]["bias_near"] == 0
+    assert flat["objective"]["noise"] == 0.5
+    assert build_config(flat) == config
+    assert build_config().to_dict()["objective"] == {"name": "teacher-forcing"}
+    assert "bias_near" not in build_config().to_dict()["model"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model.bias_near=-1", "model.bias_near must be at least 0, not -1"),
+        ("model.bias_near=0.5", "model.bias_near is a whole number, not '0.5'"),
+        ("model.bias_decay=inf", "model.bias_decay must be finite"),
+        ("model.position_settings=1", r"unknown setting in \[model\] 'position_settings'"),
+        ("model.bias_nea=1", r"unknown setting in \[model\] 'bias_nea'"),
+        ("objective.settings=1", r"unknown setting in \[objective\] 'settings'"),
+        ("objective.temperature=0", "a temperature is from 0.01 to 100, not 0"),
+        ("objective.estimator=none", "unknown estimator 'none'"),
+    ],
+)
+def test_settings_of_what_is_chosen_are_checked_as_the_others_are(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_config(
+            assignments=["model.position=coupled-bias", "objective.name=gumbel", text],
+        )
+
+
+def test_settings_of_what_is_not_chosen_are_refused_unless_they_say_nothing() -> None:
+    # files of old hold all of them
+    assert build_config({"model": {"bias_near": 1, "bias_decay": 3.0, "random_start": 0}}) == Config()
+    assert build_config({"objective": {"noise": 1.0, "temperature": 1}}) == Config()
+    with pytest.raises(UsageError, match=r"model.bias_near does nothing with position 'rope'") as caught:
+        build_config(assignments=["model.bias_near=0"])
+    assert caught.value.hint == "--set model.bias_near=1, or choose --position coupled-bias"
+    with pytest.raises(
+        UsageError, match=r"objective.noise does nothing with objective 'teacher-forcing'"
+    ) as caught:
+        build_config(assignments=["objective.noise=0"])
+    assert caught.value.hint == "--set objective.noise=1.0, or choose --set objective.name=gumbel"
+
+
+def test_settings_belong_to_the_objective_that_is_named_with_them() -> None:
+    chosen = build_config(assignments=["objective.name=teacher-forcing"], recipe="chain-thoughts")
+    assert chosen.objective.settings == {}
+    with pytest.raises(UsageError, match=r"objective.noise does nothing"):
+        build_config(
+            assignments=["objective.name=teacher-forcing", "objective.noise=0"], recipe="chain-thoughts"
+        )
+    # earlier versions saved all settings of all objectives
+    saved = {"objective": {"name": "teacher-forcing", "temperature": 2.0, "gradient_slots": 1}}
+    with pytest.raises(UsageError, match="does nothing"):
+        build_config(saved)
+    assert build_config(from_saved(saved)) == Config()
+    kept = {"objective": {"name": "gumbel", "temperature": 2.0}}
+    assert from_saved(kept) == kept
+    with pytest.raises(UsageError, match="unknown setting"):
+        build_config(from_saved({"objective": {"name": "teacher-forcing", "mood": 2.0}}))
+
+
+def test_flags_of_an_objective_are_as_its_settings_are() -> None:
+    flags = [(objective_class(name), flag) for name, entry in OBJECTIVES.items() for flag in entry.flags]
+    assert len(flags) >= 4
+    for objective, flag in flags:
+        assert get_type_hints(objective.Settings)[flag.setting] is flag.kind
+        assert getattr(objective.Settings, flag.setting) == flag.default
+
+
+@pytest.mark.parametrize("names", [POSITIONS, OBJECTIVES], ids=["positions", "objectives"])
+def test_every_registered_name_leads_to_a_class_with_settings(names: dict[str, object]) -> None:
+    for name in names:
+        found = position_class(name) if names is POSITIONS else objective_class(name)
+        assert dataclasses.is_dataclass(found.Settings)
+    with pytest.raises(UsageError, match="unknown"):
+        position_class("ropes") if names is POSITIONS else objective_class("gumble")

@@ -18,6 +18,7 @@ from mathllm.model.positions import Shape, Where, axes_of
 from mathllm.model.positions.rotary import Rope
 from mathllm.model.transformer import FeedForward
 from mathllm.registry import POSITIONS
+from mathllm.training.optim import make_optimizers, make_schedule
 
 TINY = ModelConfig("nano", layers=2, hidden=16, heads=4, feed_forward=24, max_length=20)
 
@@ -304,3 +305,14 @@ def _ungrouped(weight: Tensor) -> Tensor:
 def test_what_does_not_fit_together_is_refused(changes: dict[str, object], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         dataclasses.replace(TINY, **changes)
+
+
+def test_unknown_names_are_errors_where_they_are_used_too() -> None:
+    shape = {"layers": 1, "hidden": 8, "heads": 2, "kv_heads": 2, "feed_forward": 8, "max_length": 8}
+    for wrong in ({"norm": "batchnorm"}, {"activation": "relu"}, {"position": "rotary"}):
+        with pytest.raises(UsageError, match="unknown"):
+            Transformer(**shape, **wrong)
+    with pytest.raises(UsageError, match="unknown optimizer 'sgd'"):
+        make_optimizers(Transformer(**shape), "sgd", 0.1, 0.1, 0.0)
+    with pytest.raises(UsageError, match="unknown schedule 'step'"):
+        make_schedule("step", 0, 10)

@@ -282,3 +282,128 @@ def test_random_starts_move_the_places_of_a_row_together_and_leave_what_has_none
     assert not (positions.draw(told, rendered.ids.shape, draws_of(0, 4))["place"] == moved).all()
     still = make_positions("coupled", Shape(16, 2, 1, 64))
     assert still.draw(told, rendered.ids.shape, draws_of(0, 3)) == {}
+
+
+TWO_AXES = {"position": "coupled-bias", "bias_axes": "place,row", "qk_scale": 1.5, "max_length": 2048}
+
+
+def two_axes(length: int = 800, **settings: Any) -> tuple[Transformer, torch.Tensor, dict[str, torch.Tensor]]:
+    """A model with a bias over two axes, whose row above is far above all others; ids and coordinates (2, T)."""
+    model = Transformer.from_config(build_config(TINY, {"model": {**TWO_AXES, **settings}}).model)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.positions.relative["row"].near.data[:, 0] += 10  # 100 nats
+
+    def drawn(most: int) -> torch.Tensor:
+        return torch.randint(0, most, (2, length), generator=generator)
+
+    coordinates = {"place": drawn(length), "row": drawn(4), "segment": drawn(2)}
+    coordinates["place"][:, ::40] = 0  # about no place
+    return model, drawn(16), coordinates
+
+
+def test_a_bias_over_two_axes_is_the_sum_of_one_over_each() -> None:
+    model, _, told = two_axes(12)
+    assert model.axes == ("place", "row", "segment")
+    where = Where(torch.arange(12), told)
+    both = bias_of(model.positions, 0, where, where)
+    alone = make_positions("coupled-bias", Shape(16, 2, 1, 64))
+    parts = []
+    for axis in ("place", "row"):
+        alone.relative["place"].load_state_dict(model.positions.relative[axis].state_dict())
+        seen = Where(where.index, {**told, "place": told[axis]})
+        parts.append(bias_of(alone, 0, seen, seen))
+    torch.testing.assert_close(both, parts[0] + parts[1])
+    assert not torch.allclose(parts[0], parts[1])
+
+
+def test_cached_logits_over_two_axes_are_uncached_ones_and_gradients_reach_both() -> None:
+    model, ids, told = two_axes()
+    with torch.inference_mode():
+        whole, cache, parts, seen = model(ids, told), model.make_cache(*ids.shape), [], []
+        for part in (slice(0, 100), slice(100, 500), *(slice(i, i + 1) for i in range(500, 800))):
+            parts.append(model(ids[:, part], {axis: known[:, part] for axis, known in told.items()}, cache))
+            seen.append(cache.columns)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-4, rtol=0)
+    assert any(columns is not None for columns in seen), "nothing was left out"
+    model.positions.relative["row"].near.data[:, 0] -= 10  # so that every parameter matters somewhere
+    model(ids, told).logsumexp(-1).square().sum().backward()
+    for axis in ("place", "row"):
+        assert all(parameter.grad.any() for parameter in model.positions.relative[axis].parameters()), axis
+
+
+def test_what_one_axis_takes_away_another_may_give_back() -> None:
+    model, _, _ = two_axes()
+    assert model.spread is not None
+    reach = model.positions.reach(model.spread)
+    assert set(reach) == {"place", "row"}
+    near = model.positions.relative["place"].reach(model.spread)
+    assert near is not None
+    assert reach["place"] > near + 25, "a key may be 100 nats above on the other axis"
+    # at the reach a key has no weight even where the other axis speaks for it most
+    places = [1000, *(1000 + away for away in (-reach["place"], reach["place"]) for _ in range(4))]
+    rows = [2, *(1, 2, 3, 0) * 2]
+    query = Where(torch.arange(1), {"place": torch.tensor([[1000]]), "row": torch.tensor([[2]])})
+    key = Where(torch.arange(9), {"place": torch.tensor([places]), "row": torch.tensor([rows])})
+    bias = bias_of(model.positions, 0, query, key)[0, :, 0]
+    assert not torch.exp(bias[:, 1:] - bias[:, :1] + (model.spread - 104)).any()
+    # an axis on which far keys can be anywhere sets no bound to what it gives back
+    model.positions.relative["row"].decay.data[0, 0] = -0.1
+    assert model.positions.reach(model.spread) == {}
+
+
+@pytest.mark.parametrize("axes", ["", "place,place", "place,", "digit place", "a.b"])
+def test_axes_that_are_no_names_are_refused(axes: str) -> None:
+    with pytest.raises(UsageError, match="bias_axes names axes, each once"):
+        ModelConfig(position="coupled-bias", position_settings={"bias_axes": axes})
+
+
+def test_axes_that_the_format_does_not_tell_are_refused(tmp_path: Path) -> None:
+    settings = ("model.position=coupled-bias", "model.bias_axes=place, room", "data.format=reversed")
+    with pytest.raises(UsageError, match="'room'"):
+        finished(tiny(tmp_path / "run", *settings))
+    assert not (tmp_path / "run").exists()
+    finished(tiny(tmp_path / "run", *settings[:1], "model.bias_axes=place, run", *settings[2:]))
+    assert load_checkpoint(tmp_path / "run").model.axes == ("place", "run", "segment")
+
+
+MINE = """
+from dataclasses import dataclass
+from mathllm.model.positions.base import Scheme, SchemeSettings
+
+@dataclass(frozen=True)
+class MySettings(SchemeSettings):
+    my_strength: float = 1.0
+
+class Mine(Scheme):
+    axes = ("run",)
+    Settings = MySettings
+
+    def embed(self, x, where):
+        return x * (1 + self.settings.my_strength * where.axes["run"][..., None])
+
+    def draw(self, told, shape, seed):
+        return {"run": told["run"] + 1}
+"""
+
+
+def test_a_scheme_with_a_setting_and_an_axis_of_its_own_is_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_scheme.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(POSITIONS, "mine", "my_scheme:Mine")
+    settings = ("model.position=mine+rope", "model.my_strength=0.5", "data.format=reversed")
+    finished(tiny(tmp_path / "run", *settings))
+    loaded = load_checkpoint(tmp_path / "run")
+    assert loaded.model_config.to_dict()["my_strength"] == 0.5
+    assert loaded.model.axes == ("run",)
+    assert Solver(loaded).solve("1+2").text
+    with pytest.raises(UsageError, match=r"model.my_strength does nothing with position 'rope'") as caught:
+        tiny(tmp_path / "run", "model.my_strength=0.5")
+    assert "--position mine" in str(caught.value.hint)
+    with pytest.raises(UsageError, match=r"model.my_strength is a number"):
+        tiny(tmp_path / "run", *settings, "model.my_strength=much")
+    with pytest.raises(UsageError, match="is not its place"):
+        finished(tiny(tmp_path / "other", *settings[:2], "data.format=plain"))

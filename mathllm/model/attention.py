@@ -23,7 +23,7 @@ class Attention(nn.Module):
     scale), and the scores are multiplied by `qk_scale`: how sharp attention can be.
     """
 
-    def __init__(self, hidden: int, heads: int, kv_heads: int, qk_norm: bool, qk_scale: float) -> None:
+    def __init__(self, *, hidden: int, heads: int, kv_heads: int, qk_norm: bool, qk_scale: float) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.qk_norm = heads, kv_heads, qk_norm
         self.head_width = hidden // heads

@@ -20,23 +20,17 @@ class KeyValueCache:
 
     def __init__(
         self,
+        shape: tuple[int, int, int, int, int],
+        like: Tensor,
         *,
-        layers: int,
-        batch: int,
-        heads: int,
-        max_length: int,
-        head_width: int,
-        device: torch.device,
-        dtype: torch.dtype,
         axes: Sequence[str] = (),
         reach: Mapping[str, int] | None = None,
     ) -> None:
-        shape = (batch, heads, max_length, head_width)
-        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.coordinates = {
-            axis: torch.zeros((batch, max_length), device=device, dtype=torch.int64) for axis in axes
-        }
+        """`shape` is layers, rows, heads, tokens and width of a head; dtype and device are those of `like`."""
+        layers, batch, _, max_length, _ = shape
+        self.keys = [like.new_empty(shape[1:]) for _ in range(layers)]
+        self.values = [like.new_empty(shape[1:]) for _ in range(layers)]
+        self.coordinates = {axis: like.new_zeros((batch, max_length), dtype=torch.int64) for axis in axes}
         self.length, self.reach = 0, reach or {}
         self.columns: Tensor | None = None  # the tokens that count for the next queries; None: all
 

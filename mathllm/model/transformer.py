@@ -56,23 +56,13 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
-    def __init__(
-        self,
-        *,
-        hidden: int,
-        heads: int,
-        kv_heads: int,
-        inner: int,
-        norm: str,
-        activation: str,
-        qk_norm: bool,
-        qk_scale: float,
-    ) -> None:
+    def __init__(self, attention: Attention, feed_forward: FeedForward, norm: str) -> None:
         super().__init__()
+        hidden = attention.out.out_features
         self.attention_norm = make_norm(norm, hidden)
-        self.attention = Attention(hidden, heads, kv_heads, qk_norm, qk_scale)
+        self.attention = attention
         self.feed_forward_norm = make_norm(norm, hidden)
-        self.feed_forward = FeedForward(hidden, inner, activation)
+        self.feed_forward = feed_forward
 
     def forward(
         self,
@@ -93,7 +83,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A decoder-only transformer; `from_config` builds one from a ModelConfig."""
+    """A decoder-only transformer, see ModelConfig for its arguments; `from_config` builds one from that."""
 
     def __init__(
         self,
@@ -116,20 +106,17 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.max_length, self.vocab_size, self.loops = max_length, vocab_size, loops
-        self.heads, self.kv_heads, self.head_width = heads, kv_heads, hidden // heads
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads or heads, hidden // heads
         self.spread = underflow_spread(qk_scale, self.head_width) if qk_norm else None
         self.embedding = nn.Embedding(vocab_size, hidden)
         self.positions = make_positions(position, Shape(hidden, heads, layers, max_length), position_settings)
         self.blocks = nn.ModuleList(
             Block(
-                hidden=hidden,
-                heads=heads,
-                kv_heads=kv_heads,
-                inner=feed_forward,
-                norm=norm,
-                activation=activation,
-                qk_norm=qk_norm,
-                qk_scale=qk_scale,
+                Attention(
+                    hidden=hidden, heads=heads, kv_heads=self.kv_heads, qk_norm=qk_norm, qk_scale=qk_scale
+                ),
+                FeedForward(hidden, feed_forward, activation),
+                norm,
             )
             for _ in range(layers)
         )
@@ -143,22 +130,7 @@ class Transformer(nn.Module):
         """A new model; the same seed gives the same weights, whatever else draws random numbers."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(
-                layers=config.layers,
-                hidden=config.hidden,
-                heads=config.heads,
-                kv_heads=config.kv_heads or config.heads,
-                feed_forward=config.feed_forward,
-                max_length=config.max_length,
-                position=config.position,
-                position_settings=config.position_settings,
-                norm=config.norm,
-                activation=config.activation,
-                qk_norm=config.qk_norm,
-                qk_scale=config.qk_scale,
-                tie_embeddings=config.tie_embeddings,
-                loops=config.loops,
-            )
+            return cls(**{name: value for name, value in vars(config).items() if name != "size"})
 
     def _initialise(self, hidden: int) -> None:
         nn.init.normal_(self.embedding.weight, std=1.0 if self.head is not None else 1 / math.sqrt(hidden))
@@ -205,17 +177,8 @@ class Transformer(nn.Module):
     def make_cache(self, batch: int, max_length: int) -> KeyValueCache:
         """An empty cache for sequences of up to max_length tokens."""
         weight = self.embedding.weight
-        return KeyValueCache(
-            layers=self.depth,
-            batch=batch,
-            heads=self.kv_heads,
-            max_length=max_length,
-            head_width=self.head_width,
-            device=weight.device,
-            dtype=weight.dtype,
-            axes=self.positions.key_axes,
-            reach=self.reach,
-        )
+        shape = self.depth, batch, self.kv_heads, max_length, self.head_width
+        return KeyValueCache(shape, weight, axes=self.positions.key_axes, reach=self.reach)
 
     @property
     def axes(self) -> tuple[str, ...]:

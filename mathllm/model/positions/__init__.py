@@ -18,7 +18,7 @@ __all__ = ["Scheme", "Shape", "Together", "Where", "axes_of", "make_positions", 
 
 
 def make_positions(name: str, shape: Shape, settings: Mapping[str, Any] | None = None) -> Scheme:
-    """The scheme of that name, or several: `coupled+rope`. Raises UsageError for an unknown one."""
+    """The scheme of that name, or several: `one+other`. Raises UsageError for an unknown one."""
     schemes = [
         scheme(shape, own_settings(scheme, settings or {})) for scheme in position_classes(name).values()
     ]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from mathllm.errors import UsageError
 
+Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Where:
@@ -90,16 +92,14 @@ class Scheme(nn.Module):
         on the others. Keys with coordinate 0 are near to all; an axis that is not named has no such distance."""
         return {}
 
-    def draw(
-        self, told: Mapping[str, NDArray[np.int64]], shape: tuple[int, int], seed: Sequence[int]
-    ) -> dict[str, NDArray[np.int64]]:
+    def draw(self, told: Mapping[str, Ints], shape: tuple[int, int], seed: Sequence[int]) -> dict[str, Ints]:
         """The coordinates [N, T] that a step of training, whose random numbers the seed gives, has instead of those
         that were `told`, or beside them."""
         return {}
 
 
 class Together(Scheme):
-    """Several schemes at once, `coupled+rope` or `abacus+fire` (arXiv 2405.17399): what each adds or turns."""
+    """Several schemes at once (as in arXiv 2405.17399): what each adds or turns."""
 
     def __init__(self, schemes: Sequence[Scheme]) -> None:
         nn.Module.__init__(self)
@@ -128,9 +128,7 @@ class Together(Scheme):
         given = [bias for bias in biases if bias is not None]
         return sum(given[1:], given[0]) if given else None
 
-    def draw(
-        self, told: Mapping[str, NDArray[np.int64]], shape: tuple[int, int], seed: Sequence[int]
-    ) -> dict[str, NDArray[np.int64]]:
+    def draw(self, told: Mapping[str, Ints], shape: tuple[int, int], seed: Sequence[int]) -> dict[str, Ints]:
         # each from what was told: two schemes that move one axis move it alike, and only once
         return {
             name: drawn for scheme in self.parts for name, drawn in scheme.draw(told, shape, seed).items()

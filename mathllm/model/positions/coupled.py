@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mathllm.errors import check_at_least
-from mathllm.model.positions.base import Scheme, SchemeSettings, Shape, Table, Where
+from mathllm.model.positions.base import Ints, Scheme, SchemeSettings, Shape, Table, Where
 from mathllm.model.positions.rotary import Rope, rotations
 
 MOVED = ("place", "run")  # the axes that count digits
@@ -40,9 +39,7 @@ class Placed(Scheme):
 
     Settings = StartSettings
 
-    def draw(
-        self, told: Mapping[str, NDArray[np.int64]], shape: tuple[int, int], seed: Sequence[int]
-    ) -> dict[str, NDArray[np.int64]]:
+    def draw(self, told: Mapping[str, Ints], shape: tuple[int, int], seed: Sequence[int]) -> dict[str, Ints]:
         highest = self.settings.random_start
         if not highest:
             return {}

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mathllm.model.positions.base import Scheme, Shape, Table, Where
+from mathllm.model.positions.base import Ints, Scheme, Shape, Table, Where
 
 SPREAD = 4  # times as many numbers as a text has tokens
 DRAWN = "randomized"  # the axis of the numbers that training draws; nobody is asked for it
@@ -32,9 +31,7 @@ class Randomized(Scheme):
         embedded: Tensor = x + self.table(numbers)
         return embedded
 
-    def draw(
-        self, told: Mapping[str, NDArray[np.int64]], shape: tuple[int, int], seed: Sequence[int]
-    ) -> dict[str, NDArray[np.int64]]:
+    def draw(self, told: Mapping[str, Ints], shape: tuple[int, int], seed: Sequence[int]) -> dict[str, Ints]:
         """Ordered random numbers, in some rows as close as SPREAD to a token and in others spread out over all."""
         (rows, length), rng = shape, np.random.default_rng(seed)
         most = rng.integers(SPREAD * length, self.table.num_embeddings + 1, (rows, 1))

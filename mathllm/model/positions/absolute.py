@@ -1,4 +1,4 @@
-"""Sines and cosines, added to embeddings."""
+"""A vector for every position, added to embeddings: trained, or of sines and cosines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mathllm.model.positions.base import Scheme, Shape, Where, angles, check_even
+from mathllm.model.positions.base import Scheme, Shape, Table, Where, angles, check_even
+
+
+class Learned(Scheme):
+    """A trained vector per position, as in GPT-2."""
+
+    def __init__(self, shape: Shape, settings: Any = None) -> None:
+        super().__init__(shape, settings)
+        self.table = Table(shape.max_length, shape.hidden)
+
+    def embed(self, x: Tensor, where: Where) -> Tensor:
+        embedded: Tensor = x + self.table(where.index)
+        return embedded
 
 
 class Sinusoidal(Scheme):
