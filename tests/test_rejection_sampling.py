@@ -141,6 +141,12 @@ def test_a_step_that_keeps_nothing_changes_no_weight_and_is_counted(tmp_path: Pa
     assert read_progress(run / "checkpoint-3")[0].rows == 24
 
 
+def test_every_step_draws_anew(tmp_path: Path) -> None:
+    same = ("data.num_examples=1", "optim.learning_rate=0")
+    finished(learning(tmp_path / "run", *same))
+    assert len(set(records(tmp_path / "run", "train/accepted").values())) > 2
+
+
 @pytest.mark.parametrize("rows", [8, 1])
 def test_two_processes_with_half_the_batch_are_one_with_all_of_it(tmp_path: Path, rows: int) -> None:
     """Also where so little is kept that one of them has no text of its own, or neither has."""
