@@ -29,7 +29,7 @@ from mathllm.data.batches import IGNORED
 from mathllm.data.sources import ProblemStream
 from mathllm.formats import get_format
 from mathllm.inference.engine import decode
-from mathllm.model import Transformer
+from mathllm.model.transformer import Transformer
 from mathllm.resolve import resolve
 from mathllm.training.optim import make_optimizers
 from mathllm.training.trainer import Trainer

@@ -21,7 +21,7 @@ from benchmarks.peers import our_config
 from mathllm.config import build_config
 from mathllm.data.batches import micro_batches, shares_by_length
 from mathllm.inference.engine import decode
-from mathllm.model import Transformer
+from mathllm.model.transformer import Transformer
 from mathllm.resolve import resolve
 from mathllm.training.trainer import MICRO_BATCH_TOKENS
 

@@ -13,41 +13,19 @@ mathllm.evaluate(model, "data/test.jsonl").exact_match
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mathllm.checkpoint import load_checkpoint
 from mathllm.config import Config, DataConfig
-from mathllm.data.files import generate_dataset, read_problems
+from mathllm.data.files import generate_dataset
 from mathllm.device import pick_device
-from mathllm.evaluation.report import Report, evaluate_problems
+from mathllm.evaluation.report import Report
 from mathllm.inference.sampling import SamplingParams
-from mathllm.inference.solver import Solution, Solver
-from mathllm.model.checkpoint import Checkpoint, load_checkpoint
+from mathllm.math_model import MathModel
 from mathllm.resolve import resolve_data
-from mathllm.tasks.expressions import parse_expressions
 from mathllm.training.run import TrainResult
 from mathllm.training.run import train as run_training
-
-
-@dataclass(frozen=True)
-class MathModel:
-    """A loaded checkpoint. `load` makes one."""
-
-    checkpoint: Checkpoint
-    solver: Solver
-
-    def solve(self, expression: str) -> Solution:
-        """The model's answer to `12+34`, with its reasoning."""
-        return self.solver.solve(expression)
-
-    def generate(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution]:
-        """Answers to many expressions, in batches."""
-        return self.solver.solve_many(expressions, batch_size)
-
-    def evaluate(self, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
-        """Exact match on a data file, or on a list of expressions."""
-        return evaluate(self, problems, batch_size)
 
 
 def load(
@@ -57,8 +35,7 @@ def load(
 
     Raises CheckpointError where there is none or it is damaged.
     """
-    checkpoint = load_checkpoint(path, pick_device(device))
-    return MathModel(checkpoint, Solver(checkpoint, SamplingParams(temperature), seed))
+    return load_checkpoint(path, pick_device(device), params=SamplingParams(temperature), seed=seed)
 
 
 def train(config: Config, resume: bool = False, overwrite: bool = False) -> TrainResult:
@@ -68,14 +45,7 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> Trai
 
 def evaluate(model: MathModel, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
     """Exact match of a model on a data file, or on a list of expressions."""
-    chain = model.solver.chain
-    asked = (
-        parse_expressions(problems, chain)
-        if not isinstance(problems, (str, Path))
-        else read_problems(Path(problems), chain)
-    )
-    model.solver.check(asked)
-    return evaluate_problems(model.checkpoint.model, model.checkpoint.notation, asked, batch_size=batch_size)
+    return model.evaluate(problems, batch_size)
 
 
 def generate_data(

@@ -1,6 +1,6 @@
 """The chat: a read-line function and a console, and in between the model that works out what is typed.
 
-    Chat(solver, make_console(), input).run()
+    Chat(model, make_console(), input).run()
 
 On a terminal the steps of a thought come one a line, as the model writes them; `answer_lines` is the same for
 pipes: lines in, answers out.
@@ -13,20 +13,25 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain, unknown_choice
+from mathllm.formats import Rendered
 from mathllm.inference.engine import CUT, ENDED, Step
-from mathllm.inference.solver import Solution, Solver, is_unfinished
-from mathllm.model.checkpoint import load_checkpoint
+from mathllm.inference.sampling import SamplingParams
+from mathllm.inference.texts import Written
+from mathllm.math_model import MathModel, Solution, is_unfinished
 from mathllm.percent import percent_sure
-from mathllm.tasks import TASKS, Problems, extent, get_tasks
+from mathllm.tasks import extent
 from mathllm.tasks.expressions import expressions
 from mathllm.tokenizer import END, TOKENS, Ids, decode
 
@@ -56,10 +61,23 @@ class Token:
 
 
 class Chat:
-    """A conversation with a model: `read_line` is called with the prompt and raises EOFError at the end."""
+    """A conversation with a model: `read_line` is called with the prompt and raises EOFError at the end.
 
-    def __init__(self, solver: Solver, console: Console, read_line: Callable[[str], str]) -> None:
-        self.solver, self.console, self.read_line = solver, console, read_line
+    `params` are how tokens are drawn, with random numbers from `seed` on.
+    """
+
+    def __init__(
+        self,
+        model: MathModel,
+        console: Console,
+        read_line: Callable[[str], str],
+        *,
+        params: SamplingParams | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.console, self.read_line = model, console, read_line
+        self.params = params or model.params
+        self.generator = torch.Generator(model.device).manual_seed(seed)
         self.commands: dict[str, Callable[[str], bool]] = {
             "/help": self.help,
             "/temperature": self.temperature,
@@ -74,7 +92,7 @@ class Chat:
 
     def run(self) -> None:
         """Reads and answers until the end of the input or `quit`."""
-        for line in greeting(self.solver):
+        for line in greeting(self.model):
             self.say(line)
         while True:
             try:
@@ -112,24 +130,24 @@ class Chat:
         words = line.split(None, 1)
         return bool(words) and (words[0].startswith("/") or "/" + words[0].lower() in self.commands)
 
-    def problem(self, line: str) -> tuple[Problems, list[str]]:
+    def problem(self, line: str) -> tuple[Rendered, list[str]]:
         """The problem in a line, finished by the model if need be, and what is odd about it."""
         unfinished = is_unfinished(line)
-        problem = self.solver.complete(line) if unfinished else self.solver.parse(line)
-        self.solver.check(problem)
-        notes = [f"in training this model never saw {what}" for what in self.solver.unseen(problem)]
+        asked = self.model.finish(line, self.params, self.generator) if unfinished else self.model.ask(line)
+        notes = [f"in training this model never saw {what}" for what in self.model.unseen(asked.problems)]
         if unfinished:
-            chosen = expressions(problem)[0]
+            chosen = expressions(asked.problems)[0]
             notes.insert(0, f"the model chose {chosen} (it was trained only on what follows the =)")
-        return problem, notes
+        return asked, notes
 
     def ask(self, line: str) -> None:
         """Streams what the model makes of a problem."""
-        problem, notes = self.problem(line)
+        asked, notes = self.problem(line)
         for note in notes:
             self.say(note)
-        self.prompt, self.written = self.solver.notation.prompts(problem)[0][0], []
-        work_out(self.solver, problem, self.console, self.written)
+        self.prompt, self.written = prompt_of(asked), []
+        steps = self.model.stream(asked, self.params, self.generator)
+        work_out(self.model, asked, steps, self.console, self.written)
         if self.show_tokens:
             self.console.print(token_table(self.prompt, self.written))
 
@@ -148,8 +166,8 @@ class Chat:
                 temperature = float(value)
             except ValueError:
                 raise UsageError(f"a temperature is a number like 0.8, not {value!r}") from None
-            self.solver.params = replace(self.solver.params, temperature=temperature)
-        temperature = self.solver.params.temperature
+            self.params = replace(self.params, temperature=temperature)
+        temperature = self.params.temperature
         self.say(f"temperature {temperature:g}{' (always the likeliest token)' if temperature == 0 else ''}")
         return True
 
@@ -167,11 +185,9 @@ class Chat:
 
     def checkpoint(self, path: str) -> bool:
         if path:
-            old = self.solver
-            solver = Solver(load_checkpoint(os.path.expanduser(path), old.device), old.params)
-            solver.generator = old.generator
-            self.solver, self.prompt, self.written = solver, None, []
-        for line in description(self.solver):
+            self.model = load_checkpoint(os.path.expanduser(path), self.model.device)
+            self.prompt, self.written = None, []
+        for line in description(self.model):
             self.say(line)
         return True
 
@@ -198,43 +214,51 @@ def make_console(file: IO[str] | None = None) -> Console:
     return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
-def description(solver: Solver) -> list[str]:
+def description(model: MathModel) -> list[str]:
     """What one should know about a model before talking to it."""
-    checkpoint, data = solver.checkpoint, solver.checkpoint.data
-    names = " and ".join(TASKS[code].name for code in get_tasks(data.task))
+    names = " and ".join(task.name for task in model.tasks)
     return [
-        f"{checkpoint.path}: {solver.model.num_parameters:,} parameters",
-        f"trained on {names} {extent(data.task, data.max_digits)}",
-        f"{checkpoint.notation.name} format: {checkpoint.notation.summary}",
+        f"{model.path}: {model.model.num_parameters:,} parameters",
+        f"trained on {names} {extent(model.data.task, model.data.max_digits)}",
+        f"{model.format.name} format: {model.format.summary}",
     ]
 
 
-def greeting(solver: Solver) -> list[str]:
-    data = solver.checkpoint.data
-    symbol = TASKS[get_tasks(data.task)[0]].symbol
-    example = f"{'658'[: data.max_digits]}{symbol}{'189'[: data.max_digits]}"
-    if solver.chain:
-        example = "3+4*7-2"
-    return [*description(solver), f"type a problem like {example}, or /help; Ctrl-D leaves"]
+def greeting(model: MathModel) -> list[str]:
+    task, digits = model.tasks[0], model.data.max_digits
+    example = task.example if task.one_digit else f"{'658'[:digits]}{task.symbol}{'189'[:digits]}"
+    return [*description(model), f"type a problem like {example}, or /help; Ctrl-D leaves"]
 
 
-def work_out(solver: Solver, problem: Problems, console: Console, written: list[Token]) -> Solution:
-    """Shows a problem being solved, and whether it came out right; `written` is filled with the tokens."""
-    steps = solver.stream(problem)
-    prompt = solver.notation.prompts(problem)[0][0]
-    equation = f"{INDENT}{expressions(problem)[0]} = "
+def prompt_of(asked: Rendered) -> Ids:
+    """The ids [P] of the prompt of one problem."""
+    return asked.ids[0, : asked.prompt_lengths[0]]
+
+
+def work_out(
+    model: MathModel, asked: Rendered, steps: Iterable[Step], console: Console, written: list[Token]
+) -> Solution:
+    """Shows a problem being solved step by step, and whether it came out right; `written` is filled with the
+    tokens."""
+    prompt = prompt_of(asked)
+    equation = f"{INDENT}{expressions(asked.problems)[0]} = "
     # an answer that starts with its units is shown as it is written first, and the right way round then
-    backwards = solver.notation.least_significant_first
-    page = Page(console, INDENT + decode(prompt) if backwards else equation, THOUGHT if backwards else ANSWER)
-    log_prob, reason = 0.0, CUT
+    backwards = model.format.least_significant_first
+    lead, style = (INDENT + decode(prompt), THOUGHT) if backwards else (equation, ANSWER)
+    page = Page(console, lead, style, partial(layout, model, asked))
+    log_probs, reason = [], CUT
     for step in steps:
         written.append(read_token(step))
-        log_prob += float(step.log_probs[0])
+        log_probs.append(float(step.log_probs[0]))
         reason = ENDED if written[-1].id == END else CUT
         page.show([token.id for token in written], done=False)
     ids = [token.id for token in written]
     page.show(ids, done=True)
-    solution = solver.read(problem, np.array([*prompt, *ids], np.uint8), log_prob, reason)
+    text = np.array([[*prompt, *ids]], np.uint8)
+    reasons, likely = np.array([reason], np.uint8), np.array([log_probs], np.float32)
+    lengths = np.array([text.shape[1]])
+    texts = Written(asked.problems, text, lengths, asked.prompt_lengths, reasons, likely)
+    (solution,) = model.read(texts)
     if backwards and answer_text(solution):
         page.end_line()
         console.out(equation + answer_text(solution), style=ANSWER, end="")
@@ -247,17 +271,23 @@ def work_out(solver: Solver, problem: Problems, console: Console, written: list[
 class Page:
     """What has been shown of a completion so far: the steps of its thought one a line, then the answer."""
 
-    def __init__(self, console: Console, lead: str, answer_style: str) -> None:
-        self.console, self.lead, self.answer_style = console, lead, answer_style
+    def __init__(
+        self,
+        console: Console,
+        lead: str,
+        answer_style: str,
+        layout: Callable[[list[int]], tuple[str, str]],
+    ) -> None:
+        self.console, self.lead, self.answer_style, self.layout = console, lead, answer_style, layout
         self.thought = self.answer = ""
 
     def show(self, ids: list[int], done: bool) -> None:
         """Prints what the ids of a completion have got more than at the last call."""
-        thought, answer = layout(ids)
+        thought, answer = self.layout(ids)
         answer = self.lead + answer if answer else ""
         if not done:
-            # the last digit may turn out to begin the next step, a plus to be half of a times sign: they wait
-            held = re.compile(r"[0-9+]\Z")
+            # the last digit may turn out to begin the next step, a sign to be half of an operator: they wait
+            held = re.compile(r"[0-9+-]\Z")
             thought, answer = (thought, held.sub("", answer)) if answer else (held.sub("", thought), "")
         for text, shown, style in (
             (thought, self.thought, THOUGHT),
@@ -273,10 +303,11 @@ class Page:
             self.console.print()
 
 
-def layout(ids: list[int]) -> tuple[str, str]:
+def layout(model: MathModel, asked: Rendered, ids: list[int]) -> tuple[str, str]:
     """The thought and the answer in a completion: what a token adds never depends on the ones behind it, but
-    for the digit or plus in front of it."""
-    text = decode(ids).removesuffix(TOKENS[END])
+    for the digit or sign in front of it."""
+    (text,) = model.format.texts(asked.problems, np.array([ids], np.uint8))
+    text = text.removesuffix(TOKENS[END])
     # thoughts at the beginning, the last one perhaps still open; all else is the answer, whatever it holds
     match = re.match("((?:<think>.*?</think>)*(?:<think>(?:(?!</think>).)*$)?)(.*)", text)
     assert match is not None
@@ -340,8 +371,9 @@ def answer_lines(chat: Chat, lines: Iterable[str], out: IO[str]) -> bool:
             if command and not chat.handle(line):
                 break
             if line.strip() and not command:
-                problem, notes = chat.problem(line)
-                solution = chat.solver.solve_problems(problem)[0]
+                asked, notes = chat.problem(line)
+                written = chat.model.complete(asked, params=chat.params, generator=chat.generator)
+                (solution,) = chat.model.read(written)
                 answer = answer_text(solution)
                 if is_unfinished(line):
                     answer = f"{solution.expression}={answer}"

@@ -9,13 +9,29 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from mathllm.errors import UsageError, check_at_least, check_choice, unknown_choice
 from mathllm.files import load_toml, toml_names
+from mathllm.flags import (
+    MACHINE,
+    MODEL,
+    OUTPUT,
+    TEXT,
+    Flag,
+    converted,
+    explained,
+    listed,
+    parse_assignments,
+    setting,
+)
 from mathllm.registry import (
+    FORMATS,
     OBJECTIVES,
     POSITIONS,
+    SAMPLINGS,
+    TASKS,
     objective_class,
     own_settings,
     position_class,
@@ -23,6 +39,12 @@ from mathllm.registry import (
     setting_names,
 )
 
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 256},
+    "small": {"layers": 4, "hidden": 256, "heads": 4, "feed_forward": 512},
+    "medium": {"layers": 6, "hidden": 512, "heads": 8, "feed_forward": 1024},
+    "large": {"layers": 8, "hidden": 512, "heads": 8, "feed_forward": 2048},
+}
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
@@ -36,17 +58,17 @@ MAX_THOUGHTS = 1000
 class ModelConfig:
     """The shape of a decoder. `kv_heads` 0 means as many as `heads`; `max_length` bounds prompt and completion
     together, and 0 means as long as the training data needs. `loops` repeats the blocks, with the same weights.
-    `position_settings` are those of the chosen schemes, all of them, whichever were given (see the `Settings` of each);
-    files and `--set` have them beside the other fields."""
+    `position_settings` are those of the chosen schemes, all of them, whichever were given (see the `Settings` of
+    each); files and `--set` have them beside the other fields."""
 
-    size: str = "small"
+    size: str = setting("small", f"{listed(SIZES)}.", name="--model-size")
     layers: int = 4
     hidden: int = 256
     heads: int = 4
     kv_heads: int = 0
     feed_forward: int = 512
-    max_length: int = 0
-    position: str = "rope"
+    max_length: int = setting(0, "Tokens of prompt and completion.", shown="what the data need")
+    position: str = setting("rope", f"{', '.join(POSITIONS)}, or two: coupled+rope.")
     norm: str = "rmsnorm"
     activation: str = "gelu"
     qk_norm: bool = True
@@ -84,14 +106,6 @@ class ModelConfig:
         return _flat(self, "position_settings")
 
 
-SIZES: dict[str, dict[str, int]] = {
-    "nano": {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 256},
-    "small": {"layers": 4, "hidden": 256, "heads": 4, "feed_forward": 512},
-    "medium": {"layers": 6, "hidden": 512, "heads": 8, "feed_forward": 1024},
-    "large": {"layers": 8, "hidden": 512, "heads": 8, "feed_forward": 2048},
-}
-
-
 @dataclass(frozen=True)
 class DataConfig:
     """Which problems, and how they are written. `data_dir` empty means an endless stream made on the fly.
@@ -102,20 +116,22 @@ class DataConfig:
     `thought_length` is that of format `slots` (0: one token more than the longer operand has digits).
     """
 
-    data_dir: str = ""
+    data_dir: str = setting(
+        "", "Directory that mathllm gen-data made.", shown="data, if there is one", kind=Path
+    )
     num_examples: int = 0
-    task: str = "addition"
-    format: str = "column"
-    zero_pad: bool = False
-    max_digits: int = 3
-    max_operands: int = 2
-    sampling: str = "digits"
-    signed: bool = False
-    train_ratio: float = 0.9
-    val_ratio: float = 0.05
+    task: str = setting("addition", f"{explained(TASKS)}; or several: addition,subtraction.")
+    format: str = setting("column", f"{explained(FORMATS)}.", TEXT, shown="the data's, else column")
+    zero_pad: bool = setting(False, "Give all numbers of a row the same width: 007+123=130.", TEXT)
+    max_digits: int = setting(3, "Digits of the longest operand.")
+    max_operands: int = setting(2, "Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.")
+    sampling: str = setting("digits", f"{explained(SAMPLINGS)}; or equal shares of several: digits,balanced.")
+    signed: bool = setting(False, "Let subtractions have negative results: 3-5=-2.")
+    train_ratio: float = setting(0.9, "Share of problems to train on.")
+    val_ratio: float = setting(0.05, "Share to validate on; what both leave is the test.")
     curriculum_steps: int = 0
     curriculum_start: int = 1
-    thought_length: int = 0
+    thought_length: int = setting(0, "Thoughts in a text (format slots).", TEXT, shown="digits + 1")
 
     def __post_init__(self) -> None:
         check_at_least("data.num_examples", self.num_examples, 0)
@@ -138,7 +154,7 @@ class ObjectiveConfig:
     """What is learned from a text: the name of an objective, and all of its settings, whichever were given (see its
     `Settings`); files and `--set` have them beside the name."""
 
-    name: str = "teacher-forcing"
+    name: str = setting("teacher-forcing", f"What is learned: {listed(OBJECTIVES)}.", name="--objective")
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -156,12 +172,12 @@ class OptimConfig:
     `ema_decay` (0: none; 0.99 looks back some hundred steps) the model that is evaluated and kept is the exponential
     moving average of the trained weights."""
 
-    optimizer: str = "muon"
-    learning_rate: float = 3e-3
+    optimizer: str = setting("muon", "muon (AdamW for the rest) or adamw.")
+    learning_rate: float = setting(3e-3, "AdamW's peak (Muon's: --set).")
     muon_learning_rate: float = 0.02
-    weight_decay: float = 0.0
-    warmup_steps: int = 50
-    schedule: str = "linear"
+    weight_decay: float = setting(0.0, "Weight decay of matrices.")
+    warmup_steps: int = setting(50, "Steps of linear warm-up.")
+    schedule: str = setting("linear", f"{listed(SCHEDULES)}.")
     grad_clip: float = 1.0
     ema_decay: float = 0.0
 
@@ -184,26 +200,42 @@ class TrainConfig:
     same shape whose weights the run begins with (a path, a run, or a name that ships).
     """
 
-    output_dir: str = ""
-    init: str = ""
-    batch_size: int = 128
-    eval_batch_size: int = 1024
-    num_epochs: int = 1
-    max_steps: int = 0
-    grad_accumulation: int = 1
-    eval_steps: int = 250
+    output_dir: str = setting(
+        "", "Where everything is written.", OUTPUT, shown="checkpoints/TASK-SIZE", kind=Path
+    )
+    init: str = setting(
+        "", "A checkpoint of the same shape, whose weights the run begins with.", MODEL, shown="none"
+    )
+    batch_size: int = setting(128, "Rows of a batch.")
+    eval_batch_size: int = setting(1024, "Rows of a batch of evaluation.", MACHINE)
+    num_epochs: int = setting(1, "Times through the data.")
+    max_steps: int = setting(0, "Steps, instead of epochs.", shown="as many as the epochs take")
+    grad_accumulation: int = setting(1, "Batches added up for a step.")
+    eval_steps: int = setting(250, "Steps between evaluations.", OUTPUT)
     eval_examples: int = 2000
-    save_steps: int = 500
-    logging_steps: int = 10
+    save_steps: int = setting(500, "Steps between checkpoints.", OUTPUT)
+    logging_steps: int = setting(10, "Steps between log lines.", OUTPUT)
     keep: int = 2
-    precision: str = "auto"
-    compile: bool = False
-    device: str = "auto"
+    precision: str = setting(
+        "auto",
+        "auto, fp32, bf16 (on a CPU: for those with AMX) or fp16.",
+        MACHINE,
+        Flag("Short for --precision fp16.", MACHINE, name="--fp16", shown="no", values={True: "fp16"}),
+    )
+    compile: bool = setting(False, "Use torch.compile.", MACHINE)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N.", MACHINE)
     threads: int = 0
-    seed: int = 0
-    wandb: str = "auto"
-    target_exact_match: float = 0.0
-    patience: int = 0
+    seed: int = setting(0, "Seed of everything that is drawn at random.", MACHINE)
+    wandb: str = setting(
+        "auto",
+        "Log to W&B.",
+        OUTPUT,
+        name="--wandb/--no-wandb",
+        shown="if logged in",
+        values={True: "on", False: "off"},
+    )
+    target_exact_match: float = setting(0.0, "Stop when validation reaches this share.", shown="never")
+    patience: int = setting(0, "Stop after n evaluations without a better one.", shown="never")
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
@@ -257,12 +289,20 @@ def build_config(
     Raises UsageError for an unknown section, key or value, with the nearest name, and for a setting of a position or
     an objective that is not chosen.
     """
+    tables = merged(load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers)
+    return Config(**{section: SECTIONS[section](**entries) for section, entries in tables.items()})
+
+
+def merged(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tables of settings as one, the last one winning, over the shape of the model's size: the sections' own fields.
+
+    Raises UsageError for an unknown section or key, and for a value of another type.
+    """
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-    chosen = [load_recipe(recipe) if recipe else {}, parse_assignments(assignments), *layers]
-    size = _convert("model", "size", _last(chosen, "model", "size"))
-    objective = _convert("objective", "name", _last(chosen, "objective", "name"))
+    size = _convert("model", "size", _last(layers, "model", "size"))
+    objective = _convert("objective", "name", _last(layers, "objective", "name"))
     preset = _size(size)
-    for part in [{"model": preset}, *chosen]:
+    for part in [{"model": preset}, *layers]:
         for section, entries in part.items():
             if section not in SECTIONS:
                 raise unknown_choice("section", section, SECTIONS)
@@ -279,12 +319,12 @@ def build_config(
                     values[section].setdefault(_DIALS[section].field, {})[key] = value
                 else:
                     raise unknown_choice(f"setting in [{section}]", key, _kinds(section))
-    return Config(**{section: SECTIONS[section](**entries) for section, entries in values.items()})
+    return values
 
 
 def from_saved(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Tables that a run has saved, as `build_config` takes them: earlier versions also saved the settings of objectives
-    that were not chosen."""
+    """Tables that a run has saved, as `build_config` takes them: earlier versions also saved the settings of
+    objectives that were not chosen."""
     found = {section: dict(entries) for section, entries in tables.items()}
     name = found.get("objective", {}).get("name", ObjectiveConfig.name)
     if name in OBJECTIVES:
@@ -305,42 +345,14 @@ def _size(name: str) -> dict[str, Any]:
     return {"size": name, **SIZES[name]}
 
 
-def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`["optim.learning_rate=1e-3"]` as nested tables."""
-    tables: dict[str, dict[str, Any]] = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        section, dot, key = name.strip().partition(".")
-        if not (equals and dot):
-            raise UsageError(
-                f"--set takes section.key=value, not {text!r}", "for example --set model.layers=3"
-            )
-        tables.setdefault(section, {})[key] = value.strip()
-    return tables
-
-
 def _kinds(section: str) -> dict[str, Any]:
     """The types of a section's own fields by name, without the settings of what is chosen in it."""
     inner = _DIALS[section].field if section in _DIALS else ""
     return {name: kind for name, kind in get_type_hints(SECTIONS[section]).items() if name != inner}
 
 
-def _convert(section: str, key: str, value: Any, kind: Any = None) -> Any:
-    """A TOML value or the text of an assignment as the field's own type."""
-    kind = kind or _kinds(section)[key]
-    if isinstance(value, str) and kind is bool:
-        value = {"true": True, "false": False}.get(value.lower(), value)
-    if kind in (bool, str) or isinstance(value, bool):
-        if type(value) is kind:
-            return value
-    else:
-        try:
-            if isinstance(value, str) or kind(value) == value:
-                return kind(value)
-        except (TypeError, ValueError, OverflowError):
-            pass  # a list, a date, an infinity where a whole number is wanted
-    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
-    raise UsageError(f"{section}.{key} is {wanted}, not {value!r}")
+def _convert(section: str, key: str, value: Any) -> Any:
+    return converted(f"{section}.{key}", value, _kinds(section)[key])
 
 
 def _flat(section: Any, inner: str) -> dict[str, Any]:
@@ -375,7 +387,7 @@ class _Dial:
             if user is None:
                 every = setting_names(map(self.load, self.names))
                 raise unknown_choice(f"setting in [{self.section}]", key, [*_kinds(self.section), *every])
-            values[key] = _convert(self.section, key, value, self._settings(user)[key])
+            values[key] = converted(f"{self.section}.{key}", value, self._settings(user)[key])
             default = getattr(self.load(user).Settings, key)
             if user not in owners and values[key] != default:
                 raise UsageError(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import re
-from collections.abc import Iterator
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
@@ -35,21 +35,25 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-@contextlib.contextmanager
-def workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that work side by side, each on its own on a CPU.
+_POOLS: dict[int, ThreadPoolExecutor] = {}
+_MAKING = threading.Lock()
 
-    PyTorch's own way, to let threads share every product, makes them wait for each other at each: for products as small
-    as ours that costs more than it brings, and on a busy machine almost everything.
-    """
-    before = torch.get_num_threads()
-    # OpenMP's number of threads belongs to the thread that sets it, and MKL's to all
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
+
+def workers(count: int) -> ThreadPoolExecutor:
+    """`count` threads that work side by side, each on its own on a CPU: the same ones whenever they are asked for.
+
+    PyTorch's own way, to let threads share every product, makes them wait for each other at each: for products as
+    small as ours that costs more than it brings, and on a busy machine almost everything."""
+    with _MAKING:
+        if count not in _POOLS:
+            before = torch.get_num_threads()
+            # OpenMP's number of threads belongs to the thread that sets it; what belongs to all is put back at once
+            pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+            everyone = threading.Barrier(count)
+            list(pool.map(lambda _: everyone.wait(), range(count)))
+            torch.set_num_threads(before)
+            _POOLS[count] = pool
+        return _POOLS[count]
 
 
 def sensible_threads(rows: int) -> int:

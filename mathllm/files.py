@@ -34,19 +34,24 @@ def explained(what: str) -> Iterator[None]:
         raise MathLLMError(f"cannot {what}: {error.strerror or error}", hint) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes and flushes to disk; the file is whole or absent under its name."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write, which takes the name `path` when the block ends well: the file is whole or
+    absent."""
     temporary = _beside(path, "tmp")
     with explained(f"write {path}"):
         try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            sync(temporary)
             os.replace(temporary, path)
-        except BaseException:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes and flushes to disk; the file is whole or absent under its name."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -66,11 +71,11 @@ def new_directory(path: Path) -> Iterator[Path]:
             remove_leftovers(path.parent, lambda name: name == path.name)
             temporary.mkdir(parents=True)
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             if path.exists():
                 os.rename(path, old)
             os.rename(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
         except BaseException:
             if old.exists() and not path.exists():
                 os.rename(old, path)
@@ -110,13 +115,14 @@ def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{kind}-{os.getpid()}")
 
 
-def _sync(directory: Path) -> None:
-    """Waits until the names in a directory are on the disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def sync(*paths: Path) -> None:
+    """Waits until files, or the names in directories, are on the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def toml_names(folder: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names of position schemes and objectives, and where the class of each is: one line to add one.
+"""Names of what can be chosen; of position schemes and objectives also where the class is: one line to add one.
 
 Nothing is imported before it is asked for, so whoever only wants the names does without numpy and torch.
 """
@@ -12,7 +12,32 @@ from importlib import import_module
 from typing import Any
 
 from mathllm.errors import UsageError, unknown_choice
+from mathllm.flags import THOUGHTS, Flag, Setting
 
+# what can be asked, written and drawn, as --help tells it; registries of the same names hold what they do
+TASKS = {
+    "addition": "",
+    "subtraction": "",
+    "multiplication": "by one digit",
+    "chain": "3+4*7-2 from left to right modulo 10; its digits are its numbers",
+}
+FORMATS = {
+    "column": "digit by digit, as in school",
+    "pairwise": "the whole sum again, turned round",
+    "reversed": "no reasoning, units first",
+    "hinted": "the same, a place before every digit",
+    "plain": "no reasoning",
+    "slots": "room for thoughts of the model's own",
+    "steps": "the state after each step of a chain",
+    "no-steps": "a chain without reasoning",
+    "filler": "a 0 for each step",
+    "random-steps": "a random digit for each",
+}
+SAMPLINGS = {
+    "digits": "short numbers as often as long ones",
+    "uniform": "every value as often as any other",
+    "balanced": "answers and chains of carries of every length equally often: 99+1, 100-99",
+}
 POSITIONS: dict[str, str] = {
     "learned": "mathllm.model.positions.absolute:Learned",
     "sinusoidal": "mathllm.model.positions.absolute:Sinusoidal",
@@ -28,21 +53,9 @@ POSITIONS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A command-line flag of its own for a setting of an objective, which has that type (`kind`) and `default`.
-
-    `implies` is another setting and its value where the flag gives more than 0 (else that is 0, too), unless it is
-    set itself. `shown` is for the help, where the default alone says too little.
-    """
-
-    name: str
-    setting: str
-    kind: type
-    default: Any
-    help: str
-    implies: tuple[str, int] | None = None
-    shown: str = ""
+def _own(key: str, default: Any, help_text: str, **flag: Any) -> Setting:
+    """A setting of an objective that has a flag; its default is that of the class."""
+    return Setting("objective", key, type(default), default, Flag(help_text, THOUGHTS, **flag))
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class Objective:
     path: str
     switch: str = ""
     help: str = ""
-    flags: tuple[Flag, ...] = ()
+    settings: tuple[Setting, ...] = ()
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -62,34 +75,37 @@ OBJECTIVES: dict[str, Objective] = {
         "--use-gumbel/--no-gumbel",
         "Score the answer alone: thoughts are the model's own.",
         (
-            Flag("--gumbel-temperature", "temperature", float, 1.0, "Of the softmax behind a thought."),
-            Flag(
-                "--gumbel-temperature-end",
+            _own("temperature", 1.0, "Of the softmax behind a thought.", name="--gumbel-temperature"),
+            _own(
                 "temperature_end",
-                float,
                 0.0,
                 "What it goes to over training.",
+                name="--gumbel-temperature-end",
                 shown="the same",
             ),
-            Flag(
-                "--estimator",
-                "estimator",
-                str,
-                "straight-through",
-                "straight-through, soft, argmax or exact.",
-            ),
-            Flag(
-                "--thought-warmup",
+            _own("estimator", "straight-through", "straight-through, soft, argmax or exact."),
+            _own(
                 "warmup_steps",
-                int,
                 0,
                 "Steps with the first thought supervised (more: --set).",
-                implies=("supervised", 1),
+                name="--thought-warmup",
+                implies=("supervised",),
             ),
         ),
     ),
     "rejection-sampling": Objective("mathllm.training.objectives.rejection_sampling:RejectionSampling"),
 }
+
+
+def objective_settings(default: str) -> list[Setting]:
+    """The settings of objectives that have flags, and the switches that choose one in place of the `default`."""
+    found = []
+    for name, entry in OBJECTIVES.items():
+        if entry.switch:
+            flag = Flag(entry.help, THOUGHTS, entry.switch, "no", {True: name, False: default})
+            found.append(Setting("objective", "name", str, default, flag))
+        found += entry.settings
+    return found
 
 
 def position_class(name: str) -> Any:

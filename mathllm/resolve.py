@@ -31,7 +31,7 @@ def resolve(config: Config) -> Config:
     data, train = resolve_data(config.data), config.train
     model = replace(config.model, max_length=room(config.model, data))
     format = get_format(data.format, data.zero_pad, data.thought_length)
-    format.check_axes(axes_of(model.position, model.position_settings))
+    format.check_axes(axes_of(model.position, model.position_settings), get_tasks(data.task))
     objective_class(config.objective.name).check(format, train.compile)
     # part of the settings: with another number, a resumed run would round its sums differently
     threads = train.threads or sensible_threads(train.batch_size * train.grad_accumulation)
@@ -50,14 +50,14 @@ def resolve_data(data: DataConfig) -> DataConfig:
     else:
         check_sampling(data)
     format = get_format(data.format, data.zero_pad, data.thought_length)
-    for code in get_tasks(data.task):
-        format.check_task(code)
+    for task in get_tasks(data.task):
+        format.check_task(task)
     return data
 
 
 def check_sampling(data: DataConfig) -> None:
     """Raises UsageError where problems cannot be drawn like this, or a setting would change nothing."""
-    tasks = [TASKS[code] for code in get_tasks(data.task)]
+    tasks = get_tasks(data.task)
     ratios(data)
     for method in sampling(data).methods:
         if not any(method in task.samplings for task in tasks):

@@ -4,9 +4,8 @@
     for run in study.runs(Path("studies/positions"), seeds=range(3)):
         measure(study, run, console)
 
-Every run has a directory of its own, with its result beside its checkpoints: a study that was stopped goes on where it
-was, and several processes may work on different seeds of one study.
-"""
+Every run has a directory of its own, with its result beside its checkpoints: a study that was stopped goes on where
+it was, and several processes may work on different seeds of one study."""
 
 from __future__ import annotations
 
@@ -20,15 +19,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from mathllm.checkpoint import load_checkpoint
 from mathllm.config import Config, build_config, from_saved
 from mathllm.device import pick_device
 from mathllm.errors import DataError, MathLLMError, UsageError, unknown_choice
 from mathllm.evaluation.lengths import check_length, evaluate_lengths
 from mathllm.files import load_toml, toml_names, write_json
 from mathllm.formats import get_format
-from mathllm.model.checkpoint import load_checkpoint
 from mathllm.resolve import resolve
-from mathllm.tasks import TASK_NAMES, get_tasks
+from mathllm.tasks import get_tasks
 from mathllm.training.run import saved_settings, train
 from mathllm.training.state import RESULTS, newest, read_progress, run_files
 
@@ -96,9 +95,8 @@ class Study:
     ) -> list[Run]:
         """All runs under `root`, seed by seed, so that a first comparison is there early. `more` changes every one.
 
-        Raises UsageError, before anything is trained, for an unknown variant in `only`, for settings that a study makes
-        itself, for those that do not fit together, and for lengths that a variant cannot write.
-        """
+        Raises UsageError, before anything is trained, for an unknown variant in `only`, for settings that a study
+        makes itself, for those that do not fit together, and for lengths that a variant cannot write."""
         for name in only:
             if name not in self.variants:
                 raise unknown_choice("variant", name, tuple(self.variants))
@@ -118,10 +116,11 @@ class Study:
         own = {"seed": seed, "output_dir": str(root / f"{folder(variant)}-seed{seed}"), "wandb": "off"}
         try:
             config = resolve(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
-            notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
+            data, room = config.data, config.model.max_length
+            format = get_format(data.format, data.zero_pad, data.thought_length)
             for digits in self.digits:
-                for code in get_tasks(config.data.task):
-                    check_length(config.model.max_length, notation, code, digits, config.data.max_operands)
+                for task in get_tasks(data.task):
+                    check_length(format, room, task, digits, operands=data.max_operands)
         except MathLLMError as error:
             raise UsageError(f"study {self.name}, variant {variant!r}: {error}", error.hint) from error
         return Run(variant, seed, config)
@@ -178,16 +177,16 @@ def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
     loaded = load_checkpoint(run.directory, pick_device(run.config.train.device))
     lengths = [
         {
-            "task": TASK_NAMES[code],
+            "task": task.name,
             "digits": one.digits,
             "kind": one.kind,
             "correct": one.report.answers.correct,
             "num_examples": one.report.answers.num_examples,
             "errors": one.report.errors.to_dict(),
         }
-        for code in get_tasks(loaded.data.task)
+        for task in loaded.tasks
         for one in evaluate_lengths(
-            loaded.model, loaded.notation, code, study.digits, study.examples, loaded.data.max_operands
+            loaded, task, study.digits, study.examples, operands=loaded.data.max_operands
         ).results
     ]
     last = newest(run.directory)

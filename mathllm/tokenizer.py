@@ -4,10 +4,10 @@
     >>> decode(ids)
     '8+9=17'
 
-White space is ignored on the way in and put back for people on the way out (`8+9=17 5+8+1=14`), and `*` is two tokens,
-`+` and `+`: multiplication is repeated addition. Both ways work on whole arrays at once, so that files of millions of
-rows need no Python loop over rows.
-"""
+White space is ignored. There are no tokens for `*`, `/` and `%`: each is two of the others (see OPERATORS), as
+multiplication is repeated addition and division repeated subtraction. No operand has a sign, so two operators in a
+row can be nothing else. Both ways work on whole arrays at once, so that files of millions of rows need no Python loop
+over rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from mathllm.errors import DataError, ExpressionError
 TOKENS = (*"0123456789+-=", "<think>", "</think>", "<end>")
 VOCAB_SIZE = len(TOKENS)
 PLUS, MINUS, EQUALS, THINK, END_THINK, END = range(10, 16)
-TIMES = "*"  # how people write two tokens, PLUS PLUS
+
+# what people type, and the tokens it is; an operator's code is its place here, counted from 1 (0: no operator)
+OPERATORS = {"+": (PLUS,), "-": (MINUS,), "*": (PLUS, PLUS), "/": (MINUS, MINUS), "%": (MINUS, PLUS)}
+ADD, SUBTRACT, MULTIPLY, DIVIDE, REMAINDER = range(1, len(OPERATORS) + 1)
+SYMBOLS = ("", *OPERATORS)  # by code
 
 Ids = NDArray[np.uint8]
 
@@ -39,11 +43,17 @@ for _id, _token in enumerate(TOKENS):
 for _blank in b" \t\r\v\f":
     _TABLE[_blank] = SPACE
 _TABLE[ord("\n")] = NEWLINE
+# the symbols of two tokens, and the bytes of these
+_PAIRS = {
+    symbol.encode(): b"".join(_PIECES[i] for i in ids) for symbol, ids in OPERATORS.items() if len(ids) == 2
+}
 
 
 def _lookup(text: str) -> Ids:
     """One id per token, SPACE, NEWLINE or INVALID byte of `text`."""
-    raw = text.encode("utf-8", "surrogatepass").replace(TIMES.encode(), b"++")
+    raw = text.encode("utf-8", "surrogatepass")
+    for symbol, pair in _PAIRS.items():
+        raw = raw.replace(symbol, pair)
     for token_id, marker in _MARKERS.items():
         raw = raw.replace(TOKENS[token_id].encode(), marker)
     found: Ids = _TABLE[np.frombuffer(raw, np.uint8)]
@@ -85,69 +95,71 @@ def unflatten(flat: Ids, lengths: NDArray[np.int64]) -> Ids:
 
 
 def decode(ids: Sequence[int] | NDArray[Any]) -> str:
-    """The text of one row of ids, with a space between the steps of a thought."""
+    """The text of one row of ids, without any space."""
     return decode_rows(np.asarray(ids)[None])[0]
 
 
-def decode_rows(ids: NDArray[Any], lengths: NDArray[Any] | None = None) -> list[str]:
-    """The texts of ids [N, T], each up to its length (default: all of it)."""
+def decode_rows(
+    ids: NDArray[Any], lengths: NDArray[Any] | None = None, spaces: NDArray[np.bool_] | None = None
+) -> list[str]:
+    """The texts of ids [N, T], each up to its length (default: all of it), with a space before the tokens where
+    `spaces` [N, T] says so."""
     if len(ids) == 0:
         return []
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < VOCAB_SIZE:
         raise DataError(f"ids go from 0 to {VOCAB_SIZE - 1}, not from {ids.min()} to {ids.max()}")
-    return join_pieces(spaced(ids, lengths), _PIECES).decode().split("\n")[:-1]
+    return join_pieces(lines(ids, lengths, spaces), _PIECES).decode().split("\n")[:-1]
 
 
-def spaced(ids: NDArray[Any], lengths: NDArray[Any] | None = None) -> Ids:
-    """All rows as one flat array, with SPACE ids between steps and NEWLINE after each row.
-
-    A run of digits between `=` and the next operator ends one digit before the run does: a column step starts
-    with a one-digit operand, so the last digit of the run belongs to the next step.
-    """
+def lines(
+    ids: NDArray[Any], lengths: NDArray[Any] | None = None, spaces: NDArray[np.bool_] | None = None
+) -> Ids:
+    """All rows as one flat array, with SPACE ids before the tokens where `spaces` [N, T] says so, and NEWLINE after
+    each row."""
     rows, width = ids.shape
     framed = np.full((rows, width + 1), NEWLINE, np.uint8)
     framed[:, :width] = ids
-    if lengths is None:
-        flat = framed.ravel()
-    else:
+    inside = np.ones(framed.shape, np.bool_)
+    if lengths is not None:
         framed[np.arange(rows), lengths] = NEWLINE
-        flat = framed[np.arange(width + 1) <= np.asarray(lengths)[:, None]]
-    # sentinels on both sides, so that every token has two tokens before it and one after it
-    around = np.concatenate([[NEWLINE, NEWLINE], flat, [NEWLINE]]).astype(np.uint8)
-    here, before, after = around[2:-1], around[1:-2], around[3:]
-    digit = here < 10
-    place = np.arange(len(flat))
-    run_start = np.maximum.accumulate(np.where(digit & (before >= 10), place, 0))
-    opener, opener_before = around[run_start + 1], around[run_start]
-    result = (opener == EQUALS) | ((opener == MINUS) & (opener_before == EQUALS))
-    operator = (after == PLUS) | (after == MINUS)
-    return np.insert(flat, np.flatnonzero(digit & operator & result & (place > run_start)), SPACE)
+        inside = np.arange(width + 1) <= np.asarray(lengths)[:, None]
+    flat = framed[inside]
+    if spaces is None:
+        return flat
+    before = np.zeros(framed.shape, np.bool_)
+    before[:, :width] = spaces
+    return np.insert(flat, np.flatnonzero(before[inside]), SPACE)
 
 
 def join_pieces(flat: NDArray[Any], pieces: Sequence[bytes]) -> bytes:
-    """The concatenation of `pieces[i]` for i in `flat` (uint8), `*` for `++`; the pieces are ASCII."""
+    """The concatenation of `pieces[i]` for i in `flat` (uint8), with the symbols of two tokens; the pieces are
+    ASCII."""
     # one byte for each piece, then every byte that stands for a longer piece becomes that piece
     table = bytes(piece[0] if len(piece) == 1 else 128 + i for i, piece in enumerate(pieces)).ljust(256)
     text = flat.astype(np.uint8).tobytes().translate(table)
     for i, piece in enumerate(pieces):
         if len(piece) != 1:
             text = text.replace(bytes([128 + i]), piece)
-    return text.replace(b"++", TIMES.encode())
+    for symbol, pair in _PAIRS.items():
+        text = text.replace(pair, symbol)
+    return text
+
+
+def token_at(text: str, position: int) -> str:
+    """The token, or operator, with which `text` goes on at a position; empty where there is none."""
+    return next((token for token in (*TOKENS, *OPERATORS) if text.startswith(token, position)), "")
 
 
 def _first_error(text: str) -> ExpressionError:
     """Where and why `text` cannot be encoded."""
     position = 0
-    while position < len(text):
-        token = next((t for t in (*TOKENS, TIMES) if text.startswith(t, position)), None)
-        if token is None and text[position] not in " \t\r\v\f\n":
-            break
-        position += len(token) if token else 1
+    while token_at(text, position) or text[position] in " \t\r\v\f\n":
+        position += len(token_at(text, position)) or 1
     return ExpressionError(
         f"character {text[position]!r} at position {position + 1} is not one of the tokens",
         text,
         position,
-        "use digits, + - * and =",
+        "use digits, + - * / % and =",
     )
 
 
@@ -184,7 +196,10 @@ def tokenizer_json() -> str:
             "type": "Sequence",
             "normalizers": [
                 {"type": "Replace", "pattern": {"Regex": r"[ \t\r\n\x0B\f]+"}, "content": ""},
-                {"type": "Replace", "pattern": {"String": TIMES}, "content": "++"},
+                *(
+                    {"type": "Replace", "pattern": {"String": symbol.decode()}, "content": pair.decode()}
+                    for symbol, pair in _PAIRS.items()
+                ),
             ],
         },
         "pre_tokenizer": {

@@ -14,7 +14,7 @@ from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.report import Tally
 from mathllm.formats import get_format
 from mathllm.inference.engine import CUT, ENDED
-from mathllm.model import Transformer
+from mathllm.model.transformer import Transformer
 from mathllm.tasks import Problems, Sampling, concatenate, sample
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import decode_rows, encode_rows

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mathllm.model import Transformer
+from mathllm.model.transformer import Transformer
 
 ROOT = Path(__file__).parents[1]
 peers = pytest.importorskip("benchmarks.peers")

@@ -14,10 +14,10 @@ import pytest
 import torch
 from runs import Child, command_line, records, same_run, state_bytes
 
+from mathllm.checkpoint import find_checkpoint, step_checkpoints
 from mathllm.cli.main import main
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset
-from mathllm.model.checkpoint import find_checkpoint, step_checkpoints
 
 # what makes any run last a fraction of a second
 SMALL = (

@@ -15,10 +15,10 @@ from mathllm.config import (
     build_config,
     from_saved,
     load_recipe,
-    parse_assignments,
     recipe_names,
 )
 from mathllm.errors import UsageError
+from mathllm.flags import parse_assignments
 from mathllm.formats import get_format
 from mathllm.registry import OBJECTIVES, POSITIONS, objective_class, position_class
 from mathllm.tasks import Sampling, get_tasks

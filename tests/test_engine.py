@@ -12,9 +12,9 @@ from mathllm.formats import get_format
 from mathllm.inference import engine
 from mathllm.inference.engine import CUT, ENDED, Generation, decode, generate, places_for
 from mathllm.inference.sampling import SamplingParams, pick, truncate
-from mathllm.model import Transformer
 from mathllm.model.attention import MANY_ROWS
 from mathllm.model.cache import KeyValueCache
+from mathllm.model.transformer import Transformer
 from mathllm.registry import POSITIONS
 from mathllm.tokenizer import END, EQUALS, VOCAB_SIZE
 

@@ -18,7 +18,7 @@ from mathllm.evaluation.report import evaluate_problems
 from mathllm.evaluation.show import headline
 from mathllm.formats import formats_for, get_format
 from mathllm.inference.engine import CUT, ENDED
-from mathllm.model import Transformer
+from mathllm.model.transformer import Transformer
 from mathllm.tasks import concatenate
 from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions
 from mathllm.tokenizer import END, decode_rows

@@ -14,7 +14,7 @@ ROOT = Path(mathllm.__file__).parent
 
 # from the bottom to the top: a module imports from its own level or from one below, never from above
 LEVELS = [
-    {"errors", "registry"},
+    {"errors", "flags", "registry"},
     {"tokenizer", "config", "files", "percent"},
     {"tasks"},
     {"formats"},

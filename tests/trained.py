@@ -1,7 +1,7 @@
 """A model that really calculates, trained in two or three seconds, for every test that needs right answers.
 
     from trained import trained_checkpoint
-    solver = Solver(load_checkpoint(trained_checkpoint()))  # column additions of one digit, all 100 right
+    model = load_checkpoint(trained_checkpoint())  # column additions of one digit, all 100 right
 
 It is trained once per test process and setting, in plain torch: tests of decoding do not need the trainer.
 """
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mathllm.checkpoint import save_model
 from mathllm.config import DataConfig, ModelConfig
 from mathllm.formats import get_format
-from mathllm.inference.solver import Solver
-from mathllm.model import Transformer
-from mathllm.model.checkpoint import Checkpoint, save_model
+from mathllm.math_model import MathModel
+from mathllm.model.transformer import Transformer
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import VOCAB_SIZE, encode
 
@@ -95,9 +95,8 @@ class Parrot(torch.nn.Module):
             pass
 
 
-def parrot_solver(text: str, max_length: int = 100, interrupt: int = -1, **data: Any) -> Solver:
-    """A solver around a Parrot, said to be trained on problems like these (see DataConfig)."""
+def parrot_solver(text: str, max_length: int = 100, interrupt: int = -1, **data: Any) -> MathModel:
+    """A Parrot with a format, said to be trained on problems like these (see DataConfig)."""
     settings = DataConfig(**data)
-    notation = get_format(settings.format, settings.zero_pad)
     model: Any = Parrot(text, max_length, interrupt)
-    return Solver(Checkpoint(Path("parrot"), model, ModelConfig("nano"), settings, notation))
+    return MathModel(model, settings, Path("parrot"))

@@ -13,14 +13,14 @@ from mathllm.bench.measure import Measurement, Options, rate, seconds_of
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset
 from mathllm.formats import formats_for, get_format
-from mathllm.tasks import Sampling, sample
+from mathllm.tasks import Sampling, get_tasks, sample
 
 ROWS = 100_000
 
 
 def measure(options: Options) -> list[Measurement]:
     cpu = torch.device("cpu")
-    problems = sample(np.random.default_rng(0), ROWS, (0,), Sampling(3))
+    problems = sample(np.random.default_rng(0), ROWS, get_tasks("addition"), Sampling(3))
     found = []
     for name in formats_for("addition"):
         times = seconds_of(partial(get_format(name).render, problems), options.repeats, cpu)

@@ -12,7 +12,7 @@ from mathllm.bench.measure import Measurement, Options, rate, seconds_of
 from mathllm.config import build_config
 from mathllm.device import pick_device
 from mathllm.inference.engine import decode, generate
-from mathllm.model import Transformer
+from mathllm.model.transformer import Transformer
 
 SIZE, PROMPT, WRITTEN = "small", 8, 32
 BATCHES = (1, 64, 1024)

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from mathllm.bench.measure import Measurement, Options, rate, seconds_of
+from mathllm.checkpoint import SHIPPED, load_checkpoint
 from mathllm.data.sources import held_out
 from mathllm.device import pick_device
 from mathllm.errors import MathLLMError
 from mathllm.evaluation.exact_match import Verdicts, judge
-from mathllm.model.checkpoint import SHIPPED, Checkpoint, load_checkpoint
+from mathllm.inference.engine import as_tensors
+from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
 from mathllm.tasks.splits import TEST
 from mathllm.tokenizer import END
@@ -28,7 +30,7 @@ def measure(options: Options) -> list[Measurement]:
     verdicts: dict[bool, Verdicts] = {}
 
     def evaluate(draft: bool) -> None:
-        verdicts[draft] = judge(loaded.model, loaded.notation, problems, draft=draft)
+        verdicts[draft] = judge(loaded, problems, draft=draft)
 
     drafted, decoded = (
         seconds_of(partial(evaluate, draft), max(1, repeats // 2), device) for draft in (True, False)
@@ -48,26 +50,23 @@ def measure(options: Options) -> list[Measurement]:
 
 
 @torch.inference_mode()
-def without_cache(loaded: Checkpoint, problems: Problems) -> list[list[int]]:
+def without_cache(loaded: MathModel, problems: Problems) -> list[list[int]]:
     """Greedy completions of problems, each alone, everything computed anew for every token."""
-    prompts, lengths = loaded.notation.prompts(problems)
-    device = loaded.model.embedding.weight.device
+    gold, model = loaded.render(problems), loaded.model
     completions = []
-    for prompt, length in zip(prompts, lengths, strict=True):
-        text = prompt[:length].tolist()
-        while len(text) < loaded.model.max_length and text[-1] != END:
-            ids = np.array([text], np.uint8)
-            told = loaded.notation.coordinates(ids, loaded.model.axes)
-            coordinates = {axis: torch.from_numpy(known).to(device) for axis, known in told.items()}
-            logits = loaded.model(torch.tensor([text], device=device), coordinates)
+    for row, length in enumerate(gold.prompt_lengths):
+        text = gold.ids[row, :length].tolist()
+        while len(text) < model.max_length and text[-1] != END:
+            told = loaded.format.coordinates(problems[row : row + 1], np.array([text], np.uint8), model.axes)
+            logits = model(torch.tensor([text], device=loaded.device), as_tensors(told, loaded.device))
             text.append(int(logits[0, -1].argmax()))
         completions.append(text)
     return completions
 
 
-def few_written(loaded: Checkpoint, problems: Problems) -> list[list[int]]:
+def few_written(loaded: MathModel, problems: Problems) -> list[list[int]]:
     """What evaluation says that the model writes for the same problems."""
-    written = judge(loaded.model, loaded.notation, problems).written
+    written = judge(loaded, problems).written
     return [ids[:length].tolist() for ids, length in zip(written.ids, written.lengths, strict=True)]
 
 

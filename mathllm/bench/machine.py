@@ -65,6 +65,6 @@ def product(
         for _ in range(times):
             torch.mm(left, right, out=out)
 
-    with workers(threads) as pool:
-        taken = seconds_of(lambda: list(pool.map(work, range(threads))), repeats, device)
+    pool = workers(threads)
+    taken = seconds_of(lambda: list(pool.map(work, range(threads))), repeats, device)
     return rate(what, threads * times * flops / 1e9, "GFLOP/s", taken)

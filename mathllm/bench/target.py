@@ -1,4 +1,5 @@
-"""How long a recipe trains until validation, looked at every 50 steps and counted in, is 99%, 99.9% and 100% right."""
+"""How long a recipe trains until validation, looked at every 50 steps and counted in, is 99%, 99.9% and 100%
+right."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from mathllm.config import Config, build_config
 from mathllm.device import pick_device, pick_precision
 from mathllm.evaluation.lengths import RANDOM, draw_length
 from mathllm.resolve import resolve
-from mathllm.tasks import Problems
+from mathllm.tasks import TASKS, Problems
 from mathllm.training.trainer import Trainer
 
 # digits of the operands of `reversed` sums that take so many tokens
@@ -26,7 +26,7 @@ class SameLength:
         self.digits = digits
 
     def problems(self, step: int, n: int) -> Problems:
-        return draw_length(0, self.digits, RANDOM, n, seed=step)
+        return draw_length(TASKS[0], self.digits, RANDOM, n, seed=step)
 
 
 def measure(options: Options) -> list[Measurement]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mathllm.cli import options
+from mathllm.cli.output import Output
 from mathllm.errors import unknown_choice
-from mathllm.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def bench(
+    *,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,9 +36,9 @@ def bench(
         typer.Option(help="Recipes whose time to target is measured (default: demo).", metavar="RECIPE"),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each piece of work.", min=1)] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    output_file: Annotated[Path | None, typer.Option(help="Write that document to a file.")] = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    output_file: options.OutputFile = None,
 ) -> None:
     """Measure data, training, decoding and evaluation, beside what the machine can do.
 
@@ -57,28 +57,24 @@ def bench(
     from mathllm.config import SIZES, recipe_names
 
     sections = check(only, SECTIONS, "section") or ALWAYS
-    options = Options(device=device, repeats=repeats)
-    options = Options(
+    how = Options(
         device,
-        check(size, tuple(SIZES), "size") or options.sizes,
-        check(recipe, recipe_names(), "recipe") or options.recipes,
+        check(size, tuple(SIZES), "size") or Options.sizes,
+        check(recipe, recipe_names(), "recipe") or Options.recipes,
         repeats,
     )
-    talk, console = Console(stderr=True, highlight=False), Console(highlight=False)
-    machine = about(options)
-    if not as_json:
-        console.print("\n".join(f"{name:<10}{value}" for name, value in machine.items()), markup=False)
+    output = Output(as_json, output_file)
+    talk, console = Console(stderr=True, highlight=False), Console(highlight=False, quiet=as_json)
+    machine = about(how)
+    console.print("\n".join(f"{name:<10}{value}" for name, value in machine.items()), markup=False)
     results = []
     for section in sections:
         with talk.status(f"measuring {section}"):
-            results.append(run_section(section, options))
-        if not as_json:
-            show(console, results[-1])
-    document = {**machine, "sections": {result.section: asdict(result) for result in results}}
-    if as_json:
-        print(json.dumps(document, indent=2))
-    if output_file is not None:
-        write_json(output_file, document)
+            results.append(run_section(section, how))
+        show(console, results[-1])
+    # every section is shown as soon as it is measured
+    sections_found = {result.section: asdict(result) for result in results}
+    output.give({**machine, "sections": sections_found}, lambda console: None)
 
 
 def check(names: list[str] | None, known: Any, kind: str) -> tuple[str, ...]:

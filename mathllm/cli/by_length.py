@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from mathllm.cli.output import Output
 from mathllm.cli.progress import progress_bar
 from mathllm.errors import UsageError
-from mathllm.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mathllm.evaluation.breakdown import Count
-    from mathllm.model.checkpoint import Checkpoint
+    from mathllm.math_model import MathModel
 
 
 class Shown(Protocol):
@@ -33,30 +31,21 @@ class Shown(Protocol):
 Result = TypeVar("Result", bound=Shown)
 
 
-def grids(
-    loaded: Checkpoint,
-    cells: tuple[int, int, int],
-    draft: bool,
-    batch_size: int,
-    as_json: bool,
-    output_file: Path | None,
-    plot: Path | None,
-) -> float:
-    """Shows exact match for every pair of lengths: up to, in steps of, and problems each. Returns the share right."""
+def grids(loaded: MathModel, output: Output, **how: Any) -> float:
+    """Shows exact match for every pair of lengths; `how` is for `evaluate_grid`. Returns the share right."""
     from mathllm.evaluation.grid import evaluate_grid
     from mathllm.evaluation.plots import plot_grids
     from mathllm.evaluation.show import show_grid
-    from mathllm.tasks import TASK_NAMES, get_tasks
 
     found = {}
-    for code in get_tasks(loaded.data.task):
-        with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
-            found[TASK_NAMES[code]] = evaluate_grid(
-                loaded.model, loaded.notation, code, *cells, loaded.data.signed, draft, batch_size, progress
+    for task in loaded.tasks:
+        with progress_bar(f"{task.name} by length") as progress:
+            found[task.name] = evaluate_grid(
+                loaded, task, signed=loaded.data.signed, progress=progress, **how
             )
-    if plot is not None:
-        plot_grids(found, loaded.data.max_digits, plot)
-    return report(loaded, found, show_grid, as_json, output_file)
+    if output.plot is not None:
+        plot_grids(found, loaded.data.max_digits, output.plot)
+    return report(loaded, found, show_grid, output)
 
 
 def parse_lengths(text: str) -> list[int]:
@@ -67,58 +56,43 @@ def parse_lengths(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def by_digits(
-    loaded: Checkpoint,
-    lengths: Sequence[int],
-    n: int,
-    operands: int,
-    draft: bool,
-    batch_size: int,
-    as_json: bool,
-    output_file: Path | None,
-) -> float:
-    """Shows exact match on n random and n carry-stress problems of each length. Returns the share right."""
+def by_digits(loaded: MathModel, output: Output, *, operands: int, **how: Any) -> float:
+    """Shows exact match on random and on carry-stress problems of each length; `how` is for `evaluate_lengths`.
+
+    Returns the share right.
+    """
     from mathllm.evaluation.lengths import evaluate_lengths
     from mathllm.evaluation.show import show_lengths
-    from mathllm.tasks import TASK_NAMES, TASKS, get_tasks
 
-    codes = get_tasks(loaded.data.task)
-    most = max(TASKS[code].max_operands for code in codes)
+    most = max(task.max_operands for task in loaded.tasks)
     if operands > most:
         raise UsageError(f"{loaded.data.task} has at most {most} operands, not {operands}")
     found = {}
-    for code in codes:
-        with progress_bar(f"{TASK_NAMES[code]} by length") as progress:
-            found[TASK_NAMES[code]] = evaluate_lengths(
-                loaded.model, loaded.notation, code, lengths, n, operands, 0, draft, batch_size, progress
-            )
-    return report(loaded, found, show_lengths, as_json, output_file)
+    for task in loaded.tasks:
+        with progress_bar(f"{task.name} by length") as progress:
+            found[task.name] = evaluate_lengths(loaded, task, operands=operands, progress=progress, **how)
+    return report(loaded, found, show_lengths, output)
 
 
 def report(
-    loaded: Checkpoint,
+    loaded: MathModel,
     found: Mapping[str, Result],
     show: Callable[[Console, Result, int], None],
-    as_json: bool,
-    output_file: Path | None,
+    output: Output,
 ) -> float:
     """Prints results by task, as tables or as JSON. Returns the share that is right in all."""
-    from rich.console import Console
-
     trained = loaded.data.max_digits
     document = {
         "checkpoint": str(loaded.path),
         "trained_up_to_digits": trained,
         "tasks": {task: result.to_dict() for task, result in found.items()},
     }
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        console = Console(highlight=False)
+
+    def show_all(console: Console) -> None:
         for task, result in found.items():
             console.print(f"{task}: {loaded.path}, {result.seconds:.1f} s", markup=False, soft_wrap=True)
             show(console, result, trained)
-    if output_file is not None:
-        write_json(output_file, document)
+
+    output.give(document, show_all)
     counts = [result.answers for result in found.values()]
     return sum(count.correct for count in counts) / sum(count.num_examples for count in counts)

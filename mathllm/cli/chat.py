@@ -7,53 +7,44 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-MODEL, SAMPLING = "Model", "Sampling"
-
-EPILOG = """Examples: [cyan]mathllm chat[/]; [cyan]mathllm chat --checkpoint checkpoints/addsub-3digit[/];
-[cyan]mathllm chat --temperature 0.8 --top-k 4[/]; [cyan]echo 12+34 | mathllm chat[/] (answers only)."""
+from mathllm.cli import options
 
 
 def chat(
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="A checkpoint, or the run that holds it (default: the newest under checkpoints/)",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N", rich_help_panel=MODEL)] = "auto",
-    temperature: Annotated[
-        float, typer.Option(help="0 always takes the likeliest token", rich_help_panel=SAMPLING)
-    ] = 0.0,
-    top_k: Annotated[
-        int, typer.Option(help="Only the k likeliest tokens; 0: all", rich_help_panel=SAMPLING)
-    ] = 0,
-    top_p: Annotated[
-        float, typer.Option(help="Only the likeliest tokens of this mass; 1: all", rich_help_panel=SAMPLING)
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling", rich_help_panel=SAMPLING)] = 0,
+    *,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
 ) -> None:
     """Talk to a model: type a problem and watch it being worked out.
 
     Without a terminal, every line of input gives one line: the answer, or nothing.
+
+    \b
+    mathllm chat
+    mathllm chat --checkpoint checkpoints/addsub-3digit
+    mathllm chat --temperature 0.8 --top-k 4
+    echo 12+34 | mathllm chat
     """
     from mathllm.chat import Chat, answer_lines, make_console
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.device import pick_device
     from mathllm.inference.sampling import SamplingParams
-    from mathllm.inference.solver import Solver
-    from mathllm.model.checkpoint import load_checkpoint
 
     params = SamplingParams(temperature, top_k, top_p)
-    solver = Solver(load_checkpoint(checkpoint, pick_device(device)), params, seed)
+    model = load_checkpoint(checkpoint, pick_device(device))
     forgive_bytes()
     if sys.stdin is not None and sys.stdin.isatty():
-        Chat(solver, make_console(), line_reader()).run()
-    elif not answer_lines(Chat(solver, make_console(sys.stderr), input), sys.stdin or (), sys.stdout):
+        Chat(model, make_console(), line_reader(), params=params, seed=seed).run()
+        return
+    chat = Chat(model, make_console(sys.stderr), input, params=params, seed=seed)
+    if not answer_lines(chat, sys.stdin or (), sys.stdout):
         raise typer.Exit(1)
 
 

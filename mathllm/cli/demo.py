@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mathllm.cli import options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mathllm.config import Config
-    from mathllm.model.checkpoint import Checkpoint
+    from mathllm.math_model import MathModel
 
 RECIPE = "demo"
 OUTPUT_DIR = Path("checkpoints/demo")  # the demo's own: no recipe writes there
@@ -21,27 +22,25 @@ SAMPLE = "658+189"  # two carries
 
 
 def demo(
-    output_dir: Annotated[
-        Path, typer.Option(help="Directory for the data and the run; checkpoints/demo is replaced.")
-    ] = OUTPUT_DIR,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in another directory.")
-    ] = False,
+    *,
+    output_dir: options.OutputDir = OUTPUT_DIR,
+    overwrite: options.Overwrite = False,
     limit: Annotated[
         int, typer.Option(min=0, help="Check every pair of operands from 0 to this number.")
     ] = 999,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the recipe's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of data and weights.")] = 0,
+    seed: options.Seed = 0,
 ) -> None:
     """See the whole loop in about four minutes: make data, train, check every sum, watch it reason.
 
+    Data and run lie in one directory; checkpoints/demo is replaced without a word.
     Afterwards mathllm chat talks to the model that it has trained.
     """
     from rich.console import Console
 
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.config import build_config
     from mathllm.data.files import generate_dataset
-    from mathllm.model.checkpoint import load_checkpoint
     from mathllm.training.run import check_directory, train
 
     console = Console(highlight=False)
@@ -63,15 +62,15 @@ def demo(
         raise typer.Exit(128 + result.outcome.signal)
     console.print(f"{result.outcome.step:,} steps in {result.outcome.seconds:.0f} s")
 
-    checkpoint = load_checkpoint(output_dir)
+    model = load_checkpoint(output_dir)
     headline(console, "3. Is it exactly right?")
     if result.test is not None:
         test = result.test
         console.print(f"{test['correct']:,} of {test['num_examples']:,} held-out problems are right")
-    check_all_pairs(console, checkpoint, config, limit)
+    check_all_pairs(console, model, limit)
 
     headline(console, "4. How it reasons")
-    show_reasoning(console, checkpoint)
+    show_reasoning(console, model)
 
     headline(console, "Next")
     where = "" if output_dir.parent == OUTPUT_DIR.parent else f" --checkpoint {shlex.quote(str(output_dir))}"
@@ -96,17 +95,16 @@ def show_rows(console: Console, path: Path, count: int = 3) -> None:
             console.print(json.loads(next(file))["text"], markup=False)
 
 
-def check_all_pairs(console: Console, checkpoint: Checkpoint, config: Config, limit: int) -> None:
+def check_all_pairs(console: Console, model: MathModel, limit: int) -> None:
     """Exact match on every pair of operands, and the first mistakes."""
     from mathllm.cli.progress import progress_bar
     from mathllm.evaluation.exhaustive import AllPairs
     from mathllm.evaluation.report import evaluate_problems
     from mathllm.evaluation.show import show_mistakes
-    from mathllm.tasks import get_tasks
 
-    pairs = AllPairs(get_tasks(config.data.task), limit, config.data.signed)
+    pairs = AllPairs(model.tasks, limit, model.data.signed)
     with progress_bar("checking") as progress:
-        report = evaluate_problems(checkpoint.model, checkpoint.notation, pairs, progress=progress)
+        report = evaluate_problems(model, pairs, progress=progress)
     right, of = report.answers.correct, report.answers.num_examples
     style = "bold green" if right == of else "bold yellow"
     console.print(
@@ -115,12 +113,11 @@ def check_all_pairs(console: Console, checkpoint: Checkpoint, config: Config, li
     show_mistakes(console, report)
 
 
-def show_reasoning(console: Console, checkpoint: Checkpoint) -> None:
+def show_reasoning(console: Console, model: MathModel) -> None:
     """One problem, step by step."""
-    from mathllm.inference.solver import Solver
     from mathllm.percent import percent_sure
 
-    solution = Solver(checkpoint).solve(SAMPLE)
+    solution = model.solve(SAMPLE)
     console.print(f"{solution.text}\n", markup=False)
     for step in solution.steps:
         console.print(f"  {step}", markup=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from mathllm.cli import options
 from mathllm.cli.by_length import by_digits, grids, parse_lengths
+from mathllm.cli.options import number, option
+from mathllm.cli.output import Output
 from mathllm.cli.progress import progress_bar
 from mathllm.errors import DataError, UsageError
-from mathllm.files import explained, write_json
+from mathllm.files import new_file
+from mathllm.flags import MACHINE, OUTPUT, PROBLEMS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mathllm.evaluation.exact_match import ProblemSet
     from mathllm.evaluation.report import Report
-    from mathllm.model.checkpoint import Checkpoint
+    from mathllm.math_model import MathModel
     from mathllm.tasks import Problems
 
 BELOW_THRESHOLD = 3
@@ -36,77 +40,63 @@ ONLY_WITH = {
     "max_examples": ("digits", ""),
     **dict.fromkeys(("data_path", "data_dir", "exhaustive", "samples", "mistakes"), ("",)),
 }
-WHAT, HOW, OUTPUT = "What to evaluate", "How", "Output"
-
-
-def option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
 
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[
-        Path | None, option("A checkpoint, its model.safetensors, or a run (default: the newest)", WHAT)
-    ] = None,
+    *,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
     data_path: Annotated[
-        Path | None, option("A file of problems: JSONL, CSV, or one 12+34=46 a line.", WHAT)
+        Path | None, option("A file of problems: JSONL, CSV, or one 12+34=46 a line.", PROBLEMS)
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        option("A dataset: its test.jsonl (default: the one trained on, else data, else a sample)", WHAT),
-    ] = None,
-    exhaustive: Annotated[
-        int | None, option("All pairs of operands from 0 to N.", WHAT, metavar="N", min=0)
-    ] = None,
-    grid: Annotated[
-        int | None,
-        option("Operands of every pair of lengths up to N digits.", WHAT, metavar="N", min=1),
-    ] = None,
-    grid_step: Annotated[int, option("Of the grid, every so many digits.", WHAT, metavar="N", min=1)] = 1,
-    per_cell: Annotated[int, option("Problems of each pair of lengths.", WHAT, metavar="N", min=1)] = 10,
+    data_dir: options.DataDir = None,
+    exhaustive: Annotated[int | None, number("All pairs of operands from 0 to N.", PROBLEMS, 0)] = None,
+    grid: Annotated[int | None, number("Operands of every pair of lengths up to N digits.", PROBLEMS)] = None,
+    grid_step: Annotated[int, number("Of the grid, every N digits.", PROBLEMS)] = 1,
+    per_cell: Annotated[int, number("Problems of each pair of lengths.", PROBLEMS)] = 10,
     digits: Annotated[
         str | None,
         option(
-            "Operands of exactly so many digits, random ones and ones whose carries run far: 10,100 does both "
+            "Operands of exactly N digits, random ones and ones whose carries run far: 10,100 does both "
             "lengths, with 100 problems of each kind (or --max-examples).",
-            WHAT,
+            PROBLEMS,
             metavar="N,N...",
         ),
     ] = None,
-    operands: Annotated[int, option("Of sums drawn by --digits.", WHAT, min=2)] = 2,
-    max_examples: Annotated[int | None, option("The first N problems.", WHAT, metavar="N", min=1)] = None,
-    batch_size: Annotated[int, option("Problems at once, at most.", HOW, min=1)] = 1024,
+    operands: Annotated[int, number("Of sums drawn by --digits.", PROBLEMS, 2)] = 2,
+    max_examples: Annotated[int | None, number("The first N problems.", PROBLEMS)] = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 1024,
     draft: Annotated[
         bool,
         option(
             "Check the true answer in one pass and decode only where it is not sure, or decode everything token by "
             "token: slower, with the same verdicts.",
-            HOW,
+            MACHINE,
             "--draft/--no-draft",
         ),
     ] = True,
-    device: Annotated[str, option("auto, cpu, cuda or cuda:N.", HOW)] = "auto",
+    as_json: options.Json = False,
+    output_file: options.OutputFile = None,
+    plot: options.Plot = None,
+    mistakes: Annotated[int, number("Show the first N mistakes.", OUTPUT, 0)] = 5,
+    samples: Annotated[Path | None, option("Write one line of JSON per problem to a file.", OUTPUT)] = None,
     fail_under: Annotated[
         float | None,
-        option(
-            "Exit with code 3 if less than this share is right: 0.999, or 1 for all.",
-            HOW,
+        typer.Option(
+            help="Exit with code 3 if less than this share is right: 0.999, or 1 for all.",
+            rich_help_panel=OUTPUT,
             metavar="SHARE",
             min=0,
             max=1,
         ),
     ] = None,
-    mistakes: Annotated[int, option("Show the first N mistakes.", OUTPUT, metavar="N", min=0)] = 5,
-    as_json: Annotated[bool, option("Print one JSON document.", OUTPUT, "--json")] = False,
-    output_file: Annotated[Path | None, option("Write that document to a file.", OUTPUT)] = None,
-    plot: Annotated[
-        Path | None, option("Draw the --grid into a .png, .svg or .pdf (needs the extra plots).", OUTPUT)
-    ] = None,
-    samples: Annotated[Path | None, option("Write one line of JSON per problem to a file.", OUTPUT)] = None,
 ) -> None:
     """Count exact answers, and sort the mistakes.
 
     A problem is solved if the number that the model writes is the true one. Any file of problems will do.
+    Another --seed draws other problems: of --digits, of --grid, or new ones of the test split.
 
     \b
     mathllm eval
@@ -116,33 +106,43 @@ def evaluate(
     mathllm eval --checkpoint checkpoints/mine --data-path sums.csv --samples samples.jsonl
     """
     check_options(context, "digits" if digits is not None else "grid" if grid is not None else "")
-    check_outputs(output_file, samples, plot)
-    if plot is not None:
-        from mathllm.evaluation.plots import check_plot
-
-        check_plot(plot)
+    output = Output(as_json, output_file, plot, (samples,))
     lengths = parse_lengths(digits) if digits is not None else None
 
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.device import pick_device
     from mathllm.evaluation.report import evaluate_problems
-    from mathllm.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, pick_device(device))
-    if loaded.data.task == "chain" and (grid is not None or exhaustive is not None):
-        raise UsageError("a chain has no two operands", "mathllm eval --digits 5,9 counts its numbers")
+    how: dict[str, Any] = {"seed": seed, "draft": draft, "batch_size": batch_size}
     if grid is not None:
-        share = grids(loaded, (grid, grid_step, per_cell), draft, batch_size, as_json, output_file, plot)
+        share = grids(loaded, output, limit=grid, step=grid_step, per_cell=per_cell, **how)
     elif lengths is not None:
-        n = max_examples or PER_LENGTH
-        share = by_digits(loaded, lengths, n, operands, draft, batch_size, as_json, output_file)
+        share = by_digits(
+            loaded, output, lengths=lengths, n=max_examples or PER_LENGTH, operands=operands, **how
+        )
     else:
-        problems, source = choose_problems(loaded, data_path, data_dir, exhaustive, max_examples)
+        problems, source = choose_problems(
+            loaded,
+            data_path=data_path,
+            data_dir=data_dir,
+            exhaustive=exhaustive,
+            max_examples=max_examples,
+            seed=seed if options.given(context, "seed") else None,
+        )
         complete = exhaustive is not None and max_examples is None
         with _samples_file(samples) as file, progress_bar("evaluating") as progress:
-            model, notation = loaded.model, loaded.notation
-            report = evaluate_problems(model, notation, problems, batch_size, mistakes, file, progress, draft)
-        about = {"checkpoint": str(loaded.path), "data": source, "format": loaded.notation.name}
-        _print(report, about, complete, as_json, output_file)
+            report = evaluate_problems(
+                loaded,
+                problems,
+                batch_size=batch_size,
+                mistakes=mistakes,
+                samples=file,
+                progress=progress,
+                draft=draft,
+            )
+        about = {"checkpoint": str(loaded.path), "data": source, "format": loaded.format.name}
+        output.give({**about, **report.to_dict()}, lambda console: _show(console, about, report, complete))
         share = report.exact_match
     check_threshold(share, fail_under)
 
@@ -150,8 +150,7 @@ def evaluate(
 def check_options(context: typer.Context, mode: str) -> None:
     """Raises UsageError for options that would do nothing beside --grid, beside --digits, or without either."""
     for name, modes in ONLY_WITH.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE" and mode not in modes:
+        if options.given(context, name) and mode not in modes:
             option_name = "--" + name.replace("_", "-")
             if mode:
                 raise UsageError(f"{option_name} does nothing beside --{mode}", "leave out one of them")
@@ -164,57 +163,42 @@ def check_threshold(exact_match: float, fail_under: float | None) -> None:
         raise typer.Exit(BELOW_THRESHOLD)
 
 
-def check_outputs(*files: Path | None) -> None:
-    """Raises UsageError for files that could not be written: better now than after all the work."""
-    for path in filter(None, files):
-        if not path.absolute().parent.is_dir():
-            raise UsageError(
-                f"there is no directory {path.parent} to write {path.name} into", "make it first"
-            )
-        if path.is_dir():
-            raise UsageError(f"{path} is a directory", "give the name of a file")
-        if not os.access(path.absolute().parent, os.W_OK):
-            raise UsageError(
-                f"nothing can be written into {path.absolute().parent}", "choose another directory"
-            )
-    named = [path.absolute() for path in files if path is not None]
-    if len(set(named)) < len(named):
-        raise UsageError("two outputs have the same file", "give them two names")
-
-
 def choose_problems(
-    checkpoint: Checkpoint,
+    model: MathModel,
+    *,
     data_path: Path | None = None,
     data_dir: Path | None = None,
     exhaustive: int | None = None,
     max_examples: int | None = None,
+    seed: int | None = None,
 ) -> tuple[ProblemSet, str]:
     """The problems that the options ask for, and a line that says which these are.
 
     Without an option: the test file of the dataset that the checkpoint was trained on, else of `data/`, else
-    fresh problems of its test split. Raises UsageError for options that exclude each other, DataError for a
-    bad file.
+    fresh problems of its test split; with a `seed` these. Raises UsageError for options that exclude each other,
+    DataError for a bad file.
     """
     from mathllm.data.importing import read_problems
     from mathllm.evaluation.exhaustive import AllPairs
-    from mathllm.tasks import TASKS, get_tasks
 
     if sum(option is not None for option in (data_path, data_dir, exhaustive)) > 1:
         raise UsageError("--data-path, --data-dir and --exhaustive exclude each other", "give one of them")
+    if seed is not None and (data_path, data_dir, exhaustive) != (None, None, None):
+        raise UsageError("--seed does nothing where no problem is drawn", "leave it out")
     problems: ProblemSet
     if exhaustive is not None:
-        problems = AllPairs(get_tasks(checkpoint.data.task), exhaustive, checkpoint.data.signed)
-        codes = get_tasks(checkpoint.data.task)
-        factors = " (the second of products one digit)" * any(TASKS[code].factor_digits for code in codes)
-        source = f"all problems of {checkpoint.data.task} with two operands from 0 to {exhaustive:,}{factors}"
+        pairs = AllPairs(model.tasks, exhaustive, model.data.signed)
+        problems, source = pairs, pairs.about
     else:
-        path = _test_file(data_dir) if data_dir is not None else data_path or _default_file(checkpoint)
+        path = _test_file(data_dir) if data_dir is not None else data_path
+        if path is None and seed is None:
+            path = _default_file(model)
         if path is None:
-            return _fresh_problems(checkpoint, max_examples or SAMPLED)
-        found = read_problems(path, chain=checkpoint.data.task == "chain")
+            return _fresh_problems(model, max_examples or SAMPLED, seed)
+        found = read_problems(path, model.readable)
         if len(found) == 0:
             raise DataError(f"there is no problem in {path}", "make more: mathllm gen-data")
-        _remark(checkpoint, found)
+        _remark(model, found)
         problems, source = found, str(path)
         if data_path is None and data_dir is None:
             print(f"no data was named: taking {source}", file=sys.stderr)
@@ -230,38 +214,35 @@ def _test_file(data_dir: Path) -> Path:
     return path
 
 
-def _default_file(checkpoint: Checkpoint) -> Path | None:
-    trained_on = [Path(checkpoint.data.data_dir)] if checkpoint.data.data_dir else []
+def _default_file(model: MathModel) -> Path | None:
+    trained_on = [Path(model.data.data_dir)] if model.data.data_dir else []
     files = [directory / "test.jsonl" for directory in (*trained_on, Path("data"))]
     return next((file for file in files if file.is_file()), None)
 
 
-def _fresh_problems(checkpoint: Checkpoint, most: int) -> tuple[ProblemSet, str]:
+def _fresh_problems(model: MathModel, most: int, seed: int | None) -> tuple[ProblemSet, str]:
     from mathllm.data.sources import held_out
     from mathllm.tasks.splits import TEST
 
-    problems = held_out(checkpoint.data, TEST, most)
+    problems = held_out(model.data, TEST, most, seed or 0)
     source = f"{len(problems):,} problems of the test split, as the checkpoint's settings draw them"
-    print(f"no data was named and there is no test file: taking {source}", file=sys.stderr)
+    if seed is None:
+        print(f"no data was named and there is no test file: taking {source}", file=sys.stderr)
     return problems, source
 
 
-def _remark(checkpoint: Checkpoint, problems: Problems) -> None:
+def _remark(model: MathModel, problems: Problems) -> None:
     """Says on stderr what makes a result of these problems mean something else than it seems to."""
-    import numpy as np
-
     from mathllm.data.sources import ratios
-    from mathllm.tasks import TASK_NAMES, get_tasks
+    from mathllm.tasks import by_task
     from mathllm.tasks.splits import TRAIN, split_of
 
-    present = {int(code) for code in np.unique(problems.task)}
-    foreign = present - set(get_tasks(checkpoint.data.task))
+    foreign = [task.name for task, _ in by_task(problems) if task not in model.tasks]
     if foreign:
-        names = ", ".join(TASK_NAMES[code] for code in sorted(foreign))
-        print(f"note: this checkpoint was not trained on {names}", file=sys.stderr)
-    if not checkpoint.data.data_dir:
+        print(f"note: this checkpoint was not trained on {', '.join(foreign)}", file=sys.stderr)
+    if not model.data.data_dir:
         # a stream shows every problem of its train split sooner or later
-        seen = int((split_of(problems, ratios(checkpoint.data)) == TRAIN).sum())
+        seen = int((split_of(problems, ratios(model.data)) == TRAIN).sum())
         if seen:
             total = f"{seen:,} of {len(problems):,} problems"
             print(f"note: {total} are of the split that this checkpoint was trained on", file=sys.stderr)
@@ -273,31 +254,14 @@ def _samples_file(path: Path | None) -> Iterator[TextIO | None]:
     if path is None:
         yield None
         return
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with explained(f"write {path}"):
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                yield file
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
 
 
-def _print(
-    report: Report, about: dict[str, str], complete: bool, as_json: bool, output_file: Path | None
-) -> None:
-    from rich.console import Console
-
+def _show(console: Console, about: dict[str, str], report: Report, complete: bool) -> None:
     from mathllm.evaluation.show import show_report
 
-    document = {**about, **report.to_dict()}
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        console = Console(highlight=False)
-        for name, value in about.items():
-            console.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
-        console.print()
-        show_report(console, report, complete)
-    if output_file is not None:
-        write_json(output_file, document)
+    for name, value in about.items():
+        console.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
+    console.print()
+    show_report(console, report, complete)

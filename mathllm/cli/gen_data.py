@@ -9,51 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
+from mathllm.cli import options
+from mathllm.cli.options import option
 from mathllm.cli.progress import progress_bar
-from mathllm.config import DataConfig
 from mathllm.errors import UsageError
+from mathllm.flags import PROBLEMS
 
-PROBLEMS, TEXT, FILES = "Which problems", "How they are written", "The files"
-
-DEFAULTS = DataConfig()
+# all that says which problems, and how they are written
+OF_DATA = [one for one in options.SETTINGS if one.section == "data" and one.key != "data_dir"]
 # what only sampling looks at: with --from, the file says all of it
 OF_SAMPLING = ("task", "num_examples", "max_digits", "max_operands", "sampling", "signed", "seed")
 
 
-def option(help_text: str, panel: str, *names: str) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel)
-
-
+@options.with_flags(OF_DATA, optional=False)
 def gen_data(
     context: typer.Context,
-    task: Annotated[
-        str,
-        option(
-            "addition, subtraction, multiplication (by one digit), several: [cyan]addition,subtraction[/], or chain "
-            "(3+4*7-2, from left to right modulo 10).",
-            PROBLEMS,
-        ),
-    ] = DEFAULTS.task,
+    *,
     num_examples: Annotated[int, option("Rows of the three files together.", PROBLEMS)] = 100_000,
-    max_digits: Annotated[
-        int, option("Digits of the longest operand (of a chain: numbers).", PROBLEMS)
-    ] = DEFAULTS.max_digits,
-    max_operands: Annotated[
-        int, option("Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.", PROBLEMS)
-    ] = DEFAULTS.max_operands,
-    sampling: Annotated[
-        str,
-        option(
-            "digits: short numbers as often as long ones; uniform: every value as often as any other; "
-            "balanced: answers of every length, and chains of carries of every length, as often as any other (99+1, "
-            "100-99); several, like digits,balanced: equal shares of each.",
-            PROBLEMS,
-        ),
-    ] = DEFAULTS.sampling,
-    signed: Annotated[
-        bool, option("Let subtractions have negative results: 3-5=-2.", PROBLEMS, "--signed")
-    ] = DEFAULTS.signed,
-    seed: Annotated[int, option("Another seed, other problems.", PROBLEMS)] = 0,
     source: Annotated[
         Path | None,
         option(
@@ -63,26 +35,11 @@ def gen_data(
             "--from",
         ),
     ] = None,
-    format: Annotated[
-        str,
-        option(
-            "column: digit by digit, as in school; pairwise: the whole sum again, turned round; "
-            "reversed: no reasoning, units first; hinted: the same, a place before every digit; plain: no reasoning; "
-            "slots: room for thoughts of the model's own; for chains steps: the state after each, no-steps, filler: "
-            "a 0 for each, random-steps: a random digit.",
-            TEXT,
-        ),
-    ] = DEFAULTS.format,
-    zero_pad: Annotated[
-        bool, option("Give all numbers of a row the same width: 007+123=130.", TEXT, "--zero-pad")
-    ] = DEFAULTS.zero_pad,
-    output_dir: Annotated[Path, option("Where the files go.", FILES)] = Path("data"),
-    train_ratio: Annotated[float, option("Share of problems to train on.", FILES)] = DEFAULTS.train_ratio,
-    val_ratio: Annotated[
-        float, option("Share to validate on; what both leave is the test.", FILES)
-    ] = DEFAULTS.val_ratio,
-    overwrite: Annotated[bool, option("Replace a dataset that is there.", FILES, "--overwrite")] = False,
-    as_json: Annotated[bool, option("Print the metadata as JSON.", FILES, "--json")] = False,
+    output_dir: options.OutputDir = Path("data"),
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    seed: options.Seed = 0,
+    **settings: Any,
 ) -> None:
     """Make a dataset: train.jsonl, val.jsonl, test.jsonl and metadata.json.
 
@@ -94,20 +51,11 @@ def gen_data(
     mathllm gen-data --max-digits 20 --num-examples 1000000 --output-dir data/long
     mathllm gen-data --from equations.txt --output-dir data/mine
     """
+    from mathllm.config import DataConfig
     from mathllm.data.files import generate_dataset, import_dataset
     from mathllm.resolve import resolve_data
 
-    data = DataConfig(
-        task=task,
-        format=format,
-        zero_pad=zero_pad,
-        max_digits=max_digits,
-        max_operands=max_operands,
-        sampling=sampling,
-        signed=signed,
-        train_ratio=train_ratio,
-        val_ratio=val_ratio,
-    )
+    data = DataConfig(**{one.key: settings[one.parameter] for one in OF_DATA})
     with progress_bar("rows") as progress:
         if source is None:
             metadata = generate_dataset(
@@ -135,9 +83,13 @@ def refuse_sampling_options(context: typer.Context) -> None:
 
 def show(metadata: dict[str, Any], output_dir: Path) -> None:
     """What was made, on stdout; what there is to say about it, on stderr."""
+    from mathllm.tasks import get_tasks
+
     data = metadata["data"]
     tasks = data["task"].replace(",", " and ")
-    size = f"up to {data['max_digits']}" + (" numbers" if tasks == "chain" else "-digit operands")
+    size = f"up to {data['max_digits']}" + (
+        " numbers" if get_tasks(data["task"])[0].one_digit else "-digit operands"
+    )
     typer.echo(f"{output_dir}: {tasks}, {size}, {data['format']} format")
     for split, counts in metadata["counts"].items():
         rows, distinct = counts["rows"], counts["distinct_problems"]

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from mathllm import __version__
-from mathllm.cli.bench import bench
-from mathllm.cli.chat import chat
-from mathllm.cli.demo import demo
-from mathllm.cli.eval import evaluate
-from mathllm.cli.gen_data import gen_data
-from mathllm.cli.solve import solve
-from mathllm.cli.study import study
-from mathllm.cli.thoughts import thoughts
-from mathllm.cli.train import train
 from mathllm.errors import MathLLMError, complain
 
 EPILOG = "The main line: mathllm gen-data, mathllm train, mathllm eval, mathllm chat. To see all of it: mathllm demo."
@@ -36,16 +28,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# in the order in which they are used
-app.command("demo")(demo)
-app.command("gen-data")(gen_data)
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("chat")(chat)
-app.command("solve")(solve)
-app.command("study")(study)
-app.command("thoughts")(thoughts)
-app.command("bench")(bench)
+# in the order in which they are used: functions, each in a file of its command's name
+COMMANDS = {
+    "demo": "demo",
+    "gen-data": "gen_data",
+    "train": "train",
+    "eval": "evaluate",
+    "chat": "chat",
+    "solve": "solve",
+    "study": "study",
+    "thoughts": "thoughts",
+    "bench": "bench",
+    "doctor": "doctor",
+}
+for command, function in COMMANDS.items():
+    module = import_module(f"mathllm.cli.{command.replace('-', '_')}")
+    app.command(command)(getattr(module, function))
 
 
 def show_version(wanted: bool) -> None:

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mathllm.cli import options
 from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain
 
 if TYPE_CHECKING:
-    from mathllm.inference.solver import Solution, Solver
+    from mathllm.math_model import MathModel, Solution
 
 BATCH = 1024  # lines that are read before they are answered together
 SHOWN = 10  # wrong answers that are told one by one
-
-EPILOG = """Examples: [cyan]mathllm solve 658+189[/]; [cyan]mathllm solve --json 658+189 99+1[/];
-[cyan]mathllm solve < problems.txt[/]; [cyan]mathllm solve --json < problems.txt[/] (JSON lines)."""
 
 
 def solve(
@@ -32,64 +30,60 @@ def solve(
             show_default=False,
         ),
     ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="A checkpoint, or the run that holds it (default: the newest under checkpoints/)",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document a line, with the reasoning and the confidence")
-    ] = False,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Answer expressions: the worked solution on a terminal, just the answer in a pipe.
 
-    Every line of stdin gives one line: the answer, or nothing. --json skips blank lines.
+    Every line of stdin gives one line: the answer, or nothing. --json prints a document a line, with the
+    reasoning and the confidence, and skips blank lines.
 
     Exit code 1: an expression could not be read, or does not fit the model.
     A wrong answer is no failure, but is told on stderr.
+
+    \b
+    mathllm solve 658+189
+    mathllm solve --json 658+189 99+1
+    mathllm solve < problems.txt
     """
     from_stdin = not expressions or expressions == ["-"]
     if from_stdin and not expressions and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("there is nothing to solve", "for example: mathllm solve 658+189")
 
     from mathllm.chat import make_console
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.cli.chat import forgive_bytes
     from mathllm.device import pick_device
-    from mathllm.inference.solver import Solver
-    from mathllm.model.checkpoint import load_checkpoint
 
-    solver = Solver(load_checkpoint(checkpoint, pick_device(device)))
+    model = load_checkpoint(checkpoint, pick_device(device))
     forgive_bytes()
     if from_stdin:
-        good = answer_all(solver, (line.rstrip("\r\n") for line in sys.stdin or ()), as_json, numbered=True)
+        good = answer_all(model, (line.rstrip("\r\n") for line in sys.stdin or ()), as_json, numbered=True)
     elif sys.stdout.isatty() and not as_json:
-        good = all([work_out_one(solver, text, make_console()) for text in expressions or ()])
+        good = all([work_out_one(model, text, make_console()) for text in expressions or ()])
     else:
-        good = answer_all(solver, expressions or (), as_json, numbered=False)
+        good = answer_all(model, expressions or (), as_json, numbered=False)
     if not good:
         raise typer.Exit(1)
 
 
-def work_out_one(solver: Solver, text: str, console: Any) -> bool:
+def work_out_one(model: MathModel, text: str, console: Any) -> bool:
     """The worked solution, as the chat shows it; False if there is none."""
     from mathllm.chat import work_out
 
     try:
-        problem = solver.parse(text)
-        solver.check(problem)
-        for unseen in solver.unseen(problem):
+        asked = model.ask(text)
+        for unseen in model.unseen(asked.problems):
             print(f"note: in training this model never saw {unseen}", file=sys.stderr)
-        work_out(solver, problem, console, [])
+        work_out(model, asked, model.stream(asked), console, [])
     except MathLLMError as error:
         complain(error)
         return False
     return True
 
 
-def answer_all(solver: Solver, texts: Iterable[str], as_json: bool, numbered: bool) -> bool:
+def answer_all(model: MathModel, texts: Iterable[str], as_json: bool, numbered: bool) -> bool:
     """A line for each text, in batches; `numbered` texts are lines of a file, of which some may be blank.
 
     Returns whether all that is not blank could be read and asked.
@@ -97,10 +91,10 @@ def answer_all(solver: Solver, texts: Iterable[str], as_json: bool, numbered: bo
     from mathllm.chat import answer_text, remarks
 
     bad = wrong = answered = 0
-    for number, text, outcome in outcomes(solver, texts, numbered):
+    for number, text, outcome in outcomes(model, texts, numbered):
         where = f"line {number}: " if numbered else ""
         if as_json and outcome is not None:
-            print(json.dumps(document(solver, text, outcome), allow_nan=False))
+            print(json.dumps(document(model, text, outcome), allow_nan=False))
         if isinstance(outcome, MathLLMError):
             bad += 1
             complain(outcome, where)
@@ -121,20 +115,20 @@ def answer_all(solver: Solver, texts: Iterable[str], as_json: bool, numbered: bo
 
 
 def outcomes(
-    solver: Solver, texts: Iterable[str], blanks: bool
+    model: MathModel, texts: Iterable[str], blanks: bool
 ) -> Iterator[tuple[int, str, Solution | MathLLMError | None]]:
     """Each text with its number from 1 and its solution, its error, or None where it may be blank and is."""
     numbered = enumerate(texts, 1)
     while batch := list(islice(numbered, BATCH)):
         asked = [text for _, text in batch if text.strip() or not blanks]
-        answers = iter(solver.try_many(asked))
+        answers = iter(model.try_many(asked))
         for number, text in batch:
             yield number, text, next(answers) if text.strip() or not blanks else None
 
 
-def document(solver: Solver, text: str, outcome: Solution | MathLLMError) -> dict[str, Any]:
+def document(model: MathModel, text: str, outcome: Solution | MathLLMError) -> dict[str, Any]:
     """What --json prints about one expression."""
     if isinstance(outcome, MathLLMError):
         position = {"position": outcome.position} if isinstance(outcome, ExpressionError) else {}
         return {"expression": text, "error": outcome.message, **position}
-    return {**asdict(outcome), "checkpoint": str(solver.checkpoint.path)}
+    return {**asdict(outcome), "checkpoint": str(model.path)}

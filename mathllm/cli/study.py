@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mathllm.cli import options
+from mathllm.cli.output import Output
 from mathllm.files import write_json
 from mathllm.percent import percent_down
 
@@ -33,17 +35,10 @@ def study(
         list[str] | None,
         typer.Option(help="Only this variant; may be given several times.", metavar="VARIANT"),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a setting of every variant.", metavar="SECTION.KEY=VALUE"),
-    ] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="Where runs and results go (default: studies/NAME).")
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw exact match by length into a .png, .svg or .pdf (needs the extra plots)."),
-    ] = None,
+    settings: options.Set = None,
+    output_dir: Annotated[Path | None, options.option_of("output_dir", default="studies/NAME")] = None,
+    plot: options.Plot = None,
+    as_json: options.Json = False,
     table_only: Annotated[
         bool, typer.Option("--table", help="Train nothing: show all that is finished.")
     ] = False,
@@ -66,12 +61,7 @@ def study(
     from mathllm.errors import UsageError
     from mathllm.study import load_study, measure
 
-    if plot is not None:
-        from mathllm.cli.eval import check_outputs
-        from mathllm.evaluation.plots import check_plot
-
-        check_outputs(plot)
-        check_plot(plot)
+    output = Output(as_json, plot=plot)
     if table_only and (seeds or only):
         raise UsageError("--table shows all that is finished", "leave out --seeds and --only")
     chosen = load_study(name)
@@ -85,7 +75,7 @@ def study(
             f"  {result['correct']:,} of {result['num_examples']:,} held out, {result['train_seconds']:.0f} s",
             style="dim",
         )
-    report(chosen, root, settings or [], plot, Console(highlight=False))
+    report(chosen, root, settings or [], output)
 
 
 def parse_seeds(text: str | None, count: int) -> list[int]:
@@ -100,22 +90,31 @@ def parse_seeds(text: str | None, count: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def report(chosen: Study, root: Path, settings: list[str], plot: Path | None, console: Console) -> None:
+def report(chosen: Study, root: Path, settings: list[str], output: Output) -> None:
     """Prints the tables of what is finished, writes results.json, and draws a picture where there should be one."""
     from mathllm.errors import UsageError
-    from mathllm.evaluation.lengths import RANDOM, STRESS
+    from mathllm.evaluation.lengths import RANDOM
     from mathllm.study import finished_results, shares
 
     results, others = finished_results(chosen, root, settings)
     if not results:
         raise UsageError(f"no run of {chosen.name} is finished in {root}", f"mathllm study {chosen.name}")
-    write_json(root / "results.json", {"study": chosen.name, "results": results})
-    if plot is not None:
+    document = {"study": chosen.name, "results": results}
+    write_json(root / "results.json", document)
+    if output.plot is not None:
         from mathllm.evaluation.plots import plot_lengths
 
         if not chosen.digits:
             raise UsageError(f"{chosen.name} tests no lengths: there is nothing to draw", "leave out --plot")
-        plot_lengths(list(chosen.variants), chosen.digits, shares(results, RANDOM), plot)
+        plot_lengths(list(chosen.variants), chosen.digits, shares(results, RANDOM), output.plot)
+    output.give(document, lambda console: show(console, chosen, results=results, others=others, root=root))
+
+
+def show(console: Console, chosen: Study, *, results: list[dict[str, Any]], others: int, root: Path) -> None:
+    """A table for each kind of problem, and what the figures mean; `others` results were left out."""
+    from mathllm.evaluation.lengths import RANDOM, STRESS
+    from mathllm.study import shares
+
     for kind in (RANDOM, STRESS) if chosen.digits else (RANDOM,):
         columns = [*([] if kind == STRESS else ["held out"]), *map(str, chosen.digits)]
         console.print(table(chosen, shares(results, kind), columns, kind if chosen.digits else "held out"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from mathllm.files import write_json
+from mathllm.cli import options
+from mathllm.cli.options import number
+from mathllm.cli.output import Output
+from mathllm.cli.progress import progress_bar
+from mathllm.flags import PROBLEMS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,29 +17,16 @@ if TYPE_CHECKING:
 
 
 def thoughts(
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="A checkpoint, or the run that holds it (default: the newest under checkpoints/).",
-            show_default=False,
-        ),
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the chains.", min=1)] = 4,
-    examples: Annotated[int, typer.Option(help="Chains to look at.", min=100)] = 1000,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    output_file: Annotated[
-        Path | None, typer.Option(help="Write that document to a file.", show_default=False)
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw thoughts against true states into a .png, .svg or .pdf (needs the extra plots).",
-            show_default=False,
-        ),
-    ] = None,
+    *,
+    checkpoint: options.Checkpoint = None,
+    steps: Annotated[int, number("Steps of the problems.", PROBLEMS)] = 4,
+    examples: Annotated[int, number("Problems to look at.", PROBLEMS, 100)] = 1000,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    output_file: options.OutputFile = None,
+    plot: options.Plot = None,
 ) -> None:
-    """See what the thoughts of a chain model mean.
+    """See what the thoughts of a model mean that thinks a digit a step.
 
     For each thought: how often it is the true state at that step, as it is and after the best renaming of the
     digits; mutual information with it; and the donor swap: put another problem's thought there, and see whether
@@ -49,31 +36,17 @@ def thoughts(
     mathllm train --recipe chain-thoughts
     mathllm thoughts --checkpoint checkpoints/chain-thoughts --steps 8 --plot thoughts.png
     """
-    from mathllm.cli.eval import check_outputs
-    from mathllm.cli.progress import progress_bar
+    output = Output(as_json, output_file, plot)
 
-    check_outputs(output_file, plot)
-    if plot is not None:
-        from mathllm.evaluation.plots import check_plot
-
-        check_plot(plot)
-
-    from rich.console import Console
-
+    from mathllm.checkpoint import load_checkpoint
     from mathllm.device import pick_device
     from mathllm.evaluation.thoughts import examine
-    from mathllm.model.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, pick_device(device))
     with progress_bar("decoding") as progress:
-        report = examine(loaded.model, loaded.notation, steps, examples, progress=progress)
-    document = {"checkpoint": str(loaded.path), **report.to_dict()}
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        show(Console(highlight=False), str(loaded.path), report)
-    if output_file is not None:
-        write_json(output_file, document)
+        report = examine(loaded, loaded.tasks[0], steps, examples, progress=progress)
+    path = str(loaded.path)
+    output.give({"checkpoint": path, **report.to_dict()}, lambda console: show(console, path, report))
     if plot is not None:
         from mathllm.evaluation.plots import plot_thoughts
 
@@ -86,13 +59,13 @@ def show(console: Console, path: str, report: ThoughtReport) -> None:
 
     from mathllm.percent import percent_down
 
-    console.print(f"{path}: chains of {report.steps} steps", markup=False, soft_wrap=True)
+    console.print(f"{path}: {report.task}s of {report.steps} steps", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
     for title in ("thought", "true state %", "renamed %", "bits of 3.32", "donor followed"):
         table.add_column(title, justify="right")
-    for number, slot in enumerate(report.slots, 1):
+    for place, slot in enumerate(report.slots, 1):
         table.add_row(
-            str(number),
+            str(place),
             percent_down(slot.agreement),
             percent_down(slot.renamed),
             f"{slot.information:.2f}",

@@ -52,8 +52,8 @@ def batches_by_length(
 ) -> Iterator[NDArray[np.int64]]:
     """All rows [N] of the given lengths, the short ones first, in batches of bounded rows and padded tokens.
 
-    They are cut where it costs least, if a batch costs its padded tokens and `batch_cost` more: found for the shortest
-    lengths first, as lines are broken in a paragraph. What is too much for one batch is cut into even ones.
+    They are cut where it costs least, if a batch costs its padded tokens and `batch_cost` more: found for the
+    shortest lengths first, as lines are broken in a paragraph. What is too much for one batch is cut into even ones.
     """
     order = np.argsort(lengths, kind="stable")
     widths, counts = np.unique(lengths, return_counts=True)

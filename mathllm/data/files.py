@@ -30,13 +30,25 @@ from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
 from mathllm.data.sources import ratios, sampling
 from mathllm.errors import DataError, UsageError
+from mathllm.files import sync
 from mathllm.formats import Format, get_format
-from mathllm.formats.base import signed_slots
-from mathllm.tasks import TASK_NAMES, Problems, Sampling, answer, get_tasks, sample
-from mathllm.tasks.expressions import MAX_DIGITS
-from mathllm.tasks.slots import ABSENT, compact, constant, expression_slots, stack
+from mathllm.tasks import (
+    MAX_DIGITS,
+    TASKS,
+    Problems,
+    Sampling,
+    Task,
+    answer,
+    by_task,
+    get_tasks,
+    operands_asked,
+    readable_beside,
+    sample,
+    sizes,
+)
+from mathllm.tasks.slots import ABSENT, compact, constant, expression_slots, signed_slots, stack
 from mathllm.tasks.splits import SPLITS, Dealer, Parts, SplitRatios, hash_problems
-from mathllm.tokenizer import TOKENS, join_pieces, spaced
+from mathllm.tokenizer import SPACE, TOKENS, join_pieces, lines
 
 __all__ = ["FILES", "METADATA", "generate_dataset", "import_dataset", "read_metadata", "read_problems"]
 
@@ -75,17 +87,17 @@ def generate_dataset(
 
     Raises UsageError for values that cannot be used and for a directory that already holds a dataset.
     """
-    codes, how, shares = get_tasks(data.task), sampling(data), ratios(data)
+    tasks, how, shares = get_tasks(data.task), sampling(data), ratios(data)
     if num_examples < 1:
         raise UsageError(f"the number of examples must be at least 1, not {num_examples:,}")
     if seed < 0:
         raise UsageError(f"the seed must be at least 0, not {seed}")
     if data.max_digits > MAX_DIGITS:
         raise UsageError(f"max_digits must be at most {MAX_DIGITS:,}, not {data.max_digits:,}")
-    data = replace(data, task=",".join(TASK_NAMES[code] for code in codes))
+    data = replace(data, task=",".join(task.name for task in tasks))
     notation = get_format(data.format, data.zero_pad, data.thought_length)
     wanted = _wanted(num_examples, shares)
-    parts = _drawn(codes, how, seed, Dealer(shares, wanted))
+    parts = _drawn(tasks, how, seed, Dealer(shares, wanted))
     with _replacing(output_dir, overwrite) as folder:
         written = _write_rows(folder, notation, parts, num_examples, progress)
         notes = [
@@ -115,16 +127,18 @@ def import_dataset(
     notation = get_format(data.format, data.zero_pad, data.thought_length)
     shares = ratios(data)
     _check_free(output_dir, overwrite)
-    problems = read_problems(source, chain=not notation.knows_task("addition"))
+    # of tasks whose texts mean the same, so that none is read as something else than it was meant
+    known = [task for task in TASKS if notation.knows_task(task)]
+    problems = read_problems(source, readable_beside(known[:1]))
     if len(problems) == 0:
         raise DataError(
             f"there is no problem in {source}", "write one equation a line, for example 951+11=962"
         )
     data = replace(
         data,
-        task=",".join(TASK_NAMES[code] for code in np.unique(problems.task)),
-        max_digits=int(problems.widths.max()),
-        max_operands=int(problems.num_operands.max()),
+        task=",".join(task.name for task, _ in by_task(problems)),
+        max_digits=int(sizes(problems).max()),
+        max_operands=int(operands_asked(problems).max()),
         signed=bool(answer(problems).negative.any()),
     )
     with _replacing(output_dir, overwrite) as folder:
@@ -157,7 +171,7 @@ def read_metadata(data_dir: Path) -> dict[str, Any]:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}", f"{make} --overwrite") from error
-    required = ("data", "counts", "longest_text")
+    required = ("data", "counts")
     missing = [key for key in required if not isinstance(metadata, dict) or key not in metadata]
     if missing or not isinstance(metadata["data"], dict):
         lacking = ", ".join(map(repr, missing or ["data"]))
@@ -177,14 +191,14 @@ def _wanted(num_examples: int, shares: SplitRatios) -> list[int]:
     return [train, val, rest - val]
 
 
-def _drawn(codes: Sequence[int], how: Sampling, seed: int, dealer: Dealer) -> Parts:
+def _drawn(tasks: Sequence[Task], how: Sampling, seed: int, dealer: Dealer) -> Parts:
     """As many problems as each split wants, or as long as next to none of them is new."""
     rows = _chunk_rows(how.max_digits, how.max_operands)
     looked_at, missing = 0, sum(dealer.missing)
     for index in count():
         # every chunk has random numbers of its own, so the first ones do not depend on how many follow
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
-        yield from dealer.deal(sample(rng, rows, codes, how))
+        yield from dealer.deal(sample(rng, rows, tasks, how))
         looked_at += rows
         if not any(dealer.missing):
             return
@@ -213,7 +227,6 @@ class _Written:
 
     rows: list[int] = field(default_factory=lambda: [0] * len(SPLITS))
     distinct: list[int] = field(default_factory=list)
-    longest: int = 0  # tokens
 
 
 def _write_rows(
@@ -224,19 +237,17 @@ def _write_rows(
     with ExitStack() as opened:
         files = [opened.enter_context((folder / name).open("wb")) for name in FILES]
         for split, problems in parts:
-            text, longest = _json_rows(problems, notation)
-            files[split].write(text)
+            files[split].write(_json_rows(problems, notation))
             hashes[split].append(hash_problems(problems))
             written.rows[split] += len(problems)
-            written.longest = max(written.longest, longest)
             if progress:
                 progress(sum(written.rows), total)
     written.distinct = [len(np.unique(np.concatenate(part))) for part in hashes]
     return written
 
 
-def _json_rows(problems: Problems, notation: Format) -> tuple[bytes, int]:
-    """The lines of a file, and the tokens of the longest text in them."""
+def _json_rows(problems: Problems, notation: Format) -> bytes:
+    """The lines of a file."""
     n, rendered = len(problems), notation.render(problems)
     beyond = np.arange(rendered.ids.shape[1]) >= rendered.lengths[:, None]
     row = [
@@ -247,10 +258,16 @@ def _json_rows(problems: Problems, notation: Format) -> tuple[bytes, int]:
         constant(n, _TEXT),
         np.where(beyond, np.uint8(ABSENT), rendered.ids).T,
     ]
-    return join_pieces(spaced(*compact(stack(row))), _PIECES), int(rendered.lengths.max(initial=0))
+    ids, lengths = compact(stack(row))
+    flat, starts = lines(ids, lengths), notation.step_starts(problems, rendered.ids)
+    if starts is not None:
+        rows, columns = np.nonzero(starts)
+        ends = np.cumsum(lengths + 1) - 1  # of the texts, which come last in their rows
+        flat = np.insert(flat, (ends - rendered.lengths)[rows] + columns, SPACE)
+    return join_pieces(flat, _PIECES)
 
 
-_OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps", "curriculum_start", "thought_length")
+_OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps", "curriculum_start")
 
 
 def _options(data: DataConfig) -> dict[str, Any]:
@@ -264,7 +281,7 @@ def _write_metadata(
 ) -> dict[str, Any]:
     words = ["mathllm", "gen-data"]
     for name, value in options.items():
-        if value is not False:
+        if value is not False and (name, value) != ("thought_length", 0):
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     metadata = {
         "mathllm": __version__,
@@ -274,7 +291,6 @@ def _write_metadata(
             split: {"rows": rows, "distinct_problems": distinct}
             for split, rows, distinct in zip(SPLITS, written.rows, written.distinct, strict=True)
         },
-        "longest_text": written.longest,
         **more,
     }
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
@@ -306,14 +322,14 @@ def _replacing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
         # inside, not beside: `output_dir` may be a link or a mount, and nothing can be moved between disks
         folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=output_dir))
         yield folder
-        _sync(*(folder / name for name in (*FILES, METADATA)))
+        sync(*(folder / name for name in (*FILES, METADATA)))
         (output_dir / METADATA).unlink(missing_ok=True)
-        _sync(output_dir)
+        sync(output_dir)
         for name in FILES:
             os.replace(folder / name, output_dir / name)
-        _sync(output_dir)
+        sync(output_dir)
         os.replace(folder / METADATA, output_dir / METADATA)
-        _sync(output_dir)
+        sync(output_dir)
     except OSError as error:
         message = f"cannot write the dataset to {output_dir}: {error.strerror or error}"
         raise DataError(message, "choose another --output-dir, or make room there") from error
@@ -323,13 +339,3 @@ def _replacing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
         if not existed:
             with suppress(OSError):  # it has the files by now, unless something went wrong
                 output_dir.rmdir()
-
-
-def _sync(*paths: Path) -> None:
-    """Waits until files and directories are on the disk."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

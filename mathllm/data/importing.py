@@ -17,12 +17,15 @@ from typing import Any, TextIO
 import numpy as np
 
 from mathllm.errors import DataError, ExpressionError
-from mathllm.formats.base import signed_slots
-from mathllm.tasks import Problems, answer, concatenate, make_problems
-from mathllm.tasks.expressions import UNCLEAR, numbers_from_ids, parse_expression, problems_from_ids
+from mathllm.tasks import Problems, Task, answer, concatenate
+from mathllm.tasks.expressions import (
+    DEFAULT_TASKS,
+    number_texts,
+    parse_expression,
+    read_expressions,
+    read_numbers,
+)
 from mathllm.tasks.numbers import Bools
-from mathllm.tasks.slots import compact
-from mathllm.tokenizer import END, EQUALS, decode_rows, encode_rows
 
 COLUMN = "equation"
 
@@ -30,33 +33,32 @@ _BATCH_CHARACTERS = 1 << 22
 _BATCH_ROWS = 1 << 15
 _BATCH_TOKENS = 1 << 23  # of rows padded to the longest: one very long row must not blow up the others
 _MOST_BYTES = 1 << 32  # of all problems of a file
-_FOREIGN = re.compile(r"[^0-9+\-*= \t\r\v\f\n]")
 
 # line numbers, equations, and by row why it has none
 Rows = tuple[list[int], list[str], dict[int, str]]
 
 
-def read_problems(path: Path, chain: bool = False) -> Problems:
-    """All problems of a file, in its order (none, if it is empty); blank lines are skipped. With `chain`, they are
-    chains.
+def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems:
+    """All problems of a file, in its order (none, if it is empty), each of the first of the tasks that takes it;
+    blank lines are skipped.
 
     A row of JSONL needs `expression` and `answer`; what else it has is ignored.
 
     Raises DataError for a file that cannot be read, and one that names file and line of each row that is no
     true equation.
     """
-    parts = [make_problems(np.zeros((0, 2, 1), np.uint8), task=0)]
+    parts: list[Problems] = []
     refused: list[str] = []
     try:
         # foreign bytes become characters that no equation has, so that they too are reported with their line
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
             for lines, equations, faults in _batches(path, handle):
-                problems, good = true_equations(equations, chain)
+                problems, good = true_equations(equations, tasks)
                 parts.append(problems)
                 bad = np.flatnonzero(~good)
                 for row in bad.tolist():
                     refused.append(
-                        f"{path}:{lines[row]}: {faults.get(row) or _reason(equations[row], chain)}"
+                        f"{path}:{lines[row]}: {faults.get(row) or _reason(equations[row], tasks)}"
                     )
     except OSError as error:
         hint = "name a file in it, such as test.jsonl" if path.is_dir() else None
@@ -71,7 +73,7 @@ def read_problems(path: Path, chain: bool = False) -> Problems:
 
 def _refuse_widening(path: Path, parts: Sequence[Problems]) -> None:
     """Raises DataError where a few long rows would make the arrays of all the others that long, too."""
-    operands, digits = (max(part.operands.shape[axis] for part in parts) for axis in (1, 2))
+    operands, digits = (max((part.operands.shape[axis] for part in parts), default=1) for axis in (1, 2))
     size = sum(map(len, parts)) * operands * digits
     if size > _MOST_BYTES:
         raise DataError(
@@ -162,50 +164,37 @@ def _cells(line: str) -> list[str]:
     return [cell.strip(' "\r\n').lower() for cell in line.split(",")]
 
 
-def true_equations(texts: Sequence[str], chain: bool = False) -> tuple[Problems, Bools]:
+def true_equations(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS) -> tuple[Problems, Bools]:
     """Problems from texts like `951+11=962`, and which rows [N] are equations and true.
 
     Rows that are not equations come back as problems without operands.
     """
     step = max(1, _BATCH_TOKENS // (1 + max(map(len, texts))))
-    parts = [_true_equations(texts[start : start + step], chain) for start in range(0, len(texts), step)]
+    parts = [_true_equations(texts[start : start + step], tasks) for start in range(0, len(texts), step)]
     return concatenate([problems for problems, _ in parts]), np.concatenate([good for _, good in parts])
 
 
-def _true_equations(texts: Sequence[str], chain: bool) -> tuple[Problems, Bools]:
-    try:
-        ids, lengths = encode_rows(texts)
-    except DataError:
-        # a token that no equation has spoils the rows with foreign characters, and only those
-        ids, lengths = encode_rows([_FOREIGN.sub("<think>", text).replace("\n", " ") for text in texts])
-    ids = np.pad(ids, ((0, 0), (0, 1)), constant_values=END)
-    equals = ids == EQUALS
-    expression_lengths = np.where(equals.any(1), equals.argmax(1), lengths)
-    problems, good = problems_from_ids(ids, expression_lengths, chain)
-    # what stands after the first `=`, moved to the left
-    stated_lengths = np.maximum(lengths - expression_lengths - 1, 0)
-    source = expression_lengths[:, None] + 1 + np.arange(int(stated_lengths.max()))
-    stated_ids = np.take_along_axis(ids, np.minimum(source, ids.shape[1] - 1), 1)
-    stated, is_number = numbers_from_ids(stated_ids, stated_lengths)
-    good &= is_number
-    if UNCLEAR.search(";".join(texts)):  # a gap in a number, or `1++2`, which is no `1*2`
-        good &= [UNCLEAR.search(text.partition("=")[0]) is None for text in texts]
+def _true_equations(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Problems, Bools]:
+    sides = [text.partition("=") for text in texts]
+    problems, good = read_expressions([left for left, _, _ in sides], tasks)
+    stated, is_number = read_numbers([right for _, _, right in sides])
+    good = good & is_number
     rows = np.flatnonzero(good)
     good[rows] = answer(problems[rows]).same(stated[rows])
     return problems, good
 
 
-def _reason(equation: str, chain: bool) -> str:
+def _reason(equation: str, tasks: Sequence[Task]) -> str:
     """Why a text is no true equation."""
     shown = equation if len(equation) <= 60 else equation[:40] + " ..."
     expression, equals, stated = equation.partition("=")
     try:
-        problem = parse_expression(expression, chain)
+        problem = parse_expression(expression, tasks)
     except ExpressionError as error:
         return f"{shown!r}: {error.message}"
     if not equals:
         return f"{shown!r}: there is no '=' with the answer after it"
     if not re.fullmatch("-?[0-9]+", "".join(stated.split())):
         return f"{shown!r}: what follows '=' is not a whole number"
-    right = decode_rows(*compact(signed_slots(answer(problem), None, False)))[0]
+    right = number_texts(answer(problem))[0]
     return f"{shown!r}: the answer is {right if len(right) <= 60 else right[:40] + ' ...'}"

@@ -39,7 +39,7 @@ class ProblemStream:
     """Endless problems of the train split: no two steps repeat each other by accident of seeding."""
 
     def __init__(self, data: DataConfig, seed: int) -> None:
-        self.codes, self.how, self.ratios = get_tasks(data.task), sampling(data), ratios(data)
+        self.tasks, self.how, self.ratios = get_tasks(data.task), sampling(data), ratios(data)
         self.seed, self.curriculum_steps = seed, data.curriculum_steps
         self.curriculum_start = min(data.curriculum_start, data.max_digits)
 
@@ -53,7 +53,7 @@ class ProblemStream:
         missing = n
         for _ in range(_DRAWS):
             rows = int(missing / self.ratios.train * 1.1) + 16
-            drawn = sample(rng, min(rows, _MOST_ROWS), self.codes, how)
+            drawn = sample(rng, min(rows, _MOST_ROWS), self.tasks, how)
             drawn = drawn[np.flatnonzero(split_of(drawn, self.ratios) == TRAIN)[:missing]]
             parts.append(drawn)
             missing -= len(drawn)
@@ -98,12 +98,12 @@ def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:
 
     Fewer where the split has no more of them. Raises UsageError where it has none.
     """
-    codes, how = get_tasks(data.task), sampling(data)
+    tasks, how = get_tasks(data.task), sampling(data)
     dealer = Dealer(ratios(data), [n if which == split else 0 for which in range(len(SPLITS))])
     found: list[Problems] = []
     for chunk in range(_DRAWS):
         rng = np.random.default_rng([seed, _HELD_OUT, split, chunk])
-        fresh = [part for _, part in dealer.deal(sample(rng, 4 * n + 1000, codes, how))]
+        fresh = [part for _, part in dealer.deal(sample(rng, 4 * n + 1000, tasks, how))]
         found += fresh
         if not fresh or not dealer.missing[split]:
             break

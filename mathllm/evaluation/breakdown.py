@@ -16,27 +16,15 @@ carry that two operands (or however many there are) could not make.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from mathllm.evaluation.exact_match import Verdicts, pad_ids
+from mathllm.evaluation.exact_match import Verdicts
 from mathllm.inference.engine import ENDED
-from mathllm.tasks import TASK_NAMES, Numbers, Problems, answer, chain_lengths
-from mathllm.tasks.multiplication import by_length
-from mathllm.tasks.numbers import (
-    Bools,
-    Digits,
-    Ints,
-    column_differences,
-    column_products,
-    column_sums,
-    compare,
-    lengths_of,
-    widen,
-)
-from mathllm.tasks.subtraction import by_size
+from mathllm.inference.texts import pad_ids
+from mathllm.tasks import Numbers, Problems, answer, by_task, carry_lengths, sizes
+from mathllm.tasks.numbers import Bools, Digits, Ints, compare, widen
 from mathllm.tokenizer import END_THINK
 
 KINDS = ("no_end", "malformed", "out_of_range", "wrong_value")
@@ -83,18 +71,10 @@ def find(verdicts: Verdicts) -> Findings:
 
 def out_of_range(problems: Problems, said: Numbers) -> Bools:
     """Where [N] no problem of the task whose operands have as many digits as these has the answer `said`."""
-    place = np.arange(problems.operands.shape[2])
-    length = problems.lengths[..., None]
-    least = ((place == length - 1) & (length > 1)).astype(np.uint8)
-    most = np.where(place < length, 9, 0).astype(np.uint8)
-    # every task rises or falls with each operand, so the extremes lie where the operands are extreme
-    orders = []
-    for first in (least, most):
-        for others in (least, most):
-            operands = np.concatenate([first[:, :1], others[:, 1:]], axis=1)
-            orders.append(_compare_signed(said, answer(Problems(operands, problems.lengths, problems.task))))
-    order = np.stack(orders)
-    outside: Bools = np.logical_or((order < 0).all(0), (order > 0).all(0))
+    outside: Bools = np.zeros(len(problems), np.bool_)
+    for task, rows in by_task(problems):
+        order = np.stack([_compare_signed(said[rows], bound) for bound in task.bounds(problems[rows])])
+        outside[rows] = (order < 0).all(0) | (order > 0).all(0)
     return outside
 
 
@@ -114,11 +94,10 @@ def wrong_digits(problems: Problems, said: Numbers, true: Numbers) -> tuple[Ints
     first = np.where(wrong.any(1), wrong.argmax(1) + 1, 0)
     error = (said_digits.astype(np.int64) - true_digits) % 10
     explained: Bools = np.zeros(wrong.shape, np.bool_)
-    for code in np.unique(problems.task):
-        rows = np.flatnonzero(problems.task == code)
-        carried = CARRIES.get(TASK_NAMES[code])
+    for task, rows in by_task(problems):
+        carried = task.carries(problems[rows])
         if carried is not None:
-            carry, least, most = carried(problems[rows])
+            carry, least, most = carried
             columns = carry.shape[1]
             one_more = (error[rows, :columns] == 1) & (carry < most[:, None])
             one_less = (error[rows, :columns] == 9) & (carry > least[:, None])
@@ -163,35 +142,8 @@ def _from_the_top(digits: Digits, lengths: Ints) -> Digits:
     return top
 
 
-def _addition_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
-    return column_sums(problems.operands)[1], np.zeros(len(problems), np.int64), problems.num_operands - 1
-
-
-def _subtraction_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
-    larger, smaller, _ = by_size(problems)
-    zero = np.zeros(len(problems), np.int64)
-    return -column_differences(larger, smaller)[1], zero - 1, zero
-
-
-def _multiplication_carries(problems: Problems) -> tuple[Ints, Ints, Ints]:
-    longer, shorter = by_length(problems)
-    carries, zero = column_products(longer, shorter[:, 0])[1], np.zeros(len(problems), np.int64)
-    one_digit = lengths_of(shorter) == 1  # else there are several such products: none of them is the carry
-    most = np.where(one_digit, np.maximum(shorter[:, 0].astype(np.int64) - 1, 0), 0)
-    return carries * one_digit[:, None], zero, most
-
-
-# of a task: what comes into each column [N, D + 1], added to its digit (a borrow is negative), and the least
-# [N] and the most [N] that can. A task that is not here has no carry errors.
-CARRIES: dict[str, Callable[[Problems], tuple[Ints, Ints, Ints]]] = {
-    "addition": _addition_carries,
-    "subtraction": _subtraction_carries,
-    "multiplication": _multiplication_carries,
-}
-
-
 def _thought_correct(verdicts: Verdicts) -> Bools | None:
-    if not verdicts.true_thoughts or not (verdicts.gold.ids[:1] == END_THINK).any():
+    if not verdicts.format.true_thoughts:
         return None
     correct = verdicts.completion_correct.copy()
     rows = np.flatnonzero(~correct)
@@ -246,12 +198,12 @@ def group(verdicts: Verdicts, findings: Findings) -> Groups:
     """Counts by task, digits of the longest operand, digits of the answer, and longest chain of carries or
     borrows; numbers ascend."""
     problems, right = verdicts.problems, verdicts.answer_correct
-    by_task = _count(problems.task.astype(np.int64), right)
+    right_of = {task.name: right[rows] for task, rows in by_task(problems)}
     return {
-        "by_task": {TASK_NAMES[int(code)]: count for code, count in by_task.items()},
-        "by_operand_digits": _count(problems.widths, right),
+        "by_task": {name: Count(int(part.sum()), len(part)) for name, part in right_of.items()},
+        "by_operand_digits": _count(sizes(problems), right),
         "by_answer_digits": _count(findings.truth.lengths, right),
-        "by_carries": _count(chain_lengths(problems), right),
+        "by_carries": _count(carry_lengths(problems), right),
     }
 
 

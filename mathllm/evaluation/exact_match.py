@@ -7,36 +7,23 @@ decoded token by token. The verdicts are those of plain greedy decoding, to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mathllm.data.batches import BATCH_COST, batches_by_length
-from mathllm.device import workers
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
-from mathllm.inference.engine import CUT, ENDED, Allowed, Places, allowed_by, generate, places_for, read
-from mathllm.model import Transformer
+from mathllm.inference.engine import ENDED
+from mathllm.inference.texts import Reasoner, Written, pad_ids
 from mathllm.tasks import Problems, answer
 from mathllm.tasks.expressions import expressions
-from mathllm.tasks.numbers import Bools, Digits, Ints
-from mathllm.tokenizer import END, Ids
-
-# a gold token that leads by less is decoded for real: cached and parallel sums differ in the last bits
-TIE = 1e-3
+from mathllm.tasks.numbers import Bools, Ints
 
 # a completion of more than twice the gold one's tokens, and this, is taken not to end: it could go on to the
 # model's last token, which may be thousands
 SLACK = 32
-
-# tokens scored at once: on a CPU, activations that stay in its cache are worth a factor of two
-SCORED_TOKENS = {"cpu": 2048, "cuda": 1 << 18}
 
 
 class ProblemSet(Protocol):
@@ -48,16 +35,6 @@ class ProblemSet(Protocol):
 
 
 @dataclass(frozen=True)
-class Written:
-    """Texts of a model: ids uint8 [N, T] of prompt and completion, the stop token included and `<end>` behind
-    it, lengths [N], and why each ended, as an index [N] into inference.engine.REASONS."""
-
-    ids: Ids
-    lengths: Ints
-    reasons: Digits
-
-
-@dataclass(frozen=True)
 class Verdicts:
     """What greedy decoding wrote for N problems, and whether it is right.
 
@@ -66,7 +43,7 @@ class Verdicts:
     given (teacher forcing), and gold tokens in all. `decoded` [N]: which rows were decoded token by token.
     """
 
-    problems: Problems
+    format: Format
     gold: Rendered
     written: Written
     parsed: Parsed
@@ -75,16 +52,19 @@ class Verdicts:
     token_hits: Ints
     token_counts: Ints
     decoded: Bools
-    true_thoughts: bool = True  # are the thoughts of `gold` the truth?
 
     def __len__(self) -> int:
-        return len(self.problems)
+        return len(self.gold)
+
+    @property
+    def problems(self) -> Problems:
+        return self.gold.problems
 
 
 def judge(
-    model: Transformer,
-    notation: Format,
+    model: Reasoner,
     problems: Problems,
+    *,
     batch_size: int = 1024,
     draft: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -95,7 +75,7 @@ def judge(
     At most `batch_size` rows go through the model at once. `progress` is called with the number of problems
     done and in all. Raises UsageError where the text of a problem is longer than the model can write.
     """
-    gold = notation.render(problems)
+    gold = model.format.render(problems)
     check_lengths(model.max_length, problems, [gold.lengths])
     n, done = len(problems), 0
 
@@ -106,38 +86,27 @@ def judge(
             progress(done, n)
 
     hits, certain = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-    with _evaluating(model):
-        for rows, row_hits, surely_gold in _score_all(model, notation, gold, batch_size):
-            hits[rows], certain[rows] = row_hits, surely_gold & draft
-            advance(int(certain[rows].sum()))
-        written = _complete(model, notation, gold, np.flatnonzero(~certain), batch_size, advance)
-    return read_verdicts(notation, problems, gold, written, hits, ~certain)
+    for rows, row_hits, surely_gold in model.score(gold, batch_size=batch_size):
+        hits[rows], certain[rows] = row_hits, surely_gold & draft
+        advance(int(certain[rows].sum()))
+    written = _complete(model, gold, np.flatnonzero(~certain), batch_size, advance)
+    return read_verdicts(model.format, gold, written, hits, ~certain)
 
 
 def read_verdicts(
-    notation: Format, problems: Problems, gold: Rendered, written: Written, token_hits: Ints, decoded: Bools
+    format: Format, gold: Rendered, written: Written, token_hits: Ints, decoded: Bools
 ) -> Verdicts:
     """Verdicts on texts that are there already: no model is needed."""
-    parsed = notation.parse(written.ids)
+    parsed = format.parse(written.ids)
     # the padding lets `parsed.ended` be true of rows that were cut: the reason alone tells
     ended = written.reasons == ENDED
-    answer_correct = ended & parsed.well_formed & parsed.answer.same(answer(problems))
+    answer_correct = ended & parsed.well_formed & parsed.answer.same(answer(gold.problems))
     width = max(written.ids.shape[1], gold.ids.shape[1])
     same = (pad_ids(written.ids, width) == pad_ids(gold.ids, width)).all(1)
     completion_correct = same & (written.lengths == gold.lengths)
     counts = gold.lengths - gold.prompt_lengths
-    return Verdicts(
-        problems,
-        gold,
-        written,
-        parsed,
-        answer_correct,
-        completion_correct,
-        token_hits,
-        counts,
-        decoded,
-        notation.true_thoughts,
-    )
+    right = answer_correct, completion_correct
+    return Verdicts(format, gold, written, parsed, *right, token_hits, counts, decoded)
 
 
 def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]) -> int:
@@ -163,67 +132,8 @@ def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]
     )
 
 
-def _score_all(
-    model: Transformer, notation: Format, gold: Rendered, batch_size: int
-) -> Iterator[tuple[Ints, Ints, Bools]]:
-    """Batches of rows with what `score_gold` says of them."""
-    device = model.embedding.weight.device.type
-    batches = list(batches_by_length(gold.lengths, batch_size, SCORED_TOKENS[device], BATCH_COST[device]))
-    places, allowed = places_for(model, notation), allowed_by(notation)
-    score = partial(score_gold, model, gold, places=places, allowed=allowed)
-    threads = torch.get_num_threads() if device == "cpu" else 1
-    if threads == 1:
-        yield from ((rows, *score(rows)) for rows in batches)
-        return
-    with workers(threads) as pool:
-        yield from ((rows, *scores) for rows, scores in zip(batches, pool.map(score, batches), strict=True))
-
-
-@torch.inference_mode()
-def score_gold(
-    model: Transformer,
-    gold: Rendered,
-    rows: Ints,
-    places: Places | None = None,
-    allowed: Allowed | None = None,
-) -> tuple[Ints, Bools]:
-    """Of the given rows: how many gold tokens are the model's first choice, and whether all surely are."""
-    width = int(gold.lengths[rows].max())
-    # what stands before the last token of the shortest prompt predicts nothing that counts
-    first = int(gold.prompt_lengths[rows].min()) - 1
-    device = model.embedding.weight.device
-    ids = torch.from_numpy(gold.ids[rows, :width]).to(device).long()
-    column = np.arange(first + 1, width)
-    inside = (column >= gold.prompt_lengths[rows, None]) & (column < gold.lengths[rows, None])
-    mask = torch.from_numpy(inside).to(device)
-    located = None
-    if places is not None:
-        told = places(gold.ids[rows, : width - 1])
-        located = {axis: torch.from_numpy(known).to(device) for axis, known in told.items()}
-    logits = torch.cat(list(read(model, ids[:, :-1], located)), dim=1)[:, first:]
-    if allowed is not None:
-        may = allowed(gold.ids[rows, : width - 1])[:, first:]
-        logits = logits.masked_fill(~torch.from_numpy(may).to(device), -torch.inf)
-    lead = gold_lead(logits, ids[:, first + 1 :])
-    hits = ((lead > 0) & mask).sum(1)
-    certain = ((lead > TIE) | ~mask).all(1)
-    return hits.cpu().numpy(), certain.cpu().numpy()
-
-
-def gold_lead(logits: Tensor, gold: Tensor) -> Tensor:
-    """How far gold's logit is ahead of the best other one: logits (B, T, V), gold (B, T) -> (B, T)."""
-    own = logits.gather(-1, gold[..., None])
-    others = logits.scatter(-1, gold[..., None], -torch.inf)
-    return own[..., 0] - others.amax(-1)
-
-
 def _complete(
-    model: Transformer,
-    notation: Format,
-    gold: Rendered,
-    rows: Ints,
-    batch_size: int,
-    advance: Callable[[int], None],
+    model: Reasoner, gold: Rendered, rows: Ints, batch_size: int, advance: Callable[[int], None]
 ) -> Written:
     """Greedy texts of all problems: the gold ones, except for the given rows, which are decoded."""
     ids, lengths = gold.ids.copy(), gold.lengths.copy()
@@ -231,43 +141,13 @@ def _complete(
     rows = rows[np.argsort(gold.prompt_lengths[rows], kind="stable")]
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        prompt_lengths = gold.prompt_lengths[part]
-        most = 2 * (gold.lengths[part] - prompt_lengths) + SLACK
-        limit = int(most.max())
-        written = generate(
-            model,
-            gold.ids[part],
-            prompt_lengths,
-            limit,
-            batch_size=batch_size,
-            places=places_for(model, notation),
-            allowed=allowed_by(notation),
-        )
+        texts = gold[part]
         # each row has a limit of its own, so that its verdict does not depend on what it was decoded with
-        kept = np.minimum(written.lengths, most)
-        lengths[part] = prompt_lengths + kept
-        reasons[part] = np.where(written.lengths > most, CUT, written.reasons)
-        ids = pad_ids(ids, int(lengths[part].max()))
-        source = np.arange(ids.shape[1]) - prompt_lengths[:, None]
-        inside = source < kept[:, None]
-        completion = np.take_along_axis(written.ids, np.clip(source, 0, written.ids.shape[1] - 1), 1)
-        ids[part] = np.where(source < 0, ids[part], np.where(inside, completion, END))
+        limits = 2 * (texts.lengths - texts.prompt_lengths) + SLACK
+        written = model.complete(texts, batch_size=batch_size, limits=limits)
+        ids = pad_ids(ids, written.ids.shape[1])
+        ids[part] = pad_ids(written.ids, ids.shape[1])
+        lengths[part], reasons[part] = written.lengths, written.reasons
         advance(len(part))
-    return Written(ids, lengths, reasons)
-
-
-def pad_ids(ids: Ids, width: int) -> Ids:
-    """Ids [N, T] with `<end>` behind them up to `width`; wider ones stay as they are."""
-    missing = width - ids.shape[1]
-    return np.pad(ids, ((0, 0), (0, missing)), constant_values=END) if missing > 0 else ids
-
-
-@contextmanager
-def _evaluating(model: Transformer) -> Iterator[None]:
-    """The model in evaluation mode, and as it was afterwards, whatever happens."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+    none = np.zeros((len(ids), 0), np.float32)  # what is taken from the gold has not been worked out
+    return Written(gold.problems, ids, lengths, gold.prompt_lengths, reasons, none)

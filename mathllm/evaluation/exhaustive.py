@@ -8,7 +8,7 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.formats import Format
-from mathllm.tasks import TASKS, Problems, concatenate, make_problems
+from mathllm.tasks import Problems, Task, concatenate
 from mathllm.tasks.numbers import Digits, Ints
 
 MOST = 10**10  # as many as a machine could judge in days: more is a slip of the hand
@@ -17,19 +17,20 @@ MOST = 10**10  # as many as a machine could judge in days: more is a slip of the
 class AllPairs:
     """Every problem of two operands from 0 to `limit`, once: a sequence that makes the slices one asks for.
 
-    Of a task that subtracts, and unless results are `signed`, only those whose first operand is not the
-    smaller; of one that multiplies by one digit, only those. Raises UsageError where there would be more than MOST.
-    """
+    Of a task that has its operands in order (subtraction, unless results are `signed`), only those whose first
+    operand is not the smaller; no operand has more digits than the task draws. Raises UsageError where there would be
+    more than MOST."""
 
-    def __init__(self, codes: Sequence[int], limit: int, signed: bool = False) -> None:
-        self.codes, self.limit, self.signed = tuple(codes), limit, signed
-        self.ordered = tuple(TASKS[code].name == "subtraction" and not signed for code in codes)
-        base = limit + 1
-        digits = [TASKS[code].factor_digits for code in codes]
-        self.bases = [min(base, 10**most) if most else base for most in digits]  # numbers of second operands
+    def __init__(self, tasks: Sequence[Task], limit: int, signed: bool = False) -> None:
+        for task in tasks:
+            task.check_pairs()
+        self.tasks, self.limit, self.signed = tuple(tasks), limit, signed
+        base, digits = limit + 1, len(str(limit))
+        # numbers of second operands
+        self.bases = [min(base, 10 ** task.digits_of(1, digits)) for task in tasks]
         sizes = [
-            base * (base + 1) // 2 if ordered else base * second
-            for ordered, second in zip(self.ordered, self.bases, strict=True)
+            base * (base + 1) // 2 if task.ordered(signed) else base * second
+            for task, second in zip(self.tasks, self.bases, strict=True)
         ]
         self.ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
         if limit < 0 or self.ends[-1] > MOST:
@@ -37,21 +38,29 @@ class AllPairs:
                 f"cannot try all pairs of operands from 0 to {limit:,}", "for example --exhaustive 999"
             )
 
+    @property
+    def about(self) -> str:
+        """Which problems these are."""
+        names = ",".join(task.name for task in self.tasks)
+        narrow = any(second <= self.limit for second in self.bases)
+        factors = " (the second of products one digit)" * narrow
+        return f"all problems of {names} with two operands from 0 to {self.limit:,}{factors}"
+
     def __len__(self) -> int:
         return self.ends[-1]
 
     def longest_text(self, notation: Format) -> int:
         """Tokens that hold any of these problems with its answer."""
-        return notation.longest(self.codes, len(str(self.limit)), 2, self.signed)
+        return notation.longest(self.tasks, len(str(self.limit)), 2, self.signed)
 
     def __getitem__(self, rows: slice) -> Problems:
         start, stop, step = rows.indices(len(self))
         assert step == 1, "only slices without a step"
         parts, offset = [], 0
-        for code, ordered, second, end in zip(self.codes, self.ordered, self.bases, self.ends, strict=True):
+        for task, second, end in zip(self.tasks, self.bases, self.ends, strict=True):
             index = np.arange(max(start, offset), min(stop, end), dtype=np.int64) - offset
-            pairs = _triangle(index) if ordered else np.divmod(index, second)
-            parts.append(make_problems(_digits(np.stack(pairs, 1), len(str(self.limit))), code))
+            pairs = _triangle(index) if task.ordered(self.signed) else np.divmod(index, second)
+            parts.append(task.problems(_digits(np.stack(pairs, 1), len(str(self.limit)))))
             offset = end
         return concatenate(parts)
 

@@ -1,6 +1,6 @@
 """Exact match by the lengths of both operands: how far beyond its training a model is right, and where it breaks.
 
-grid = evaluate_grid(checkpoint.model, checkpoint.notation, code, limit=100, step=10, per_cell=20)
+grid = evaluate_grid(model, task, limit=100, step=10, per_cell=20)
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.lengths import check_length
-from mathllm.formats import Format
-from mathllm.model import Transformer
-from mathllm.tasks import TASKS, Problems, make_problems
-from mathllm.tasks.base import select
-from mathllm.tasks.numbers import Ints, compare, random_digits
+from mathllm.inference.texts import Reasoner
+from mathllm.tasks import Problems, Task
+from mathllm.tasks.numbers import Ints
 
 CHUNK_TOKENS = 1 << 22  # of problems judged at once
 
@@ -64,31 +62,29 @@ def grid_lengths(limit: int, step: int) -> Ints:
     return np.unique([1, *range(step, limit + 1, step)])
 
 
-def draw_cells(lengths: Ints, per_cell: int, code: int, signed: bool, seed: int = 0) -> tuple[Problems, Ints]:
+def draw_cells(
+    task: Task, lengths: Ints, per_cell: int, *, signed: bool, seed: int = 0
+) -> tuple[Problems, Ints]:
     """Random problems for every pair of lengths, and the cell [N, 2] of each, as indexes into `lengths`."""
+    task.check_pairs()
     cells = np.stack(np.meshgrid(np.arange(len(lengths)), np.arange(len(lengths)), indexing="ij"), -1)
-    ordered = TASKS[code].name == "subtraction" and not signed
     cells = cells.reshape(-1, 2)
-    if ordered:
+    if task.ordered(signed):
         cells = cells[cells[:, 0] >= cells[:, 1]]
-    elif most := TASKS[code].factor_digits:
-        cells = cells[lengths[cells[:, 1]] <= most]
+    cells = cells[lengths[cells[:, 1]] <= task.digits_of(1, int(lengths.max()))]
     cells = np.repeat(cells, per_cell, axis=0)
-    rng = np.random.default_rng([seed, code])
-    digits = random_digits(rng, lengths[cells], int(lengths.max()))
-    if ordered:  # two of one length may stand in the wrong order
-        digits = select(compare(digits[:, 0], digits[:, 1]) < 0, digits[:, ::-1], digits)
-    return make_problems(digits, code), cells
+    return task.of_lengths(np.random.default_rng([seed, task.code]), lengths[cells], signed), cells
 
 
 def evaluate_grid(
-    model: Transformer,
-    notation: Format,
-    code: int,
+    model: Reasoner,
+    task: Task,
     limit: int,
+    *,
     step: int = 1,
     per_cell: int = 10,
     signed: bool = False,
+    seed: int = 0,
     draft: bool = True,
     batch_size: int = 1024,
     progress: Callable[[int, int], None] | None = None,
@@ -99,13 +95,13 @@ def evaluate_grid(
     """
     started = time.perf_counter()
     lengths = grid_lengths(limit, step)
-    problems, cells = draw_cells(lengths, per_cell, code, signed)
-    longest = check_length(model.max_length, notation, code, limit, signed=signed)
+    problems, cells = draw_cells(task, lengths, per_cell, signed=signed, seed=seed)
+    longest = check_length(model.format, model.max_length, task, limit, signed=signed)
     correct, num_examples = np.zeros((2, len(lengths), len(lengths)), np.int64)
     rows = max(1, CHUNK_TOKENS // longest)
     for start in range(0, len(problems), rows):
         part = slice(start, start + rows)
-        right = judge(model, notation, problems[part], batch_size, draft).answer_correct
+        right = judge(model, problems[part], batch_size=batch_size, draft=draft).answer_correct
         np.add.at(correct, tuple(cells[part].T), right)
         np.add.at(num_examples, tuple(cells[part].T), 1)
         if progress is not None:

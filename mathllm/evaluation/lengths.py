@@ -1,6 +1,6 @@
 """Exact match at chosen numbers of digits, on random problems and on carry stress: how far did it generalize?
 
-for result in evaluate_lengths(checkpoint.model, checkpoint.notation, code, [10, 100]).results:
+for result in evaluate_lengths(model, task, [10, 100]).results:
     print(result.digits, result.kind, result.report.answers)
 """
 
@@ -16,8 +16,8 @@ from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Format
-from mathllm.model import Transformer
-from mathllm.tasks import TASKS, Problems, make_problems
+from mathllm.inference.texts import Reasoner
+from mathllm.tasks import Problems, Task
 from mathllm.tasks.sampling import MAX_OPERANDS
 
 RANDOM, STRESS = "random", "carry stress"
@@ -56,26 +56,24 @@ class LengthReport:
         return [result.to_dict() for result in self.results]
 
 
-def draw_length(code: int, digits: int, kind: str, n: int, operands: int = 2, seed: int = 0) -> Problems:
+def draw_length(task: Task, digits: int, kind: str, n: int, *, operands: int = 2, seed: int = 0) -> Problems:
     """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
 
     `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the
     digits (in a difference all, or one less).
     """
-    rng = np.random.default_rng([seed, code, digits, KINDS.index(kind)])
-    task = TASKS[code]
-    drawn = task.of_length(rng, n, min(operands, task.max_operands), digits, kind == STRESS)
-    return make_problems(drawn, code)
+    rng = np.random.default_rng([seed, task.code, digits, KINDS.index(kind)])
+    return task.of_length(rng, n, min(operands, task.max_operands), digits, stress=kind == STRESS)
 
 
 def check_length(
-    max_length: int, notation: Format, code: int, digits: int, operands: int = 2, signed: bool = False
+    format: Format, max_length: int, task: Task, digits: int, *, operands: int = 2, signed: bool = False
 ) -> int:
     """Tokens of the longest text with operands of so many digits. Raises UsageError if no model could write it."""
     if operands > MAX_OPERANDS:
         raise UsageError(f"a problem has at most {MAX_OPERANDS} operands, not {operands}")
     # numbers that are longer than any text need not be written down to see it
-    longest = notation.longest((code,), digits, operands, signed) if digits <= max_length else 2 * digits
+    longest = format.longest([task], digits, operands, signed) if digits <= max_length else 2 * digits
     if longest > max_length:
         raise UsageError(
             f"operands of {digits:,} digits take {longest:,} tokens or more, and this model writes at most "
@@ -86,11 +84,11 @@ def check_length(
 
 
 def evaluate_lengths(
-    model: Transformer,
-    notation: Format,
-    code: int,
+    model: Reasoner,
+    task: Task,
     lengths: Sequence[int],
     n: int = 100,
+    *,
     operands: int = 2,
     seed: int = 0,
     draft: bool = True,
@@ -102,7 +100,7 @@ def evaluate_lengths(
     Raises UsageError where a text is longer than the model can write.
     """
     for digits in lengths:
-        check_length(model.max_length, notation, code, digits, operands)
+        check_length(model.format, model.max_length, task, digits, operands=operands)
     results: list[LengthResult] = []
     total = 2 * n * len(lengths)
     for digits in lengths:
@@ -112,7 +110,7 @@ def evaluate_lengths(
                 if progress is not None:
                     progress(before + done, total)
 
-            problems = draw_length(code, digits, kind, n, operands, seed)
-            report = evaluate_problems(model, notation, problems, batch_size, progress=advance, draft=draft)
+            problems = draw_length(task, digits, kind, n, operands=operands, seed=seed)
+            report = evaluate_problems(model, problems, batch_size=batch_size, progress=advance, draft=draft)
             results.append(LengthResult(digits, kind, report))
     return LengthReport(tuple(results))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.grid import Grid
-from mathllm.files import explained
+from mathllm.files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +76,8 @@ def plot_lengths(
     found: Mapping[tuple[str, str], Sequence[float]],
     path: Path,
 ) -> None:
-    """Exact match over digits, a line for each variant: the median of its seeds, with a band from lowest to highest."""
+    """Exact match over digits, a line for each variant: the median of its seeds, with a band from lowest to
+    highest."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
@@ -100,13 +100,8 @@ def plot_lengths(
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a picture whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}{path.suffix}")
-    with explained(f"write {path}"):
-        try:
-            figure.savefig(temporary, dpi=150)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=150, format=path.suffix.lower().removeprefix("."))
 
 
 def _heat_map(axis: Axes, name: str, grid: Grid, trained: int) -> Any:

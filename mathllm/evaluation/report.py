@@ -2,7 +2,7 @@
 
 Problems are judged in chunks, so that a million of them take no more memory than some thousands.
 
-    report = evaluate_problems(checkpoint.model, checkpoint.notation, problems)
+    report = evaluate_problems(model, problems)
     print(report.exact_match, report.to_dict())
 """
 
@@ -31,7 +31,7 @@ from mathllm.evaluation.exact_match import ProblemSet, Verdicts, check_lengths, 
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.samples import Mistake, first_mistakes, write_samples
 from mathllm.formats import Format
-from mathllm.model import Transformer
+from mathllm.inference.texts import Reasoner
 from mathllm.tasks.numbers import Ints
 
 NOTHING = Count(0, 0)
@@ -168,9 +168,9 @@ class Tally:
 
 
 def evaluate_problems(
-    model: Transformer,
-    notation: Format,
+    model: Reasoner,
     problems: ProblemSet,
+    *,
     batch_size: int = 1024,
     mistakes: int = 5,
     samples: TextIO | None = None,
@@ -188,9 +188,9 @@ def evaluate_problems(
         raise UsageError("there is no problem to evaluate")
     started = time.perf_counter()
     # of all pairs the longest text is known, and a look at each of them would take long before anything is seen
-    longest = problems.longest_text(notation) if isinstance(problems, AllPairs) else math.inf
+    longest = problems.longest_text(model.format) if isinstance(problems, AllPairs) else math.inf
     if longest > model.max_length:
-        longest = check_lengths(model.max_length, problems, text_lengths(notation, problems))
+        longest = check_lengths(model.max_length, problems, text_lengths(model.format, problems))
     tally = Tally(mistakes)
     rows = max(1, int(CHUNK_TOKENS // longest))
     for start in range(0, n, rows):
@@ -199,7 +199,8 @@ def evaluate_problems(
             if progress is not None:
                 progress(before + done, n)
 
-        verdicts = judge(model, notation, problems[start : start + rows], batch_size, draft, advance)
+        part = problems[start : start + rows]
+        verdicts = judge(model, part, batch_size=batch_size, draft=draft, progress=advance)
         findings = find(verdicts)
         tally.add(verdicts, findings)
         if samples is not None:
@@ -207,7 +208,7 @@ def evaluate_problems(
     return tally.report(time.perf_counter() - started)
 
 
-def text_lengths(notation: Format, problems: ProblemSet) -> Iterator[Ints]:
+def text_lengths(format: Format, problems: ProblemSet) -> Iterator[Ints]:
     """Tokens of each problem's whole text, some thousands at a time."""
     for start in range(0, len(problems), CHECKED_ROWS):
-        yield notation.render(problems[start : start + CHECKED_ROWS]).lengths
+        yield format.render(problems[start : start + CHECKED_ROWS]).lengths

@@ -10,13 +10,10 @@ import numpy as np
 
 from mathllm.evaluation.breakdown import CORRECT, KINDS, Findings
 from mathllm.evaluation.exact_match import Verdicts
-from mathllm.formats.base import signed_slots
 from mathllm.inference.engine import REASONS
-from mathllm.tasks import Numbers
-from mathllm.tasks.expressions import expressions
+from mathllm.tasks.expressions import expressions, number_texts
 from mathllm.tasks.numbers import Ints
-from mathllm.tasks.slots import compact
-from mathllm.tokenizer import TOKENS, Ids, decode, decode_rows
+from mathllm.tokenizer import TOKENS, Ids, decode
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def sample_rows(verdicts: Verdicts, findings: Findings, rows: Ints) -> list[dict
         "error": [None if kind == CORRECT else KINDS[kind] for kind in findings.kind[rows].tolist()],
         "thought_correct": [None] * len(rows) if thought is None else thought[rows].tolist(),
         "reason": [REASONS[reason] for reason in written.reasons[rows].tolist()],
-        "text": decode_rows(written.ids[rows], written.lengths[rows]),
+        "text": verdicts.format.texts(problems, written.ids[rows], written.lengths[rows]),
     }
     samples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for place in np.flatnonzero(~verdicts.parsed.well_formed[rows]):
@@ -62,18 +59,17 @@ def write_samples(file: TextIO, verdicts: Verdicts, findings: Findings) -> None:
     file.writelines(json.dumps(sample) + "\n" for sample in samples)
 
 
-def number_texts(numbers: Numbers) -> list[str]:
-    """Numbers as people write them."""
-    return decode_rows(*compact(signed_slots(numbers, None, least_significant_first=False)))
-
-
 def first_mistakes(verdicts: Verdicts, findings: Findings, most: int) -> list[Mistake]:
     """The first `most` wrong answers, in the order of the problems."""
     rows = np.flatnonzero(~verdicts.answer_correct)[:most]
     found: list[Mistake] = []
     if len(rows) == 0:
         return found
-    for row, sample in zip(rows, sample_rows(verdicts, findings, rows), strict=True):
+    gold_texts = verdicts.format.texts(
+        verdicts.problems[rows], verdicts.gold.ids[rows], verdicts.gold.lengths[rows]
+    )
+    samples = sample_rows(verdicts, findings, rows)
+    for row, sample, gold_text in zip(rows, samples, gold_texts, strict=True):
         ids = verdicts.written.ids[row, : verdicts.written.lengths[row]]
         gold = verdicts.gold.ids[row, : verdicts.gold.lengths[row]]
         wrong_from, wrong_to = _token_span(sample["text"], ids, _first_difference(ids, gold))
@@ -84,7 +80,7 @@ def first_mistakes(verdicts: Verdicts, findings: Findings, most: int) -> list[Mi
                 sample["predicted"],
                 sample["error"],
                 sample["text"],
-                decode(gold),
+                gold_text,
                 wrong_from,
                 wrong_to,
             )
@@ -102,7 +98,7 @@ def _token_span(text: str, ids: Ids, token: int) -> tuple[int, int]:
     """Where in the text of ids [T], which has spaces put into it, the token of that index stands."""
     size = len(TOKENS[ids[token]]) if token < len(ids) else 1
     # up to its end, since the second + of a * adds nothing to the text
-    before = len(decode(ids[: token + 1]).replace(" ", "")) - size * (token < len(ids))
+    before = len(decode(ids[: token + 1])) - size * (token < len(ids))
     visible = [place for place, character in enumerate(text) if character != " "]
     start = visible[before] if before < len(visible) else len(text)
     return start, start + size

@@ -1,6 +1,6 @@
-"""What do the thoughts of a model mean? For chains, where the state after each step is known.
+"""What do the thoughts of a model mean? Where the state after each step is known: the true thoughts of its format.
 
-report = examine(checkpoint.model, checkpoint.notation, steps=8)
+report = examine(model, steps=8)
 for slot in report.slots:
     print(slot.agreement, slot.renamed, slot.information, slot.followed)
 
@@ -20,13 +20,11 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
-from mathllm.evaluation.exact_match import pad_ids
 from mathllm.evaluation.lengths import RANDOM, check_length, draw_length
-from mathllm.formats import Format
-from mathllm.inference.engine import allowed_by, generate, places_for
-from mathllm.model import Transformer
-from mathllm.tasks import CHAIN
-from mathllm.tasks.chain import apply_steps, running_states
+from mathllm.formats import Format, Rendered
+from mathllm.formats.base import Thought
+from mathllm.inference.texts import Reasoner, pad_ids
+from mathllm.tasks import Task
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END, END_THINK, THINK, Ids
 
@@ -73,9 +71,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class ThoughtReport:
-    """What the thoughts of chains of so many steps are: right answers, the same with other problems' whole thoughts in
-    the place of their own, and each thought."""
+    """What the thoughts of problems of so many steps are: right answers, the same with other problems' whole thoughts
+    in the place of their own, and each thought."""
 
+    task: str
     steps: int
     answers: Count
     shuffled: Count
@@ -96,33 +95,39 @@ class ThoughtReport:
         }
 
 
-def check_thoughts(notation: Format) -> None:
-    """Raises UsageError where the true states are not known, or thoughts are not the model's own."""
-    if notation.name != "steps":
+def thought_of(format: Format, task: Task) -> Thought:
+    """What a model thinks about a task, a digit a step. Raises UsageError where the true states are not known, or
+    thoughts are not the model's own."""
+    thought = format.thoughts.get(task.name)
+    if thought is None or not (thought.counted and thought.true):
         raise UsageError(
-            f"format {notation.name!r}: what its thoughts should mean is not known",
-            "train on chains: mathllm train --recipe chain-thoughts",
+            f"format {format.name!r}: what its thoughts should mean is not known",
+            "train a model that thinks a digit a step: mathllm train --recipe chain-thoughts",
         )
+    return thought
 
 
 def examine(
-    model: Transformer,
-    notation: Format,
+    model: Reasoner,
+    task: Task,
     steps: int,
     n: int = 1000,
+    *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> ThoughtReport:
-    """The report on n random chains of so many steps (at least 1). Raises UsageError where these are too long.
+    """The report on n random problems of so many steps (at least 1). Raises UsageError where these are too long.
 
     `progress` gets how many of the decodings are done, and how many there are.
     """
-    check_thoughts(notation)
-    check_length(model.max_length, notation, CHAIN, steps + 1)
-    problems = draw_length(CHAIN, steps + 1, RANDOM, n, seed=seed)
-    states = running_states(problems)[:, 1:]
-    prompts, lengths = notation.prompts(problems)
-    decode = partial(complete, model, notation, prompts, lengths)
+    thought = thought_of(model.format, task)
+    size = steps + 1  # a step is between two numbers
+    check_length(model.format, model.max_length, task, size)
+    gold = model.format.render(draw_length(task, size, RANDOM, n, seed=seed))
+    # the true states are what the gold text thinks
+    begin = gold.prompt_lengths[:, None] + 1
+    states = np.take_along_axis(gold.ids, begin + np.arange(steps), 1)
+    decode = partial(complete, model, gold)
     none = np.zeros((n, 0), np.uint8)
     thoughts, answers = decode(none, steps)
     order = np.random.default_rng([seed, steps]).permutation(n)
@@ -140,19 +145,17 @@ def examine(
         done(slot + 2)
         forced = np.concatenate([thoughts[:, :slot], thoughts[donor, slot : slot + 1]], axis=1)
         _, changed = decode(forced, steps)
-        expected = apply_steps(problems, states[donor, slot], slot + 1)
+        expected = thought.resume(gold.problems, states[donor, slot], slot + 1)
         telling = states[donor, slot] != states[:, slot]
         counts = np.zeros((DIGITS, DIGITS), np.int64)
         np.add.at(counts, (states[:, slot], thoughts[:, slot]), 1)
         slots.append(Slot(counts, count((changed == expected)[telling])))
     done(steps + 2)
     own = states[:, -1]
-    return ThoughtReport(steps, count(answers == own), count(shuffled == own), tuple(slots))
+    return ThoughtReport(task.name, steps, count(answers == own), count(shuffled == own), tuple(slots))
 
 
-def complete(
-    model: Transformer, notation: Format, prompts: Ids, lengths: Ints, forced: Ids, steps: int
-) -> tuple[Ids, Ints]:
+def complete(model: Reasoner, gold: Rendered, forced: Ids, steps: int) -> tuple[Ids, Ints]:
     """Greedy thoughts [N, steps], of which the first ones [N, k] are forced, and the answers after them [N] (-1:
     none).
     """
@@ -161,24 +164,19 @@ def complete(
     parts = [np.full((n, 1), THINK, np.uint8), forced]
     if given == steps:
         parts.append(np.full((n, 1), END_THINK, np.uint8))
-    more = np.concatenate(parts, axis=1)
-    texts = np.full((n, prompts.shape[1] + more.shape[1]), END, np.uint8)
-    texts[:, : prompts.shape[1]] = prompts
+    more, lengths = np.concatenate(parts, axis=1), gold.prompt_lengths
+    texts = pad_ids(gold.ids, int(lengths.max()) + more.shape[1]).copy()
     np.put_along_axis(texts, lengths[:, None] + np.arange(more.shape[1]), more, 1)
-    written = generate(
-        model,
-        texts,
-        lengths + more.shape[1],
-        steps - given + 3,
-        places=places_for(model, notation),
-        allowed=allowed_by(notation),
-    )
+    begun = Rendered(gold.problems, texts, gold.lengths, lengths + more.shape[1])
     own = steps - given
-    thoughts = np.concatenate([forced, written.ids[:, :own]], axis=1)
+    written = model.complete(begun, limits=np.full(n, own + 3))
+    source = begun.prompt_lengths[:, None] + np.arange(own + 3)
+    ids = np.take_along_axis(pad_ids(written.ids, int(source.max()) + 1), source, 1)
+    thoughts = np.concatenate([forced, ids[:, :own]], axis=1)
     place = own + (given < steps)  # past `</think>`
-    ids = pad_ids(written.ids, place + 2)
     answer = ids[:, place].astype(np.int64)
-    ends = (written.lengths == place + 2) & (ids[:, place + 1] == END) & (answer < DIGITS)
+    ended = written.lengths == begun.prompt_lengths + place + 2
+    ends = ended & (ids[:, place + 1] == END) & (answer < DIGITS)
     return thoughts, np.where(ends, answer, -1)
 
 

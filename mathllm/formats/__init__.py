@@ -10,22 +10,25 @@ from dataclasses import replace
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.formats.base import Format, Parsed, Rendered
 from mathllm.formats.column import COLUMN
+from mathllm.formats.follow import ALLOWED, Walk
 from mathllm.formats.hinted import HINTED
 from mathllm.formats.pairwise import PAIRWISE
 from mathllm.formats.plain import PLAIN
 from mathllm.formats.reversed import REVERSED
 from mathllm.formats.slots import SLOTS, slots_format
 from mathllm.formats.steps import FILLER, NO_STEPS, RANDOM_STEPS, STEPS
+from mathllm.tasks import get_tasks
 
 NOTATIONS = (COLUMN, PAIRWISE, REVERSED, HINTED, PLAIN, SLOTS, STEPS, NO_STEPS, FILLER, RANDOM_STEPS)
 FORMATS = {notation.name: notation for notation in NOTATIONS}
 
-__all__ = ["FORMATS", "Format", "Parsed", "Rendered", "formats_for", "get_format"]
+__all__ = ["ALLOWED", "FORMATS", "Format", "Parsed", "Rendered", "Walk", "formats_for", "get_format"]
 
 
 def formats_for(task: str) -> list[str]:
     """The names of the notations that can write problems of a task."""
-    return [name for name, notation in FORMATS.items() if notation.knows_task(task)]
+    (asked,) = get_tasks(task)
+    return [name for name, notation in FORMATS.items() if notation.knows_task(asked)]
 
 
 def get_format(name: str, zero_pad: bool = False, thought_length: int = 0) -> Format:

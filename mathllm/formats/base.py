@@ -1,46 +1,51 @@
 """How a problem is written down: the one `Format` class that every notation is a value of.
 
-A notation file says only what is its own: the order of digits, how a thought is written, how long the answer
-is that a thought announces. Rendering, parsing and places are the same for all of them and stand here.
-"""
+A notation file says only what is its own: the order of digits, and a `Thought` for each task that it can reason
+about. Rendering and parsing are the same for all of them and stand here; how texts are followed is in
+`formats.follow`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mathllm.errors import UsageError, check_choice
-from mathllm.formats.places import answer_places, number_places, run_positions
-from mathllm.tasks import TASKS, Problems, answer, answer_widths, concatenate, make_problems
-from mathllm.tasks.expressions import numbers_from_ids, problems_from_ids, without_hints
-from mathllm.tasks.numbers import Bools, Ints, Numbers
+from mathllm.errors import UsageError
+from mathllm.formats.follow import Follower, Walk, number_places
+from mathllm.tasks import Problems, Task, answer, answer_widths, by_task, concatenate
+from mathllm.tasks.expressions import numbers_from_ids, without_hints
+from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers
 from mathllm.tasks.slots import (
     ABSENT,
     Slots,
     compact,
     constant,
+    expression_lengths,
     expression_slots,
-    number_slots,
+    signed_slots,
     stack,
-    token_slot,
 )
-from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, VOCAB_SIZE, Ids
+from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, Ids, decode_rows
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """Texts as ids uint8 [N, T] padded with `<end>`, their lengths [N], and the prompts' lengths [N].
+    """Problems and their texts: ids uint8 [N, T] padded with `<end>`, lengths [N], and the prompts' lengths [N].
 
     The prompt is everything up to and including the first `=`, and a thought that is given; what follows, `<end>`
     included, is the completion.
     """
 
+    problems: Problems
     ids: Ids
     lengths: Ints
     prompt_lengths: Ints
+
+    def __getitem__(self, rows: Any) -> Rendered:
+        return Rendered(self.problems[rows], self.ids[rows], self.lengths[rows], self.prompt_lengths[rows])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -70,125 +75,149 @@ class Parsed:
     answer_end: Ints
 
 
-# writes the thoughts of one task: problems, their answers, the width [N] that answers are padded to (or None)
-ThoughtWriter = Callable[[Problems, Numbers, "Ints | None"], Slots]
-# from ids and where the prompt is, both [N, T]: the places inside thoughts [N, T], where the answer is [N, T]
-# (from the token before its first digit on), and how many digits the thought has announced for it [N]
-ThoughtReader = Callable[[Ids, Bools], "tuple[Ints, Bools, Ints]"]
-# from the same: the places of all tokens [N, T], or how many tokens a thought has [N]
-PlaceReader = Callable[[Ids, Bools], Ints]
-LengthReader = Callable[[Ids, Bools], Ints]
+class Thought:
+    """What stands between `<think>` and `</think>` for one task in one format: a subclass in the format's file."""
+
+    counted = False  # is it digits whose number follows from the problem, so that a model can be held to it?
+    given = False  # is it a part of the prompt?
+    thinks = True  # is there any?
+    true = True  # is what is written here the truth, or only room for some?
+    axes: tuple[str, ...] = ("place",)
+
+    def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
+        """The thoughts of problems with these results; `widths` [N] is what answers are padded to, or None."""
+        raise NotImplementedError
+
+    def follow(self, problems: Problems, announced: Ints | None) -> Follower:
+        """What follows the texts of these problems; `announced` [N] are the digits of their answers, or None where
+        that is not known from the problem."""
+        raise NotImplementedError
+
+    def refusal(self, problems: Problems) -> tuple[Bools, str]:
+        """Which problems [N] of the task it cannot reason about, and why."""
+        return np.zeros(len(problems), np.bool_), ""
+
+    def knows_places(self, announced: bool) -> bool:
+        """Can the places of an answer be told before it is written?"""
+        return True
+
+    def prompt_coordinates(self, ids: Ids, prompt: Bools) -> dict[str, Ints] | None:
+        """Those [N, T] of prompts, which stand where `prompt` [N, T] says; None where digits have their own places
+        and nothing else has one."""
+        return None
+
+    def resume(self, problems: Problems, states: Digits, done: int) -> Digits:
+        """Where a thought is a digit a step: the answers [N] if the first `done` steps had led to the states [N]."""
+        raise NotImplementedError
+
+    def step_starts(self, ids: Ids) -> Bools | None:
+        """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:
+        none."""
+        return None
 
 
 @dataclass(frozen=True)
 class Format:
-    """One notation. `thoughts` has a writer for each task it can reason about; without it, no thought.
-
-    `thought_length` is for thoughts of digits whose number follows from the problem. A thought that is `given` is a
-    part of the prompt.
-    """
+    """One notation. `thoughts` has a thought for each task that it can reason about (by name); without any, it writes
+    every task and no thought. `hints` puts its place before every digit, for numbers least significant digit
+    first."""
 
     name: str
     summary: str
     least_significant_first: bool = False
-    thoughts: Mapping[str, ThoughtWriter] | None = None
-    read_thoughts: ThoughtReader | None = None
-    hints: bool = False  # before every digit its place; only for numbers least significant digit first
-    only: str = ""  # the one task that this is for, where there are no thoughts to say so
-    read_places: PlaceReader | None = None  # of all tokens, where these are not about columns of digits
-    thought_length: LengthReader | None = None
-    thoughts_given: bool = False
-    true_thoughts: bool = True  # is what is written here for thoughts the truth, or only room for some?
+    thoughts: Mapping[str, Thought] = field(default_factory=dict)
+    hints: bool = False
     zero_pad: bool = field(default=False, kw_only=True)
 
-    def knows_task(self, name: str) -> bool:
+    def knows_task(self, task: Task) -> bool:
         """Can it write problems of that task?"""
-        if name == "chain" and (self.hints or self.least_significant_first or self.zero_pad):
-            return False  # it has no digit places to be written by
-        return self.only in ("", name) and (self.thoughts is None or name in self.thoughts)
+        if task.one_digit and (self.hints or self.least_significant_first or self.zero_pad):
+            return False  # it would be written as without
+        return not self.thoughts or task.name in self.thoughts
 
-    def check_task(self, code: int) -> None:
-        """Raises UsageError where this notation does not know how to reason about a task."""
-        name = TASKS[code].name
-        if self.only not in ("", name):
-            raise UsageError(f"format {self.name!r} is for task {self.only!r} alone, not for {name!r}")
-        if not self.knows_task(name):
-            lacks = "has no thought for" if self.thoughts is not None else "cannot write"
-            others = "steps or plain" if name == "chain" else "plain or reversed"
-            raise UsageError(
-                f"format {self.name!r} {lacks} task {name!r}",
-                f"use --format {others}, or write one: see mathllm/formats",
-            )
+    def check_task(self, task: Task) -> None:
+        """Raises UsageError where this notation does not know how to write, or reason about, a task."""
+        if self.knows_task(task):
+            return
+        if self.thoughts and task.name not in self.thoughts:
+            what = f"format {self.name!r} has no thought for task {task.name!r}"
+        else:
+            what = f"format {self.name!r} cannot write task {task.name!r}"
+            what += ": numbers of one digit have no order, no padding and no hints"
+        raise UsageError(what, "use --format plain, or write one: see mathllm/formats")
+
+    @property
+    def thinks(self) -> bool:
+        """Is there a thought in its texts?"""
+        return any(thought.thinks for thought in self.thoughts.values())
+
+    @property
+    def true_thoughts(self) -> bool:
+        """Are its thoughts the truth, so that they can be right or wrong?"""
+        return self.thinks and all(thought.true for thought in self.thoughts.values())
+
+    @property
+    def counted(self) -> bool:
+        """Are its thoughts digits whose number follows from the problem, and are they the model's to write?"""
+        return bool(self.thoughts) and all(thought.counted for thought in self.thoughts.values())
+
+    def refusals(self, problems: Problems) -> dict[int, UsageError]:
+        """The rows that this notation cannot write, and why."""
+        refused: dict[int, UsageError] = {}
+        for task, rows in by_task(problems):
+            part = problems[rows]
+            try:
+                self.check_task(task)
+                bad, reason = self.thoughts.get(task.name, Thought()).refusal(part)
+                error = UsageError(f"format {self.name!r} cannot write this: {reason}")
+            except UsageError as unknown:
+                bad, error = np.ones(len(part), np.bool_), unknown
+            if bad.any():
+                refused |= dict.fromkeys(np.arange(len(problems))[rows][bad].tolist(), error)
+        return refused
 
     def render(self, problems: Problems) -> Rendered:
-        """Problem, thought and answer of every row."""
-        parts = []
-        codes = np.unique(problems.task)
-        for code in codes:
-            self.check_task(code)
-            parts.append(self._render_task(problems[problems.task == code] if len(codes) > 1 else problems))
+        """Problem, thought and answer of every row. Raises UsageError for the first that cannot be written."""
+        if refused := self.refusals(problems):
+            raise refused[min(refused)]
+        parts = [(rows, self._render_task(task, problems[rows])) for task, rows in by_task(problems)]
         if len(parts) == 1:
-            return parts[0]
-        width = max((part.ids.shape[1] for part in parts), default=0)
+            return parts[0][1]
+        width = max((part.ids.shape[1] for _, part in parts), default=0)
         ids = np.full((len(problems), width), END, np.uint8)
         lengths, prompt_lengths = np.zeros((2, len(problems)), np.int64)
-        for code, part in zip(codes, parts, strict=True):
-            rows = np.flatnonzero(problems.task == code)
+        for rows, part in parts:
             ids[rows, : part.ids.shape[1]] = part.ids
             lengths[rows], prompt_lengths[rows] = part.lengths, part.prompt_lengths
-        return Rendered(ids, lengths, prompt_lengths)
+        return Rendered(problems, ids, lengths, prompt_lengths)
 
-    def _render_task(self, problems: Problems) -> Rendered:
-        n = len(problems)
+    def _render_task(self, task: Task, problems: Problems) -> Rendered:
+        n, thought = len(problems), self.thoughts.get(task.name)
         result = answer(problems)
         width = answer_widths(problems) if self.zero_pad else None
-        prompt = self._prompt_slots(problems)
+        prompt = self._prompt_slots(task, problems)
         parts = [prompt]
-        if self.thoughts is not None and not self.thoughts_given:
-            parts.append(self._thought_slots(problems, result, width))
+        if thought is not None and thought.thinks and not thought.given:
+            parts.append(_enclosed(thought.write(problems, result, width)))
         parts += [signed_slots(result, width, self.least_significant_first, self.hints), constant(n, END)]
         ids, lengths = compact(stack(parts))
-        return Rendered(ids, lengths, (prompt != ABSENT).sum(0))
+        return Rendered(problems, ids, lengths, (prompt != ABSENT).sum(0))
 
-    def _thought_slots(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
-        assert self.thoughts is not None
-        thought = self.thoughts[TASKS[problems.task[0]].name](problems, result, widths)
-        n = len(problems)
-        return stack([constant(n, THINK), thought, constant(n, END_THINK)])
-
-    def _prompt_slots(self, problems: Problems) -> Slots:
-        widths = problems.widths if self.zero_pad else None
+    def _prompt_slots(self, task: Task, problems: Problems) -> Slots:
+        widths, thought = problems.widths if self.zero_pad else None, self.thoughts.get(task.name)
         expression = expression_slots(problems, self.least_significant_first, widths, self.hints)
         prompt = [expression, constant(len(problems), EQUALS)]
-        if self.thoughts_given and len(problems):
-            prompt.append(self._thought_slots(problems, answer(problems), widths))
+        if thought is not None and thought.given:
+            prompt.append(_enclosed(thought.write(problems, answer(problems), widths)))
         return stack(prompt)
 
-    def allowed(self, ids: Ids) -> Bools:
-        """Which token may follow each token of texts or prefixes [N, T, V]: thoughts of a known length are held to it,
-        and to digits; anything may stand elsewhere."""
-        assert self.thought_length is not None
-        prompt = np.cumsum(ids == EQUALS, 1) == 0
-        length = self.thought_length(ids, prompt)[:, None, None]
-        token, here = np.arange(VOCAB_SIZE), (np.cumsum(~prompt, 1) - 1)[..., None]  # since `=`; -1 before it
-        thinks = np.where((here >= 1) & (here <= length), token < 10, True)
-        closes = np.where(here == length + 1, token == END_THINK, thinks)
-        return np.where(here == 0, token == THINK, closes)
+    def prompt_lengths(self, problems: Problems) -> Ints:
+        """Tokens [N] of the prompts up to `=`, without writing them."""
+        return 1 + expression_lengths(problems, problems.widths if self.zero_pad else None, self.hints)
 
-    def prompts(self, problems: Problems) -> tuple[Ids, Ints]:
-        """The prompts alone: ids [N, T] and lengths [N]."""
-        return compact(self._prompt_slots(problems))
-
-    def longest(
-        self, codes: tuple[int, ...], max_digits: int, max_operands: int, signed: bool = False
-    ) -> int:
+    def longest(self, tasks: Sequence[Task], max_digits: int, max_operands: int, signed: bool = False) -> int:
         """Tokens of the longest text of these tasks with operands up to this size."""
-        extremes = [
-            make_problems(
-                TASKS[code].extreme(max_digits, min(max_operands, TASKS[code].max_operands), signed), code
-            )
-            for code in codes
-        ]
+        extremes = [task.extreme(max_digits, min(max_operands, task.max_operands), signed) for task in tasks]
         return int(self.render(concatenate(extremes)).lengths.max())
 
     def parse(self, ids: Ids) -> Parsed:
@@ -202,7 +231,7 @@ class Format:
         equals = _first((ids == EQUALS) & before_end, end)
         thought_start = thought_end = answer_start = np.minimum(equals + 1, end)
         well_formed = equals < end
-        if self.thoughts is not None:
+        if self.thinks:
             closing = (ids == END_THINK) & before_end & (column > equals[:, None])
             closed = closing.any(1)
             thought_end = np.where(closed, width + 1 - closing[:, ::-1].argmax(1), thought_start)
@@ -219,85 +248,79 @@ class Format:
         number, is_number = numbers_from_ids(body, lengths, self.least_significant_first)
         return Parsed(number, well_formed & is_number, ended, thought_start, thought_end, answer_start, end)
 
-    @property
-    def knows_places(self) -> bool:
-        """Can the places of an answer be told before it is written? Not if its length is anyone's guess."""
-        if self.read_places is not None:
-            return True
-        if self.thought_length is not None:
-            return False
-        return self.thoughts is not None or self.least_significant_first or self.zero_pad
+    def texts(self, problems: Problems, ids: Ids, lengths: Ints | None = None) -> list[str]:
+        """Texts [N, T] of problems, or parts of them, for people: with a space between the steps of a thought."""
+        return decode_rows(ids, lengths, self.step_starts(problems, ids))
 
-    def check_places(self) -> None:
-        """Raises UsageError where the places of tokens cannot be known."""
-        if not self.knows_places:
+    def step_starts(self, problems: Problems, ids: Ids) -> Bools | None:
+        """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:
+        nowhere."""
+        starts: Bools | None = None
+        for task, rows in by_task(problems):
+            thought = self.thoughts.get(task.name)
+            found = thought.step_starts(ids[rows]) if thought else None
+            if found is not None:
+                starts = np.zeros(ids.shape, np.bool_) if starts is None else starts
+                starts[rows] = found
+        return starts
+
+    def axes(self, tasks: Sequence[Task]) -> tuple[str, ...]:
+        """The coordinates that can be told of its texts."""
+        known = ["segment"]
+        if self.least_significant_first:
+            known.append("run")  # of a digit in its number: it is the digit's place
+        announced = self.zero_pad or self.least_significant_first
+        thoughts = [self.thoughts.get(task.name) for task in tasks]
+        if all(thought.knows_places(announced) if thought else announced for thought in thoughts):
+            known += dict.fromkeys(axis for t in thoughts for axis in (t.axes if t else ("place",)))
+        return tuple(known)
+
+    def check_axes(self, axes: Sequence[str], tasks: Sequence[Task]) -> None:
+        """Raises UsageError where a model wants to be told what cannot be known."""
+        missing = [axis for axis in axes if axis not in self.axes(tasks)]
+        if "place" in missing:
             raise UsageError(
                 f"format {self.name!r} cannot tell the places of an answer whose length is unknown",
                 "use --format reversed, column or pairwise, or zero-padding (--zero-pad)",
             )
-
-    def places(self, ids: Ids) -> Ints:
-        """The digit place [N, T] that each token of texts, or of prefixes, is about: units 1, tens 2, none 0.
-
-        A token whose successor will be the answer's digit i has place i. From the first `=` on, places do not
-        change when a token is appended. Raises UsageError where the format cannot know them.
-        """
-        self.check_places()
-        prompt = np.cumsum(ids == EQUALS, 1) == 0
-        if self.read_places is not None:
-            return self.read_places(ids, prompt)
-        # a factor counts in every column alike: it is about no place
-        factor = np.cumsum((ids[:, 1:] == PLUS) & (ids[:, :-1] == PLUS) & prompt[:, 1:], 1) > 0
-        placed = prompt.copy()
-        placed[:, 1:] &= ~factor
-        places = number_places(ids, placed, self.least_significant_first)
-        if self.hints:
-            places = (places + 1) // 2  # a hint and its digit have one place
-        inside, answering, announced = np.zeros_like(places), ~prompt, np.zeros(len(ids), np.int64)
-        if self.read_thoughts is not None:
-            inside, answering, announced = self.read_thoughts(ids, prompt)
-        if self.zero_pad and not self.least_significant_first:
-            problems, _ = problems_from_ids(np.where(prompt, ids, END), prompt.sum(1))
-            announced = answer_widths(problems)
-        said = answer_places(ids, answering, announced, self.least_significant_first)
-        return places + inside + (((said + 1) // 2) if self.hints else said)
-
-    def coordinates(self, ids: Ids, axes: Sequence[str] = ("place", "segment")) -> dict[str, Ints]:
-        """What a model is told of the tokens of texts or prefixes, [N, T] for each of the axes: `place` (see `places`),
-        `run`, the position of each digit in its own number, from the left, and `segment`, 1 from the first `=` on."""
-        tell = {"place": self.places, "run": self._runs, "segment": _segments}
-        for axis in axes:
-            check_choice("axis of coordinates", axis, tell)
-        return {axis: tell[axis](ids) for axis in axes}
-
-    def _runs(self, ids: Ids) -> Ints:
-        runs = run_positions(ids < 10)
-        return (runs + 1) // 2 if self.hints else runs
-
-    def check_axes(self, axes: Sequence[str]) -> None:
-        """Raises UsageError where this notation cannot tell a model what it is to be told."""
-        for axis in axes:
-            check_choice("axis of coordinates", axis, ("place", "run", "segment"))
-        if "place" in axes:
-            self.check_places()
-        if "run" in axes and not self.least_significant_first:
+        if "run" in missing:
             raise UsageError(
                 f"in format {self.name!r} the position of a digit in its number is not its place",
                 "use --format reversed: all numbers least significant digit first",
             )
+        if missing:
+            raise UsageError(f"format {self.name!r} has no coordinate {missing[0]!r} of these tasks")
+
+    def follow(self, task: Task, problems: Problems) -> Follower:
+        """What follows the texts of problems of one task."""
+        thought = self.thoughts.get(task.name)
+        announced = answer_widths(problems) if self.zero_pad and not self.least_significant_first else None
+        if thought is not None:
+            return thought.follow(problems, announced)
+        return Follower(len(problems), announced, self.hints)
+
+    def prompt_coordinates(self, task: Task, ids: Ids, prompt: Bools) -> dict[str, Ints]:
+        """Those [N, T] of prompts, which stand where `prompt` [N, T] says, and 0 behind them."""
+        thought = self.thoughts.get(task.name)
+        own = thought.prompt_coordinates(ids, prompt) if thought else None
+        if own is not None:
+            return own
+        placed = prompt
+        if task.aligned is not None:
+            operator = (ids >= 10) & prompt
+            behind = np.pad(operator[:, :-1] & ~operator[:, 1:], ((0, 0), (1, 0)))
+            placed = prompt & (np.cumsum(behind, 1) < task.aligned)
+        places = number_places(ids, placed, self.least_significant_first)
+        return {"place": (places + 1) // 2 if self.hints else places}
+
+    def coordinates(self, problems: Problems, ids: Ids, axes: Sequence[str]) -> dict[str, Ints]:
+        """What a model is told of texts, or of their beginnings [N, T], beside their tokens: see formats.follow."""
+        return Walk(self, problems, axes).read(ids)
 
 
-def _segments(ids: Ids) -> Ints:
-    return (np.cumsum(ids == EQUALS, 1) > 0).astype(np.int64)
-
-
-def signed_slots(
-    number: Numbers, widths: Ints | None, least_significant_first: bool, hints: bool = False
-) -> Slots:
-    """Numbers with a minus sign in front where they are negative; `widths` [N] pads them with zeros."""
-    lengths = number.lengths if widths is None else np.maximum(number.lengths, widths)
-    digits = number_slots(number.digits, lengths, least_significant_first, hints)
-    return stack([token_slot(MINUS, number.negative), digits])
+def _enclosed(thought: Slots) -> Slots:
+    n = thought.shape[1]
+    return stack([constant(n, THINK), thought, constant(n, END_THINK)])
 
 
 def _first(flags: NDArray[np.bool_], otherwise: Ints) -> Ints:

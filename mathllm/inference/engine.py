@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,20 +16,17 @@ from torch import Tensor
 
 from mathllm.device import workers
 from mathllm.errors import UsageError
-from mathllm.formats import Format
-from mathllm.inference.sampling import SamplingParams, pick
-from mathllm.model import Transformer
+from mathllm.formats import Walk
+from mathllm.inference.sampling import GREEDY, SamplingParams, pick
 from mathllm.model.cache import KeyValueCache
+from mathllm.model.transformer import Transformer
 from mathllm.tokenizer import END, Ids
-
-Places = Callable[[Ids], dict[str, NDArray[np.int64]]]  # coordinates of texts [N, T] by axis
-Allowed = Callable[[Ids], NDArray[np.bool_]]  # which token may follow each token [N, T, V] of texts [N, T]
 
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
 SCORES, CACHE_BYTES = 1 << 24, 1 << 30
 
-# rows that are worth a batch of their own on another thread (with fewer, threads wait for Python and not for products),
-# and the most threads
+# rows that are worth a batch of their own on another thread (with fewer, threads wait for Python and not for
+# products), and the most threads
 SHARE, MOST = 256, 8
 
 ENDED, CUT = 0, 1
@@ -68,42 +64,34 @@ def decode(
     model: Transformer,
     prompts: Tensor,
     max_new_tokens: int,
-    params: SamplingParams | None = None,
+    *,
+    params: SamplingParams = GREEDY,
     stop: int = END,
-    allowed: Allowed | None = None,
     generator: torch.Generator | None = None,
-    places: Places | None = None,
+    walk: Walk | None = None,
 ) -> Iterator[Step]:
     """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop`.
 
-    `allowed` restricts the choice (see Format.allowed); `places` tells those of texts to a model that uses them (see
-    `places_for`). Prompt and completion together never take more than `model.max_length` tokens; a prompt that
-    leaves no room gives no Step.
-    """
+    A `walk` that has seen nothing yet tells the model where its tokens stand, and holds it to what may follow. Prompt
+    and completion together never take more than `model.max_length` tokens; a prompt that leaves no room gives no
+    Step."""
     batch, length = prompts.shape
-    params = params or SamplingParams()
     room = min(max_new_tokens, model.max_length - length)
     if room <= 0 or batch == 0:
         return
-    cache = model.make_cache(batch, length + room)
-    rows = torch.arange(batch, device=prompts.device)  # the row of the batch that each row of the cache is
-    running = torch.ones(batch, dtype=torch.bool, device=prompts.device)
+    cache, device = model.make_cache(batch, length + room), prompts.device
+    rows = torch.arange(batch, device=device)  # the row of the batch that each row of the cache is
+    running = torch.ones(batch, dtype=torch.bool, device=device)
     alive = batch
-    tokens = prompts
-    texts = prompts  # as far as they are written, for those that want to see them
+    tokens, coordinates = prompts, {}
+    if walk is not None:
+        coordinates = as_tensors(walk.read(prompts.cpu().numpy().astype(np.uint8)), device)
     for step in range(room):
-        located = None
-        if places is not None:
-            known = places(texts.cpu().numpy().astype(np.uint8))
-            located = {
-                axis: torch.from_numpy(told[:, -tokens.shape[1] :]).to(prompts.device)
-                for axis, told in known.items()
-            }
-        for piece in read(model, tokens, located, cache):
+        for piece in read(model, tokens, coordinates, cache):
             logits = piece[:, -1]  # of the last piece
-        if allowed is not None:
-            may = allowed(texts.cpu().numpy().astype(np.uint8))[:, -1]
-            logits = logits.masked_fill(~torch.from_numpy(may).to(prompts.device), -torch.inf)
+        may = None if walk is None else walk.allowed()
+        if may is not None:
+            logits = logits.masked_fill(~torch.from_numpy(may).to(device), -torch.inf)
         ids = pick(logits, params, generator)
         if alive == len(rows):
             yield Step(rows, ids, logits)
@@ -119,17 +107,23 @@ def decode(
             kept = running.nonzero()[:, 0]
             cache.keep(kept)
             rows, ids, running = rows[kept], ids[kept], running[kept]
-            texts = texts[kept]
+            if walk is not None:
+                walk.keep(kept.cpu().numpy())
         tokens = ids[:, None]
-        if places is not None or allowed is not None:
-            texts = torch.cat([texts, tokens], dim=1)
+        if walk is not None and (walk.axes or walk.restricts):
+            told = walk.push(ids.cpu().numpy().astype(np.uint8))
+            coordinates = as_tensors({axis: known[:, None] for axis, known in told.items()}, device)
+
+
+def as_tensors(coordinates: Mapping[str, NDArray[np.int64]], device: torch.device) -> dict[str, Tensor]:
+    """Coordinates where a model can use them."""
+    return {
+        axis: torch.from_numpy(np.ascontiguousarray(known)).to(device) for axis, known in coordinates.items()
+    }
 
 
 def read(
-    model: Transformer,
-    tokens: Tensor,
-    places: Mapping[str, Tensor] | None,
-    cache: KeyValueCache | None = None,
+    model: Transformer, tokens: Tensor, coordinates: Mapping[str, Tensor], cache: KeyValueCache | None = None
 ) -> Iterator[Tensor]:
     """Logits (R, t, V) of tokens (R, T) behind those of the cache, into which they go; long texts piece by piece, so
     that memory holds their scores."""
@@ -143,17 +137,8 @@ def read(
         cache = model.make_cache(batch, length)
     for start in range(0, length, piece):
         part = slice(start, start + piece)
-        yield model(tokens[:, part], {axis: known[:, part] for axis, known in (places or {}).items()}, cache)
-
-
-def places_for(model: Transformer, notation: Format) -> Places | None:
-    """What tells the model the places of texts in its notation; None for a model that does not use them."""
-    return partial(notation.coordinates, axes=model.axes) if model.axes else None
-
-
-def allowed_by(notation: Format) -> Allowed | None:
-    """What holds a model to thoughts of the notation's length; None where the notation holds it to nothing."""
-    return notation.allowed if notation.thought_length is not None else None
+        told = {axis: known[:, part] for axis, known in coordinates.items()}
+        yield model(tokens[:, part], told, cache)
 
 
 def generate(
@@ -161,14 +146,15 @@ def generate(
     prompts: Ids,
     lengths: NDArray[np.int64],
     max_new_tokens: int,
-    params: SamplingParams | None = None,
+    *,
+    params: SamplingParams = GREEDY,
     stop: int = END,
     batch_size: int = 1024,
     generator: torch.Generator | None = None,
-    places: Places | None = None,
-    allowed: Allowed | None = None,
+    walk: Callable[[NDArray[np.int64]], Walk] | None = None,
 ) -> Generation:
-    """Completions of prompts [N, P] of the given lengths [N], in batches of one prompt length each.
+    """Completions of prompts [N, P] of the given lengths [N], in batches of one prompt length each; `walk` makes what
+    follows the texts of some rows.
 
     At most `batch_size` rows are decoded at once, fewer where long texts would fill the memory.
 
@@ -187,13 +173,23 @@ def generate(
     written = np.zeros(n, np.int64)
     reasons = np.full(n, CUT, np.uint8)
     device = model.embedding.weight.device
-    greedy = params is None or params.temperature == 0
+    greedy = params.temperature == 0
     # random draws come in order
     threads = min(MOST, torch.get_num_threads()) if device.type == "cpu" and greedy else 1
 
     def complete(part: NDArray[np.int64]) -> None:
         prompt = torch.from_numpy(prompts[part, : lengths[part[0]]]).to(device).long()
-        steps = list(decode(model, prompt, max_new_tokens, params, stop, allowed, generator, places))
+        steps = list(
+            decode(
+                model,
+                prompt,
+                max_new_tokens,
+                params=params,
+                stop=stop,
+                generator=generator,
+                walk=None if walk is None else walk(part),
+            )
+        )
         parts = zip(*((step.rows, step.ids, step.logits) for step in steps), strict=True)
         every = Step(*(torch.cat(part) for part in parts))
         # one transfer a batch: a GPU would otherwise wait for the host at every token
@@ -206,8 +202,7 @@ def generate(
 
     jobs = _batches(model, lengths, max_new_tokens, batch_size, threads) if width else []
     if threads > 1 and n >= SHARE * len(jobs) > SHARE:
-        with workers(threads) as pool:
-            list(pool.map(complete, jobs))
+        list(workers(threads).map(complete, jobs))
     else:
         for job in jobs:
             complete(job)

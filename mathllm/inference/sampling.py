@@ -30,6 +30,9 @@ class SamplingParams:
             raise UsageError(f"top_p must be above 0 and at most 1 (all), not {self.top_p:g}")
 
 
+GREEDY = SamplingParams()
+
+
 def pick(logits: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> Tensor:
     """Next ids (B) from logits (B, V)."""
     if params.temperature == 0:

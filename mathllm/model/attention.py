@@ -73,9 +73,8 @@ class Attention(nn.Module):
 def attend_once(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """Attention of one query a row (B, H, 1, D) to keys and values (B, Hkv, S, D): (B, H, 1, D).
 
-    PyTorch's fused kernel takes the heads one by one, which costs more than their products; here they are two products
-    in all.
-    """
+    PyTorch's fused kernel takes the heads one by one, which costs more than their products; here they are two
+    products in all."""
     batch, kv_heads, seen, width = k.shape
     scores = torch.bmm(q.reshape(batch * kv_heads, -1, width), k.flatten(0, 1).mT).mul_(scale)
     if bias is not None:
@@ -103,6 +102,7 @@ def attention_mask(bias: Tensor | None, query: Where, key: Where) -> Tensor | No
 
 
 def underflow_spread(qk_scale: float, head_width: int) -> float:
-    """By how many nats a bias must be lower for a key's weight to be exactly 0 in fp32, whatever the tokens are: after
-    QK-norm no two scores are further apart than 2 qk_scale sqrt(D), and e^-104 is less than any number above 0."""
+    """By how many nats a bias must be lower for a key's weight to be exactly 0 in fp32, whatever the tokens are:
+    after QK-norm no two scores are further apart than 2 qk_scale sqrt(D), and e^-104 is less than any number above
+    0."""
     return 2 * qk_scale * math.sqrt(head_width) + 104

@@ -12,12 +12,11 @@ ROWS = 64  # the products' library compiles a kernel for every new number of row
 
 
 class BlockLinear(nn.Linear):
-    """x (..., inputs) -> (..., outputs). After `use_bf16` training rounds the factors and results of its products, and
-    of those of the gradients, to bf16.
+    """x (..., inputs) -> (..., outputs). After `use_bf16` training rounds the factors and results of its products,
+    and of those of the gradients, to bf16.
 
-    It is for CPUs, where autocast makes training slower: attention and what lies between the products gain nothing from
-    bf16 there, and every new shape of a batch has its kernels compiled.
-    """
+    It is for CPUs, where autocast makes training slower: attention and what lies between the products gain nothing
+    from bf16 there, and every new shape of a batch has its kernels compiled."""
 
     bf16 = False
 

@@ -1,20 +1,18 @@
 """What is asked: one file per operation, and the registry that names them.
 
-To add a task, write a class like the ones beside this file and put it into TASKS (at the end: a task's
-position is its code in `Problems.task`). Formats that write a thought also need to know how: see
-`mathllm.formats`.
-"""
+To add a task, write a class like the ones beside this file and put it at the end of TASKS: a task's position is its
+code. Formats that write a thought also need to know how: see `mathllm.formats`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.tasks.addition import Addition
-from mathllm.tasks.base import Problems, Task, concatenate, make_problems
+from mathllm.tasks.base import MAX_DIGITS, Problems, Task, concatenate
 from mathllm.tasks.chain import Chain
 from mathllm.tasks.multiplication import Multiplication
 from mathllm.tasks.numbers import Ints, Numbers, widen
@@ -23,10 +21,9 @@ from mathllm.tasks.subtraction import Subtraction
 
 TASKS: tuple[Task, ...] = (Addition(), Subtraction(), Multiplication(), Chain())
 TASK_NAMES = tuple(task.name for task in TASKS)
-CHAIN = TASK_NAMES.index("chain")
 
 __all__ = [
-    "CHAIN",
+    "MAX_DIGITS",
     "SAMPLINGS",
     "TASKS",
     "TASK_NAMES",
@@ -36,81 +33,106 @@ __all__ = [
     "Task",
     "answer",
     "answer_widths",
-    "chain_lengths",
+    "by_task",
+    "carry_lengths",
     "concatenate",
     "extent",
     "get_tasks",
-    "make_problems",
+    "operands_asked",
+    "readable_beside",
     "sample",
+    "sizes",
 ]
 
 
-def get_tasks(names: str | Sequence[str]) -> tuple[int, ...]:
-    """Codes of tasks named like `addition,subtraction`. Raises UsageError for an unknown one."""
+def get_tasks(names: str | Sequence[str]) -> tuple[Task, ...]:
+    """The tasks named like `addition,subtraction`. Raises UsageError for an unknown one, and for tasks that do not go
+    together."""
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",")]
     for name in names:
         if name not in TASK_NAMES:
             raise unknown_choice("task", name, TASK_NAMES)
-    codes = tuple(TASK_NAMES.index(name) for name in names)
-    if not codes or len(set(codes)) < len(codes):
+    tasks = tuple(TASKS[TASK_NAMES.index(name)] for name in names)
+    if not tasks or len(set(names)) < len(tasks):
         raise UsageError(f"name each task once, not {','.join(names)!r}")
-    if CHAIN in codes and len(codes) > 1:
-        raise UsageError("3+4 is a sum or a chain: the task chain goes with no other one")
-    return codes
+    for task in tasks[1:]:
+        if task.meaning != tasks[0].meaning:
+            raise UsageError(
+                f"{tasks[0].name} is worked out {tasks[0].meaning} and {task.name} {task.meaning}: "
+                "one text would have two answers",
+                "train two models",
+            )
+    return tasks
+
+
+def readable_beside(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """These tasks and all others whose texts mean the same beside them: what a reader of expressions looks for."""
+    asked = tuple(tasks)
+    others = (task for task in TASKS if task not in asked and task.meaning == asked[0].meaning)
+    return (*asked, *others)
 
 
 def extent(names: str, max_digits: int) -> str:
     """How large the problems of tasks are, for people: `of numbers of up to 3 digits`."""
-    plural = "s" * (max_digits != 1)
-    if get_tasks(names) == (CHAIN,):
-        return f"of up to {max_digits:,} number{plural}"
-    return f"of numbers of up to {max_digits:,} digit{plural}"
+    return get_tasks(names)[0].extent(max_digits)
 
 
-def sample(rng: np.random.Generator, n: int, codes: Sequence[int], how: Sampling) -> Problems:
+def sample(rng: np.random.Generator, n: int, tasks: Sequence[Task], how: Sampling) -> Problems:
     """n problems; tasks, methods of sampling and numbers of operands (2 and up) each with equal probability."""
-    code, method = rng.integers(0, len(codes), n), rng.integers(0, len(how.methods), n)
+    which, method = rng.integers(0, len(tasks), n), rng.integers(0, len(how.methods), n)
     parts, order = [], []
-    for i, j in np.ndindex(len(codes), len(how.methods)):
-        rows = np.flatnonzero((code == i) & (method == j))
-        task = TASKS[codes[i]]
-        counts = rng.integers(2, min(how.max_operands, task.max_operands) + 1, len(rows))
-        operands = task.sample(rng, counts, how.methods[j], how)
-        parts.append(make_problems(operands, codes[i], counts))
+    for i, j in np.ndindex(len(tasks), len(how.methods)):
+        rows = np.flatnonzero((which == i) & (method == j))
+        counts = rng.integers(2, min(how.max_operands, tasks[i].max_operands) + 1, len(rows))
+        parts.append(tasks[i].sample(rng, counts, how.methods[j], how))
         order.append(rows)
     return concatenate(parts)[np.argsort(np.concatenate(order))]
 
 
+def by_task(problems: Problems) -> list[tuple[Task, NDArray[np.int64] | slice]]:
+    """The tasks of problems, each with its rows."""
+    if len(problems) and (problems.task == problems.task[0]).all():
+        return [(TASKS[problems.task[0]], slice(None))]
+    return [(TASKS[code], np.flatnonzero(problems.task == code)) for code in np.unique(problems.task)]
+
+
 def answer(problems: Problems) -> Numbers:
     """The exact result of every problem, whatever its task."""
-    codes = np.unique(problems.task)
-    if len(codes) == 1:
-        return TASKS[int(codes[0])].answer(problems)
-    parts = {int(code): TASKS[code].answer(problems[problems.task == code]) for code in codes}
-    width = max((part.digits.shape[1] for part in parts.values()), default=1)
+    parts = [(rows, task.answer(problems[rows])) for task, rows in by_task(problems)]
+    if len(parts) == 1:
+        return parts[0][1]
+    width = max((part.digits.shape[1] for _, part in parts), default=1)
     digits = np.zeros((len(problems), width), np.uint8)
     lengths = np.ones(len(problems), np.int64)
     negative = np.zeros(len(problems), np.bool_)
-    for code, part in parts.items():
-        rows = problems.task == code
+    for rows, part in parts:
         digits[rows], lengths[rows], negative[rows] = widen(part.digits, width), part.lengths, part.negative
     return Numbers(digits, lengths, negative)
 
 
 def answer_widths(problems: Problems) -> Ints:
     """Digits [N] that zero-padding pads each answer to."""
-    return _by_task(problems, lambda task, part: task.answer_widths(part))
+    return _measured(problems, lambda task, part: task.answer_widths(part))
 
 
-def chain_lengths(problems: Problems) -> Ints:
-    """The longest chain [N] of carries or borrows in each problem."""
-    return _by_task(problems, lambda task, part: task.chain_lengths(part))
+def carry_lengths(problems: Problems) -> Ints:
+    """The longest run [N] of carries or borrows in each problem."""
+    return _measured(problems, lambda task, part: task.carry_lengths(part))
 
 
-def _by_task(problems: Problems, measure: Callable[[Task, Problems], Ints]) -> Ints:
+def sizes(problems: Problems) -> Ints:
+    """What `--max-digits` bounds in each problem [N]."""
+    return _measured(problems, lambda task, part: task.sizes(part))
+
+
+def operands_asked(problems: Problems) -> Ints:
+    """What `--max-operands` bounds in each problem [N]."""
+    return _measured(problems, lambda task, part: np.minimum(part.num_operands, task.max_operands))
+
+
+def _measured(problems: Problems, measure: Callable[[Task, Problems], Ints]) -> Ints:
     result: NDArray[np.int64] = np.zeros(len(problems), np.int64)
-    for code in np.unique(problems.task):
-        rows = problems.task == code
-        result[rows] = measure(TASKS[code], problems[rows])
+    for task, rows in by_task(problems):
+        result[rows] = measure(task, problems[rows])
     return result

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.tasks.base import Problems
+from mathllm.tasks.base import Problems, Task
 from mathllm.tasks.numbers import (
-    Digits,
     Ints,
     Numbers,
     add,
@@ -15,36 +14,32 @@ from mathllm.tasks.numbers import (
     random_digits,
     significant,
 )
-from mathllm.tasks.sampling import (
-    MAX_OPERANDS,
-    SAMPLINGS,
-    Sampling,
-    draw_carry_stress,
-    draw_operands,
-    draw_sums,
-)
-from mathllm.tokenizer import PLUS
+from mathllm.tasks.sampling import MAX_OPERANDS, Sampling, draw_carry_stress, draw_operands, draw_sums
+from mathllm.tokenizer import ADD
 
 
-class Addition:
-    name = "addition"
-    symbol = "+"
-    operator: tuple[int, ...] = (PLUS,)
+class Addition(Task):
+    name, code = "addition", 0
+    operator = ADD
+    example = "12+34"
+    rule = f"a sum has 2 to {MAX_OPERANDS} numbers, and no operator but +"
     commutative = True
-    max_operands = MAX_OPERANDS
-    signed = False
-    samplings = SAMPLINGS
-    factor_digits = 0
+    max_operands = most_numbers = MAX_OPERANDS
 
-    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
+    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         if method == "balanced":
-            return draw_sums(rng, counts, how.max_digits)
-        return draw_operands(rng, counts, method, how.max_digits)
+            return self.problems(draw_sums(rng, counts, how.max_digits), counts)
+        return self.problems(draw_operands(rng, counts, method, how.max_digits), counts)
 
-    def of_length(self, rng: np.random.Generator, n: int, operands: int, digits: int, stress: bool) -> Digits:
+    def of_length(
+        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
+    ) -> Problems:
         if stress:
-            return draw_carry_stress(rng, n, operands, digits)
-        return random_digits(rng, np.full((n, operands), digits), digits)
+            return self.problems(draw_carry_stress(rng, n, operands, digits))
+        return self.problems(random_digits(rng, np.full((n, operands), digits), digits))
+
+    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
+        return self.problems(np.full((1, max_operands, max_digits), 9, np.uint8))
 
     def answer(self, problems: Problems) -> Numbers:
         return significant(add(problems.operands))
@@ -56,8 +51,9 @@ class Addition:
         extra: Ints = np.where(carries > 9, 2, 1)
         return widths + extra
 
-    def chain_lengths(self, problems: Problems) -> Ints:
-        return longest_run(column_sums(problems.operands)[1][:, 1:])
+    def carries(self, problems: Problems) -> tuple[Ints, Ints, Ints]:
+        carries = column_sums(problems.operands)[1]
+        return carries, np.zeros(len(problems), np.int64), problems.num_operands - 1
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Digits:
-        return np.full((1, max_operands, max_digits), 9, np.uint8)
+    def carry_lengths(self, problems: Problems) -> Ints:
+        return longest_run(column_sums(problems.operands)[1][:, 1:])

@@ -1,35 +1,40 @@
-"""What a problem is, and what every task must be able to do.
+"""What a problem is, and what a task says about its problems.
 
-A problem is operands and an operation, held as arrays of digits; how it is written down is a format's
-business.
-"""
+A problem is an expression and a task: numbers and the operators between them, held as arrays; what they mean is the
+task's business, and how they are written down a format's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, widen
-from mathllm.tasks.sampling import Sampling
+from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, compare, lengths_of, random_digits, widen
+from mathllm.tasks.sampling import SAMPLINGS, Sampling
+from mathllm.tokenizer import SYMBOLS
+
+# of one number, in anything that people type or hand in: Python's int() reads no more than 4,300
+MAX_DIGITS = 4000
 
 
 @dataclass(frozen=True)
 class Problems:
-    """N problems: operands uint8 [N, K, D] (least significant digit first), lengths [N, K] (0: no such
-    operand), and task uint8 [N], the position of each row's task in the registry."""
+    """N problems: operands uint8 [N, K, D] (least significant digit first), lengths [N, K] (0: no such operand),
+    operators uint8 [N, K - 1] (what stands before each operand but the first, a code of tokenizer.OPERATORS; 0:
+    nothing), and task uint8 [N], the code of each row's task."""
 
     operands: Digits
     lengths: Ints
+    operators: Digits
     task: Digits
 
     def __len__(self) -> int:
         return len(self.task)
 
     def __getitem__(self, rows: Any) -> Problems:
-        return Problems(self.operands[rows], self.lengths[rows], self.task[rows])
+        return Problems(self.operands[rows], self.lengths[rows], self.operators[rows], self.task[rows])
 
     @property
     def num_operands(self) -> Ints:
@@ -43,60 +48,163 @@ class Problems:
         return longest
 
 
-def make_problems(operands: Digits, task: int, num_operands: Ints | None = None) -> Problems:
-    """Problems of one task from operands [N, K, D]; operands past a row's `num_operands` are taken out."""
-    lengths = lengths_of(operands)
-    if num_operands is not None:
-        present = np.arange(operands.shape[1]) < num_operands[:, None]
-        lengths = lengths * present
-        operands = operands * present[..., None]
-    return Problems(operands, lengths, np.full(len(operands), task, np.uint8))
-
-
 def concatenate(parts: Sequence[Problems]) -> Problems:
     """One batch of several; operands and digits are widened to the largest."""
-    operands = max(part.operands.shape[1] for part in parts)
-    width = max(part.operands.shape[2] for part in parts)
-    digits, lengths = [], []
+    operands = max((part.operands.shape[1] for part in parts), default=2)
+    width = max((part.operands.shape[2] for part in parts), default=1)
+    digits = [np.zeros((0, operands, width), np.uint8)]
+    lengths, operators = [np.zeros((0, operands), np.int64)], [np.zeros((0, operands - 1), np.uint8)]
     for part in parts:
-        absent = operands - part.operands.shape[1]
-        digits.append(np.pad(widen(part.operands, width), ((0, 0), (0, absent), (0, 0))))
-        lengths.append(np.pad(part.lengths, ((0, 0), (0, absent))))
-    return Problems(np.concatenate(digits), np.concatenate(lengths), np.concatenate([p.task for p in parts]))
+        absent = (0, 0), (0, operands - part.operands.shape[1])
+        digits.append(np.pad(widen(part.operands, width), (*absent, (0, 0))))
+        lengths.append(np.pad(part.lengths, absent))
+        operators.append(np.pad(part.operators, absent))
+    task = np.concatenate([np.zeros(0, np.uint8), *(part.task for part in parts)])
+    return Problems(np.concatenate(digits), np.concatenate(lengths), np.concatenate(operators), task)
 
 
-class Task(Protocol):
-    """One operation. `symbol` is what a person types, `operator` the token ids that stand for it; `factor_digits` is
-    the most digits of any operand but the first in the problems that are drawn (0: as many as the first), `signed` says
-    whether results may be negative, if asked for, and `samplings` by which methods operands can be drawn."""
+class Task:
+    """One kind of problem: a subclass in a file of its own. What stands here is right for most of them: an operation
+    on two numbers or more, with one operator.
+
+    `code` stands for the task in `Problems.task` and never changes, since splits depend on it. `max_operands` is the
+    most that `--max-operands` may ask for, `samplings` are the methods it can be drawn by, and `signed` tells whether
+    `--signed` means something to it. `aligned` is how many operands have digits that line up with the answer's (None:
+    all). Tasks of different `meaning` do not go together, since one text would have two answers; `rule` is what its
+    expressions are, for whoever typed something else, and `example` one of them."""
 
     name: str
-    symbol: str
-    operator: tuple[int, ...]
-    commutative: bool
-    max_operands: int
-    signed: bool
-    samplings: tuple[str, ...]
-    factor_digits: int
+    code: int
+    operator: int
+    example: str
+    rule: str
+    meaning = "in integers"
+    least_numbers, most_numbers = 2, 2  # in an expression, and digits of the longest of these
+    most_digits = MAX_DIGITS
+    max_operands = 2
+    samplings: tuple[str, ...] = SAMPLINGS
+    commutative = False
+    signed = False
+    aligned: int | None = None
+    one_digit = False  # has every number one digit, the answer too: nothing to pad, to hint or to turn round?
 
-    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
-        """Operands [n, K, D] drawn by one method; of row i, only the first counts[i] will be used."""
+    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
+        """Problems drawn by one method, of row i with counts[i] operands."""
+        raise NotImplementedError
 
-    def of_length(self, rng: np.random.Generator, n: int, operands: int, digits: int, stress: bool) -> Digits:
-        """Operands [n, operands, digits]: random ones of exactly that many digits, or carries that run far in a
-        first operand of that many (a difference's may have one less)."""
+    def of_length(
+        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
+    ) -> Problems:
+        """n problems of so many operands: random ones of exactly that many digits, or (`stress`) such as are hardest,
+        the first operand of that many digits (or one less)."""
+        raise NotImplementedError
+
+    def of_lengths(self, rng: np.random.Generator, lengths: Ints, signed: bool) -> Problems:
+        """Random problems of two operands of exactly these lengths [N, 2]; where the first is never the smaller one,
+        it is not the shorter one, either."""
+        operands = random_digits(rng, lengths, int(lengths.max(initial=1)))
+        if self.ordered(signed):  # two of one length may stand in the wrong order
+            swap = compare(operands[:, 0], operands[:, 1]) < 0
+            operands = select(swap, operands[:, ::-1], operands)
+        return self.problems(operands)
+
+    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
+        """The problem [1] of up to this size whose text is the longest of this task, in any format."""
+        raise NotImplementedError
 
     def answer(self, problems: Problems) -> Numbers:
         """The exact results of problems of this task."""
+        raise NotImplementedError
 
     def answer_widths(self, problems: Problems) -> Ints:
         """Digits [N] that hold any answer to operands of these widths: what zero-padding pads to."""
+        raise NotImplementedError
 
-    def chain_lengths(self, problems: Problems) -> Ints:
-        """The longest chain [N] of carries or borrows."""
+    def carries(self, problems: Problems) -> tuple[Ints, Ints, Ints] | None:
+        """What is carried into each column [N, D + 1], added to its digit (a borrow is negative), and the least [N]
+        and the most [N] that can be; None where nothing is. A wrong carry explains wrong digits in a report."""
+        return None
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Digits:
-        """Operands [1, K, max_digits] of the problem whose text is the longest of this task, in any format."""
+    def carry_lengths(self, problems: Problems) -> Ints:
+        """The longest run [N] of carries or borrows."""
+        return np.zeros(len(problems), np.int64)
+
+    def bounds(self, problems: Problems) -> tuple[Numbers, ...]:
+        """Answers [N] of which the lowest and the highest bound those to all operands with as many digits as
+        these."""
+        place = np.arange(problems.operands.shape[2])
+        length = problems.lengths[..., None]
+        least = ((place == length - 1) & (length > 1)).astype(np.uint8)
+        most = np.where(place < length, 9, 0).astype(np.uint8)
+        # a result rises or falls with each operand, so the extremes lie where the operands are extreme
+        corners = (np.concatenate([a[:, :1], b[:, 1:]], axis=1) for a in (least, most) for b in (least, most))
+        rest = problems.lengths, problems.operators, problems.task
+        return tuple(self.answer(Problems(operands, *rest)) for operands in corners)
+
+    def sizes(self, problems: Problems) -> Ints:
+        """What `--max-digits` bounds [N]: digits of the longest operand."""
+        return problems.widths
+
+    def digits_of(self, operand: int, max_digits: int) -> int:
+        """The most digits of an operand (from 0) in problems that are drawn with `max_digits`."""
+        return max_digits
+
+    def ordered(self, signed: bool) -> bool:
+        """Is the first operand never the smaller one?"""
+        return False
+
+    def check_pairs(self) -> None:
+        """Raises UsageError where not all pairs of operands are problems."""
+
+    def identity(self, problems: Problems) -> tuple[Digits, Bools]:
+        """Numbers [N, M, D] and which of them count [N, M]: what tells problems of this task apart."""
+        return problems.operands, problems.lengths > 0
+
+    def misfits(self, problems: Problems) -> Bools:
+        """Which parts [N, 2 K - 1] of expressions have no place in one of this task: numbers and operators in
+        turn."""
+        wrong = np.zeros((len(problems), 2 * problems.operands.shape[1] - 1), np.bool_)
+        wrong[:, 1::2] = (problems.operators != self.operator) & (problems.operators > 0)
+        wrong[:, 2 * self.most_numbers - 1 :: 2] |= problems.operators[:, self.most_numbers - 1 :] > 0
+        return wrong
+
+    def extent(self, max_digits: int) -> str:
+        """How large its problems are, for people."""
+        return f"of numbers of up to {plural(max_digits, 'digit')}"
+
+    def unseen(self, problem: Problems, max_digits: int) -> list[str]:
+        """In what ways one problem is larger than those of up to `max_digits`."""
+        found = []
+        if self.sizes(problem)[0] > max_digits:
+            found.append(f"a number of more than {plural(max_digits, 'digit')}")
+        for k in range(1, problem.operands.shape[1]):
+            most = self.digits_of(k, max_digits)
+            if most < min(max_digits, problem.lengths[0, k]):
+                found.append(f"a factor of more than {plural(most, 'digit')}")
+        return found
+
+    def problems(
+        self, operands: Digits, num_operands: Ints | None = None, operators: Digits | None = None
+    ) -> Problems:
+        """Problems of this task from operands [N, K, D], without those past a row's `num_operands` [N]; between them
+        stands the task's own operator, unless others [N, K - 1] are given."""
+        lengths = lengths_of(operands)
+        if num_operands is not None:
+            present = np.arange(operands.shape[1]) < num_operands[:, None]
+            lengths = lengths * present
+            operands = operands * present[..., None]
+        if operators is None:
+            operators = (self.operator * (lengths[:, 1:] > 0)).astype(np.uint8)
+        return Problems(operands, lengths, operators, np.full(len(operands), self.code, np.uint8))
+
+    @property
+    def symbol(self) -> str:
+        return SYMBOLS[self.operator]
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 digit`, `2,000 digits`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def select(condition: Bools, yes: Digits, no: Digits) -> Digits:

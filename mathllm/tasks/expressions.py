@@ -1,152 +1,142 @@
-"""Problems as people write them (`658+189`): many texts to arrays and back, without a loop over rows."""
+"""Problems as people write them (`658+189`): many texts to arrays and back, without a loop over rows.
+
+There is one grammar for all tasks: numbers and operators in turn. Which expressions are a task's own, it says itself.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mathllm.errors import ExpressionError
-from mathllm.tasks import CHAIN, TASKS, Problems
-from mathllm.tasks.chain import ADD, FACTORS, MULTIPLY, SUBTRACT
+from mathllm.tasks import MAX_DIGITS, TASKS, Problems, Task, readable_beside
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, significant
-from mathllm.tasks.slots import compact, expression_slots
-from mathllm.tokenizer import END, EQUALS, MINUS, PLUS, TOKENS, Ids, decode_rows, encode, encode_rows
+from mathllm.tasks.slots import compact, expression_slots, signed_slots
+from mathllm.tokenizer import END, MINUS, OPERATORS, Ids, decode_rows, encode, token_at, unflatten
 
-# of one operand, in anything that people type or hand in: Python's int() reads no more than 4,300
-MAX_DIGITS = 4000
-# what tokens do not show: a gap inside a number, and `++` written out, which would be a `*`
-UNCLEAR = re.compile(r"(?<=[0-9])\s+[0-9]|\+\s*\+", re.ASCII)
+# what a reader looks for unless it is told: all that is worked out in integers
+DEFAULT_TASKS = readable_beside(TASKS[:1])
+
+# what a byte of a text is: a digit, OPERATOR and a code, or one of these
+_OPERATOR, _EQUALS, _SPACE, _NEWLINE, _FOREIGN = 10, 20, 21, 22, 23
+_KINDS = np.full(256, _FOREIGN, np.uint8)
+_KINDS[ord("0") : ord("9") + 1] = range(10)
+for _code, _symbol in enumerate(OPERATORS, 1):
+    _KINDS[ord(_symbol)] = _OPERATOR + _code
+for _character, _kind in (("=", _EQUALS), ("\n", _NEWLINE), *((blank, _SPACE) for blank in " \t\r\v\f")):
+    _KINDS[ord(_character)] = _kind
 
 
-def parse_expression(text: str, chain: bool = False) -> Problems:
-    """One problem from `12+34` or `12+34=`; with `chain` it is one, whatever else it could be.
+def parse_expression(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems:
+    """One problem from `12+34` or `12+34=`, of the first of the tasks that takes it.
 
     Raises ExpressionError with the position of the first character that does not belong there: white space
     inside a number is one, since whoever typed `1 2+3` may have meant `1+2+3` as well as `12+3`.
     """
-    _refuse_unclear(text)
-    ids = encode(text)[None]
-    problems, good = problems_from_ids(*_without_equals(ids, np.array([ids.shape[1]])), chain)
+    problems, good = read_expressions([text], tasks)
     if not good[0]:
-        raise explain_chain(text) if chain else explain(text)
+        raise explain(text, tasks)
     return problems
 
 
-def parse_expressions(texts: Sequence[str], chain: bool = False) -> Problems:
+def parse_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems:
     """Problems from many expressions (see `parse_expression`). Raises DataError naming the (1-based) row of the first
     bad one.
     """
-    if UNCLEAR.search(";".join(texts)):
-        for row, text in enumerate(texts):
-            try:
-                _refuse_unclear(text)
-            except ExpressionError as error:
-                raise error.in_row(row) from None
-    problems, good = problems_from_ids(*_without_equals(*encode_rows(texts)), chain)
+    problems, good = read_expressions(texts, tasks)
     if not good.all():
         row = int(np.argmin(good))
-        raise (explain_chain if chain else explain)(texts[row]).in_row(row)
+        raise explain(texts[row], tasks).in_row(row)
     return problems
 
 
-def _refuse_unclear(text: str) -> None:
-    if found := UNCLEAR.search(text):
-        plus = found.group().endswith("+")
-        what = "a number was expected here" if plus else "white space inside a number"
-        raise ExpressionError(what, text, found.end() - 1, "write a problem like 12+34")
+def read_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS) -> tuple[Problems, Bools]:
+    """Problems from expressions, each of the first of the tasks that takes it, and which rows [N] are any.
 
-
-def _without_equals(ids: Ids, lengths: Ints) -> tuple[Ids, Ints]:
-    """The same rows, shorter by the `=` that may end an expression."""
-    if ids.shape[1] == 0:
-        return ids, lengths
-    last = np.maximum(lengths - 1, 0)
-    return ids, np.where(ids[np.arange(len(ids)), last] == EQUALS, last, lengths)
-
-
-def problems_from_ids(ids: Ids, lengths: Ints, chain: bool = False) -> tuple[Problems, Bools]:
-    """Problems from the ids [N, T] of their expressions, and which rows [N] are well formed.
-
-    Rows that are not come back as problems without operands. With `chain` all are read as chains.
+    Rows that are none come back as problems without operands.
     """
-    if chain:
-        return chains_from_ids(ids, lengths)
-    n, width = ids.shape
-    inside = np.arange(width) < lengths[:, None]
-    digit = (ids < 10) & inside
-    start = digit & ~_shifted(digit)
-    operator = inside & ~digit
-    opens = operator & ~_shifted(operator)
-    numbers, operators = start.sum(1), opens.sum(1)
+    n = len(texts)
+    kinds, row, gap = _lex(texts)
+    # an `=` may end an expression
+    last = np.append(row[1:] != row[:-1], True)[: len(row)]
+    kept = ~(last & (kinds == _EQUALS))
+    kinds, row, gap = kinds[kept], row[kept], gap[kept]
+    first = np.append(True, row[1:] != row[:-1])[: len(row)]
+    last = np.append(first[1:], True)[: len(row)]
+    digit = kinds < 10
+    operator = (kinds > _OPERATOR) & (kinds < _EQUALS)
+    digit_before = np.append(False, digit[:-1])[: len(row)] & ~first
+    # numbers and operators in turn, a number first and last, and no gap within one
+    wrong = ~(digit | operator) | (operator & (last | ~digit_before)) | (digit & digit_before & gap)
+    starts = digit & ~digit_before
+    numbers = np.bincount(row[starts], minlength=n)
+    number = np.cumsum(starts) - 1  # which of all the numbers a token belongs to
+    widths = np.bincount(number[digit], minlength=int(starts.sum()))
+    good = (numbers > 0) & (np.bincount(row[wrong], minlength=n) == 0)
+    longest = np.zeros(n, np.int64)
+    np.maximum.at(longest, row[starts], widths)
+    good &= np.any([_within(task, numbers, longest) for task in tasks], axis=0)
 
-    # well formed: numbers and operators alternate, and all operators of a row are the same one
-    following = np.pad(np.where(inside, ids, END), ((0, 0), (0, 1)), constant_values=END)[:, 1:]
-    code, symbols = np.full(n, len(TASKS), np.uint8), np.zeros(n, np.int64)
-    for index, task in enumerate(TASKS):
-        if not task.operator:
-            continue
-        first, second = (*task.operator, None)[:2]
-        single = (following < 10) | (following == END)
-        here = opens & (ids == first) & (single if second is None else following == second)
-        fits = (numbers >= 2) & (numbers <= task.max_operands) & (here.sum(1) == operators)
-        fits &= operator.sum(1) == operators * len(task.operator)
-        code[fits], symbols[fits] = index, len(task.operator)
-    good = (code < len(TASKS)) & (numbers == operators + 1)
-    good &= digit[:, 0] if width else False
-    good &= digit[np.arange(n), np.maximum(lengths - 1, 0)] if width else False
-
-    digit &= good[:, None]
-    start &= good[:, None]
-    operand = np.cumsum(start, 1) - 1
-    count = np.where(good, numbers, 0)
-    operands_at_most = int(count.max(initial=2))
-    rows, columns = np.nonzero(digit)
-    which = operand[rows, columns]
-    written = np.bincount(rows * operands_at_most + which, minlength=n * operands_at_most)
-    written = written.reshape(n, operands_at_most)  # digits of each operand, leading zeros too
-    too_long = written.max(1, initial=0) > MAX_DIGITS
-    if too_long.any():
-        return problems_from_ids(ids, np.where(too_long, 0, lengths))
-    # place of a digit, units 0: how many digits of its number stand to its right
-    ends = (
-        np.cumsum(written, 1) + np.arange(operands_at_most) * symbols[:, None]
-    )  # the column past each number
-    place = ends[rows, which] - 1 - columns
-    operands = np.zeros((n, operands_at_most, max(1, int(written.max(initial=0)))), np.uint8)
-    operands[rows, which, place] = ids[rows, columns]
+    # tokens of good rows go to their places; a number's place among those of its row
+    which = number - (np.cumsum(numbers) - numbers)[row]
+    shape = n, int((numbers * good).max(initial=2)), int((longest * good).max(initial=1))
+    operands = np.zeros(shape, np.uint8)
+    operators = np.zeros((n, shape[1] - 1), np.uint8)
+    written = np.zeros(shape[:2], np.int64)
+    ends = np.cumsum(widths)[number[digit]]  # digits of all numbers up to this one, its own included
+    place = ends - 1 - np.arange(len(ends))
+    inside = good[row]
+    rows, columns = row[digit & inside], which[digit & inside]
+    operands[rows, columns, place[inside[digit]]] = kinds[digit & inside]
+    written[row[starts & inside], which[starts & inside]] = widths[number[starts & inside]]
+    operators[row[operator & inside], which[operator & inside]] = kinds[operator & inside] - _OPERATOR
     lengths = lengths_of(operands) * (written > 0)
-    return Problems(operands, lengths, np.where(good, code, 0).astype(np.uint8)), good
+    problems = Problems(operands, lengths, operators, np.zeros(n, np.uint8))
+
+    taken = np.zeros(n, np.bool_)
+    for task in tasks:
+        fits = good & ~taken & _within(task, numbers, longest) & ~task.misfits(problems).any(1)
+        problems.task[fits] = task.code
+        taken |= fits
+    if not taken.all():
+        problems = _without(problems, ~taken)
+    return problems, taken
 
 
-def chains_from_ids(ids: Ids, lengths: Ints) -> tuple[Problems, Bools]:
-    """Chains from the ids [N, T] of their expressions, and which rows [N] are well formed."""
-    n, width = ids.shape
-    inside = np.arange(width) < lengths[:, None]
-    digit = (ids < 10) & inside
-    # what stands one, two and three columns before
-    one, two = (np.pad(ids, ((0, 0), (k, 0)), constant_values=END)[:, :width] for k in (1, 2))
-    number_one, number_two, number_three = (np.pad(digit, ((0, 0), (k, 0)))[:, :width] for k in (1, 2, 3))
-    kinds = [
-        (one == PLUS) & number_two,
-        (one == MINUS) & number_two,
-        (one == PLUS) & (two == PLUS) & number_three & np.isin(ids, FACTORS),
-    ]
-    operator = np.select(kinds, [ADD, SUBTRACT, MULTIPLY], 0) * digit
-    first = digit & (np.arange(width) == 0)
-    count = digit.sum(1)
-    used = count + (operator > 0).sum(1) + (operator == MULTIPLY).sum(1)
-    good: Bools = (used == lengths) & (((operator > 0) | first) == digit).all(1) & first.any(1)
-    good &= ~(digit & number_one).any(1)
-    good &= digit[np.arange(n), np.maximum(lengths - 1, 0)] if width else False
-    good &= count <= MAX_DIGITS
-    rows, columns = np.nonzero(digit & good[:, None])
-    place = (np.cumsum(digit, 1) - 1)[rows, columns]
-    operands = np.zeros((n, 2, int((count * good).max(initial=1))), np.uint8)
-    operands[rows, 0, place], operands[rows, 1, place] = ids[rows, columns], operator[rows, columns]
-    held = lengths_of(operands) * good[:, None]
-    return Problems(operands, held, np.full(n, CHAIN, np.uint8)), good
+def _lex(texts: Sequence[str]) -> tuple[NDArray[np.uint8], Ints, Bools]:
+    """The characters of all texts but for white space, one after the other: kinds, rows, and whether some was
+    before."""
+    joined = "\n".join([text.replace("\n", " ") for text in texts])
+    kinds = _KINDS[np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)]
+    row = np.cumsum(kinds == _NEWLINE)
+    gap = np.append(False, kinds[:-1] == _SPACE)[: len(kinds)]
+    kept = (kinds != _SPACE) & (kinds != _NEWLINE)
+    return kinds[kept], row[kept], gap[kept]
+
+
+def _within(task: Task, numbers: Ints, longest: Ints) -> Bools:
+    """Where [N] the task may have expressions of so many numbers, the longest of so many digits."""
+    within: Bools = (numbers >= task.least_numbers) & (numbers <= task.most_numbers)
+    return within & (longest <= task.most_digits)
+
+
+def _without(problems: Problems, rows: Bools) -> Problems:
+    """The same problems with nothing in some rows, no wider than the others need."""
+    left = ~rows
+    lengths = problems.lengths * left[:, None]
+    width = max(1, int(lengths.max(initial=1)))
+    operands = problems.operands[:, :, :width] * left[:, None, None]
+    return Problems(operands, lengths, problems.operators * left[:, None], problems.task * left)
+
+
+def read_numbers(texts: Sequence[str]) -> tuple[Numbers, Bools]:
+    """Integers from texts like `-12`, and which rows [N] are integers."""
+    kinds, row, _ = _lex(texts)
+    ids = np.where(kinds < 10, kinds, np.where(kinds == _KINDS[ord("-")], MINUS, END)).astype(np.uint8)
+    lengths = np.bincount(row, minlength=len(texts)).astype(np.int64)
+    return numbers_from_ids(unflatten(ids, lengths), lengths)
 
 
 def without_hints(ids: Ids, lengths: Ints) -> tuple[Ids, Ints, Bools]:
@@ -164,11 +154,6 @@ def without_hints(ids: Ids, lengths: Ints) -> tuple[Ids, Ints, Bools]:
     rows = signed[:, 0] > 0
     bare[rows, 1:], bare[rows, 0] = digit[rows], MINUS
     return bare, signed[:, 0] + body[:, 0] // 2, good
-
-
-def _shifted(flags: Bools) -> Bools:
-    """The flags [N, T] of the columns before."""
-    return np.pad(flags, ((0, 0), (1, 0)))[:, :-1]
 
 
 def numbers_from_ids(ids: Ids, lengths: Ints, least_significant_first: bool = False) -> tuple[Numbers, Bools]:
@@ -194,66 +179,65 @@ def expressions(problems: Problems) -> list[str]:
     return decode_rows(*compact(expression_slots(problems)))
 
 
-def explain(text: str) -> ExpressionError:
-    """Why and where `text` (made of valid tokens) is no problem that any task knows."""
-    symbols = {task.symbol: task for task in TASKS if task.symbol}
-    body = text.rstrip()
-    body = body[:-1].rstrip() if body.endswith("=") else body
-    hint = "write a problem like 12+34"
-    if not body.strip():
-        return ExpressionError("there is no problem here", text or " ", 0, hint)
-    wants_number, numbers, first_symbol, run = True, 0, "", 0
-    position = 0
-    while position < len(body):
-        char = body[position]
-        if char.isspace():
-            position += 1
-            continue
-        if char.isdigit():
-            run += 1
-            numbers += wants_number
-            wants_number = False
-            if run > MAX_DIGITS:
-                message = f"a number of more than {MAX_DIGITS:,} digits"
-                return ExpressionError(message, text, position, "split it up")
-        elif char not in symbols:
-            message = f"{_token_at(body, position)!r} does not belong in a problem"
-            return ExpressionError(message, text, position, hint)
-        elif wants_number:
-            return ExpressionError("a number was expected here", text, position, hint)
-        elif first_symbol and char != first_symbol:
-            message = f"{first_symbol!r} and {char!r} in one problem: no task knows that"
-            return ExpressionError(message, text, position, hint)
-        elif numbers >= symbols[char].max_operands:
-            limit = symbols[char].max_operands
-            return ExpressionError(f"more than {limit} operands of {char!r}", text, position, hint)
-        else:
-            first_symbol, wants_number, run = char, True, 0
-        position += 1
-    return ExpressionError("the problem ends too early", text, len(body), hint)
+def number_texts(numbers: Numbers) -> list[str]:
+    """Numbers as people write them."""
+    return decode_rows(*compact(signed_slots(numbers, None, least_significant_first=False)))
 
 
-def explain_chain(text: str) -> ExpressionError:
-    """Why and where `text` (made of valid tokens) is no chain."""
+def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError:
+    """Why and where `text` is no problem of these tasks."""
+    hint = f"write a problem like {tasks[0].example}"
+    try:
+        encode(text)  # raises at what is no token at all
+    except ExpressionError as error:
+        return error
     body = text.rstrip()
     body = body[:-1].rstrip() if body.endswith("=") else body
-    hint = "write a chain like 3+4*7-2: single digits, products by 1, 3, 7 and 9 alone"
     if not body.strip():
         return ExpressionError("there is no problem here", text or " ", 0, hint)
-    operator = "+"
+    starts: list[int] = []  # of numbers and operators in turn
+    digits, gap = 0, False  # of the number that is being read, and has white space followed it?
     for position, char in enumerate(body):
         if char.isspace():
+            gap = True
             continue
-        if bool(operator) != char.isdigit():
-            message = "a number was expected here" if operator else "an operator was expected here"
-            if not operator and char not in "+-*":
-                message = f"{_token_at(body, position)!r} does not belong in a chain"
+        if char.isdigit() and digits and gap:
+            return ExpressionError("white space inside a number", text, position, hint)
+        if char.isdigit():
+            starts += [position] if not digits else []
+            digits += 1
+            if digits > MAX_DIGITS:
+                return ExpressionError(
+                    f"a number of more than {MAX_DIGITS:,} digits", text, position, "split it up"
+                )
+        elif char not in OPERATORS:
+            message = f"{token_at(body, position) or char!r} does not belong in a problem"
             return ExpressionError(message, text, position, hint)
-        if operator == "*" and int(char) not in FACTORS:
-            return ExpressionError(f"a chain does not multiply by {char}", text, position, hint)
-        operator = "" if operator else char
-    return ExpressionError("the problem ends too early", text, len(body), hint)
+        elif not digits:
+            return ExpressionError("a number was expected here", text, position, hint)
+        else:
+            starts.append(position)
+            digits = 0
+        gap = False
+    if not digits or len(starts) < min(2 * task.least_numbers - 1 for task in tasks):
+        return ExpressionError("the problem ends too early", text, len(body), hint)
+    most = max(task.most_numbers for task in tasks)
+    end = starts[2 * most] if len(starts) > 2 * most else len(body)  # with one number too many
+    problem, _ = read_expressions([body[:end] + "0" * (end < len(body))], [_Anything()])
+    fits = [np.append(task.misfits(problem)[0, : len(starts)], True).argmax() for task in tasks]
+    task, part = tasks[int(np.argmax(fits))], min(int(np.max(fits)), len(starts) - 1)
+    what = body[starts[part] : (*starts, len(body))[part + 1]].strip()
+    nobody = part == 1 and len(tasks) > 1 and max(fits) == min(fits)
+    rule = "no task that is asked has that operator" if nobody else task.rule
+    message = f"{what if len(what) <= 20 else what[:16] + '...'!r} does not fit: {rule}"
+    return ExpressionError(message, text, starts[part], f"write a problem like {task.example}")
 
 
-def _token_at(text: str, position: int) -> str:
-    return next((token for token in TOKENS if text.startswith(token, position)), text[position])
+class _Anything(Task):
+    """Takes every expression."""
+
+    code = 0
+    least_numbers, most_numbers = 1, 10**9
+
+    def misfits(self, problems: Problems) -> Bools:
+        return np.zeros((len(problems), 1), np.bool_)

@@ -4,61 +4,74 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.tasks.base import Problems, select
+from mathllm.tasks.base import Problems, Task, select
 from mathllm.tasks.numbers import (
     Digits,
     Ints,
     Numbers,
     column_products,
+    lengths_of,
     longest_run,
     multiply,
     random_digits,
     significant,
 )
-from mathllm.tasks.sampling import SAMPLINGS, Sampling, draw_operands, draw_product_stress, draw_products
-from mathllm.tokenizer import PLUS
+from mathllm.tasks.sampling import Sampling, draw_operands, draw_product_stress, draw_products
+from mathllm.tokenizer import MULTIPLY
 
 
-class Multiplication:
-    name = "multiplication"
-    symbol = "*"
-    operator: tuple[int, ...] = (PLUS, PLUS)  # repeated addition
+class Multiplication(Task):
+    name, code = "multiplication", 2
+    operator = MULTIPLY
+    example = "12*3"
+    rule = "a product is of two numbers, with * between them"
     commutative = True
-    max_operands = 2
-    signed = False
-    samplings = SAMPLINGS
-    factor_digits = 1
+    aligned = 1  # the factor counts in every column alike
 
-    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
+    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         if method == "balanced":
-            return draw_products(rng, len(counts), how.max_digits)
+            return self.problems(draw_products(rng, len(counts), how.max_digits))
         operands = draw_operands(rng, counts, method, how.max_digits)
         operands[:, 1, 1:] = 0
         operands[:, 1, 0] = rng.integers(0, 10, len(counts))
-        return operands
+        return self.problems(operands)
 
-    def of_length(self, rng: np.random.Generator, n: int, operands: int, digits: int, stress: bool) -> Digits:
+    def of_length(
+        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
+    ) -> Problems:
         if stress:
-            return draw_product_stress(rng, n, digits)
-        lengths = np.repeat([[digits, 1]], n, axis=0)
-        return random_digits(rng, lengths, digits)
+            return self.problems(draw_product_stress(rng, n, digits))
+        return self.problems(random_digits(rng, np.repeat([[digits, 1]], n, axis=0), digits))
+
+    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
+        operands = np.zeros((1, 2, max_digits), np.uint8)
+        operands[0, 0], operands[0, 1, 0] = 9, 9
+        return self.problems(operands)
 
     def answer(self, problems: Problems) -> Numbers:
         return significant(multiply(problems.operands[:, 0], problems.operands[:, 1]))
 
     def answer_widths(self, problems: Problems) -> Ints:
-        widths: Ints = problems.lengths.sum(1)
+        widths: Ints = problems.lengths[:, :2].sum(1)
         return widths
 
-    def chain_lengths(self, problems: Problems) -> Ints:
-        """Of carries that meet a digit to be multiplied, when the longer operand is multiplied by the other's units."""
+    def carries(self, problems: Problems) -> tuple[Ints, Ints, Ints]:
+        longer, shorter = by_length(problems)
+        carries, zero = column_products(longer, shorter[:, 0])[1], np.zeros(len(problems), np.int64)
+        one_digit = (
+            lengths_of(shorter) == 1
+        )  # else there are several such products: none of them is the carry
+        most = np.where(one_digit, np.maximum(shorter[:, 0].astype(np.int64) - 1, 0), 0)
+        return carries * one_digit[:, None], zero, most
+
+    def carry_lengths(self, problems: Problems) -> Ints:
+        """Of carries that meet a digit to be multiplied, when the longer operand is multiplied by the other's
+        units."""
         longer, shorter = by_length(problems)
         return longest_run(column_products(longer, shorter[:, 0])[1][:, 1:])
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Digits:
-        operands = np.zeros((1, 2, max_digits), np.uint8)
-        operands[0, 0], operands[0, 1, 0] = 9, 9
-        return operands
+    def digits_of(self, operand: int, max_digits: int) -> int:
+        return min(max_digits, 1) if operand else max_digits
 
 
 def by_length(problems: Problems) -> tuple[Digits, Digits]:

@@ -112,9 +112,8 @@ def column_differences(larger: Digits, smaller: Digits) -> tuple[Ints, Ints]:
 def column_products(digits: Digits, factors: Digits) -> tuple[Ints, Ints]:
     """School multiplication of [N, D] digits by one-digit factors [N], column by column.
 
-    Returns totals [N, D] (digit times factor plus the carry into the column) and carries [N, D + 1] (into each column;
-    the last one is what is left over).
-    """
+    Returns totals [N, D] (digit times factor plus the carry into the column) and carries [N, D + 1] (into each
+    column; the last one is what is left over)."""
     totals = digits.astype(np.int64) * factors[:, None]
     carries = np.zeros((len(totals), totals.shape[1] + 1), np.int64)
     for place in range(totals.shape[1]):

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mathllm.tasks import CHAIN, TASKS
 from mathllm.tasks.base import Problems
-from mathllm.tasks.chain import MULTIPLY, SUBTRACT, count_numbers
-from mathllm.tasks.numbers import Bools, Digits, Ints, widen
-from mathllm.tokenizer import MINUS, PLUS, Ids, unflatten
+from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, widen
+from mathllm.tokenizer import MINUS, OPERATORS, Ids, unflatten
 
 ABSENT = 255
+# two slots for every operator, by its code
+_OPERATOR_SLOTS = np.full((1 + len(OPERATORS), 2), ABSENT, np.uint8)
+for _code, _tokens in enumerate(OPERATORS.values(), 1):
+    _OPERATOR_SLOTS[_code, : len(_tokens)] = _tokens
 
 # slots are kept with the row last, [S, N], so that writing one of them touches contiguous memory
 Slots = NDArray[np.uint8]
@@ -78,32 +80,35 @@ def expression_slots(
     widths: Ints | None = None,
     hints: bool = False,
 ) -> Slots:
-    """`658+189`: the operands and the operator between them; `widths` [N] pads every operand with zeros."""
-    if len(problems) and problems.task[0] == CHAIN:  # it goes with no other task
-        return chain_slots(problems)
-    longest = max(len(task.operator) for task in TASKS)
-    operators = np.full((len(TASKS), longest), ABSENT, np.uint8)
-    for code, task in enumerate(TASKS):
-        operators[code, : len(task.operator)] = task.operator
-    operator = operators[problems.task].T
+    """`658+189`: the operands and the operators between them; `widths` [N] pads every operand with zeros."""
     parts: list[Slots] = []
     for k in range(problems.operands.shape[1]):
         lengths = problems.lengths[:, k]
-        present = lengths > 0
         if k:
-            parts.append(np.where(present, operator, np.uint8(ABSENT)))
+            parts.append(operator_slots(problems.operators[:, k - 1]))
         if widths is not None:
-            lengths = widths * present
+            lengths = widths * (lengths > 0)
         parts.append(number_slots(problems.operands[:, k], lengths, least_significant_first, hints))
     return stack(parts)
 
 
-def chain_slots(problems: Problems) -> Slots:
-    """`3+4*7`: the numbers of a chain and the operators between them."""
-    digits, operators = problems.operands[:, 0].T, problems.operands[:, 1].T  # [D, N]
-    first = np.where(operators == SUBTRACT, np.uint8(MINUS), np.uint8(PLUS))
-    first = np.where(operators > 0, first, np.uint8(ABSENT))
-    second = np.where(operators == MULTIPLY, np.uint8(PLUS), np.uint8(ABSENT))
-    present = np.arange(len(digits))[:, None] < count_numbers(problems)
-    slots = np.stack([first, second, np.where(present, digits, np.uint8(ABSENT))], axis=1)
-    return slots.reshape(3 * len(digits), -1 if slots.size else 0)
+def operator_slots(operators: Digits) -> Slots:
+    """The tokens of operators [N], given as codes: [2, N]."""
+    return _OPERATOR_SLOTS[operators].T
+
+
+def expression_lengths(problems: Problems, widths: Ints | None = None, hints: bool = False) -> Ints:
+    """How many tokens [N] `expression_slots` writes."""
+    lengths = problems.lengths if widths is None else widths[:, None] * (problems.lengths > 0)
+    tokens = (_OPERATOR_SLOTS != ABSENT).sum(1)
+    total: Ints = lengths.sum(1) * (1 + hints) + tokens[problems.operators].sum(1)
+    return total
+
+
+def signed_slots(
+    number: Numbers, widths: Ints | None, least_significant_first: bool, hints: bool = False
+) -> Slots:
+    """Numbers with a minus sign in front where they are negative; `widths` [N] pads them with zeros."""
+    lengths = number.lengths if widths is None else np.maximum(number.lengths, widths)
+    digits = number_slots(number.digits, lengths, least_significant_first, hints)
+    return stack([token_slot(MINUS, number.negative), digits])

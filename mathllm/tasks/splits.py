@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.errors import UsageError
-from mathllm.tasks import TASKS, Problems
+from mathllm.tasks import Problems, Task, by_task
 
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
@@ -75,15 +75,21 @@ class Dealer:
 
 def hash_problems(problems: Problems) -> NDArray[np.uint64]:
     """A 64-bit hash [N] of each canonical problem; the order of operands counts only where it matters."""
-    n, operands, width = problems.operands.shape
-    weights = _mix(np.arange(1, width + 1, dtype=np.uint64) + np.uint64(_KEY)) | np.uint64(1)
-    total = np.zeros(n, np.uint64)
-    ordered = np.array([not task.commutative for task in TASKS])[problems.task].astype(np.uint64)
-    for k in range(operands):
-        value = (problems.operands[:, k].astype(np.uint64) * weights).sum(1, dtype=np.uint64)
-        value = _mix(value + np.uint64(0x9E3779B97F4A7C15) * (1 + ordered * np.uint64(k)))
-        total += value * (problems.lengths[:, k] > 0)
+    total = np.zeros(len(problems), np.uint64)
+    for task, rows in by_task(problems):
+        total[rows] = _sum_of_hashes(task, problems[rows])
     return _mix(total + problems.task * np.uint64(0xD1B54A32D192ED03))
+
+
+def _sum_of_hashes(task: Task, problems: Problems) -> NDArray[np.uint64]:
+    numbers, present = task.identity(problems)
+    weights = _mix(np.arange(1, numbers.shape[2] + 1, dtype=np.uint64) + np.uint64(_KEY)) | np.uint64(1)
+    total = np.zeros(len(problems), np.uint64)
+    for k in range(numbers.shape[1]):
+        value = (numbers[:, k].astype(np.uint64) * weights).sum(1, dtype=np.uint64)
+        place = 1 if task.commutative else 1 + k
+        total += _mix(value + np.uint64(place * 0x9E3779B97F4A7C15 % 2**64)) * present[:, k]
+    return total
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

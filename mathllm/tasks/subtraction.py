@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.tasks.base import Problems, select
+from mathllm.tasks.base import Problems, Task, select
 from mathllm.tasks.numbers import (
     Bools,
     Digits,
@@ -18,21 +18,18 @@ from mathllm.tasks.numbers import (
     significant,
     widen,
 )
-from mathllm.tasks.sampling import SAMPLINGS, Sampling, draw_carry_stress, draw_differences, draw_operands
-from mathllm.tokenizer import MINUS
+from mathllm.tasks.sampling import Sampling, draw_carry_stress, draw_differences, draw_operands
+from mathllm.tokenizer import SUBTRACT
 
 
-class Subtraction:
-    name = "subtraction"
-    symbol = "-"
-    operator: tuple[int, ...] = (MINUS,)
-    commutative = False
-    max_operands = 2
+class Subtraction(Task):
+    name, code = "subtraction", 1
+    operator = SUBTRACT
+    example = "34-12"
+    rule = "a difference is of two numbers, with - between them"
     signed = True
-    samplings = SAMPLINGS
-    factor_digits = 0
 
-    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Digits:
+    def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         if method == "balanced":
             parts = draw_differences(rng, len(counts), how.max_digits)
             operands = np.stack([add(parts)[:, : how.max_digits], parts[:, 1]], axis=1)
@@ -42,16 +39,24 @@ class Subtraction:
             flip = rng.random(len(counts)) < 0.5
         else:
             flip = compare(operands[:, 0], operands[:, 1]) < 0
-        return select(flip, operands[:, ::-1], operands)
+        return self.problems(select(flip, operands[:, ::-1], operands))
 
-    def of_length(self, rng: np.random.Generator, n: int, operands: int, digits: int, stress: bool) -> Digits:
+    def of_length(
+        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
+    ) -> Problems:
         if stress and digits > 1:
             # a - b = c borrows where c + b = a carries; the sum has one digit more than its terms, or as many
             terms = draw_carry_stress(rng, n, 2, digits - 1)
             drawn = np.stack([add(terms)[:, :digits], widen(terms[:, 1], digits)], axis=1)
         else:
             drawn = random_digits(rng, np.full((n, 2), digits), digits)
-        return select(compare(drawn[:, 0], drawn[:, 1]) < 0, drawn[:, ::-1], drawn)
+        return self.problems(select(compare(drawn[:, 0], drawn[:, 1]) < 0, drawn[:, ::-1], drawn))
+
+    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
+        operands = np.zeros((1, 2, max_digits), np.uint8)  # 9000 - 1999: a borrow in every column
+        operands[0, 1] = 9
+        operands[0, :, -1] = 9, 1
+        return self.problems(operands[:, ::-1] if signed else operands)
 
     def answer(self, problems: Problems) -> Numbers:
         larger, smaller, negative = by_size(problems)
@@ -61,15 +66,17 @@ class Subtraction:
     def answer_widths(self, problems: Problems) -> Ints:
         return problems.widths
 
-    def chain_lengths(self, problems: Problems) -> Ints:
+    def carries(self, problems: Problems) -> tuple[Ints, Ints, Ints]:
+        larger, smaller, _ = by_size(problems)
+        zero = np.zeros(len(problems), np.int64)
+        return -column_differences(larger, smaller)[1], zero - 1, zero
+
+    def carry_lengths(self, problems: Problems) -> Ints:
         larger, smaller, _ = by_size(problems)
         return longest_run(column_differences(larger, smaller)[1][:, 1:])
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Digits:
-        operands = np.zeros((1, 2, max_digits), np.uint8)  # 9000 - 1999: a borrow in every column
-        operands[0, 1] = 9
-        operands[0, :, -1] = 9, 1
-        return operands[:, ::-1] if signed else operands
+    def ordered(self, signed: bool) -> bool:
+        return not signed
 
 
 def by_size(problems: Problems) -> tuple[Digits, Digits, Bools]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mathllm.checkpoint import load_checkpoint
 from mathllm.config import Config, DataConfig, from_saved
 from mathllm.data.files import FILES, read_problems
 from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out
@@ -20,10 +21,9 @@ from mathllm.device import describe, pick_device
 from mathllm.errors import DataError, UsageError
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.files import explained, write_bytes, write_json
-from mathllm.model.checkpoint import load_checkpoint
 from mathllm.percent import percent
 from mathllm.resolve import resolve
-from mathllm.tasks import Problems
+from mathllm.tasks import Problems, get_tasks, operands_asked, readable_beside, sizes
 from mathllm.tasks.splits import TEST, VAL
 from mathllm.training.card import model_card
 from mathllm.training.distributed import join, leave
@@ -120,8 +120,8 @@ def load_splits(config: Config) -> Splits:
 def read_split(data: DataConfig, name: str) -> Problems:
     """The problems of one file of the data directory, none larger than the metadata says."""
     path = Path(data.data_dir) / name
-    problems = read_problems(path, chain=data.task == "chain")
-    digits, operands = int(problems.widths.max(initial=0)), int(problems.num_operands.max(initial=0))
+    problems = read_problems(path, readable_beside(get_tasks(data.task)))
+    digits, operands = int(sizes(problems).max(initial=0)), int(operands_asked(problems).max(initial=0))
     if digits > data.max_digits or operands > data.max_operands:
         raise DataError(
             f"{path} has a problem with {operands} operands or {digits} digits, but its metadata.json says "
@@ -219,15 +219,13 @@ def test_best(run: Path, config: Config, problems: Problems, device: torch.devic
     """Evaluates the best checkpoint on the test split; writes test_results.json and its model card anew."""
     if len(problems) == 0:
         return None
-    checkpoint = load_checkpoint(run, device)
-    report = evaluate_problems(
-        checkpoint.model, checkpoint.notation, problems, batch_size=config.train.eval_batch_size
-    ).to_dict()
-    results = {**report, "checkpoint": checkpoint.path.resolve().name}
+    model = load_checkpoint(run, device)
+    report = evaluate_problems(model, problems, batch_size=config.train.eval_batch_size).to_dict()
+    results = {**report, "checkpoint": model.path.resolve().name}
     write_json(run / RESULTS, results)
     right = f"{results['correct']:,} of {len(problems):,}"
     note(run, f"test exact match {percent(results['exact_match'])} ({right})")
-    progress, _ = read_progress(checkpoint.path)
-    card = model_card(config, checkpoint.model.num_parameters, progress, report)
-    write_bytes(checkpoint.path / CARD, card.encode())
+    progress, _ = read_progress(model.path)
+    card = model_card(config, model.model.num_parameters, progress, report)
+    write_bytes(model.path / CARD, card.encode())
     return results

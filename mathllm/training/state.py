@@ -19,6 +19,16 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 
+from mathllm.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    load_checkpoint,
+    read_config,
+    read_tensors,
+    read_weights,
+    save_model,
+    step_checkpoints,
+)
 from mathllm.config import Config, ModelConfig
 from mathllm.errors import CheckpointError, UsageError
 from mathllm.files import (
@@ -29,16 +39,7 @@ from mathllm.files import (
     write_bytes,
     write_json,
 )
-from mathllm.model import Transformer
-from mathllm.model.checkpoint import (
-    CONFIG,
-    WEIGHTS,
-    load_checkpoint,
-    read_config,
-    read_tensors,
-    save_model,
-    step_checkpoints,
-)
+from mathllm.model.transformer import Transformer
 
 STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
 TRAINED = "training_weights.safetensors"  # where the checkpoint's own weights are an average of them
@@ -113,7 +114,7 @@ def load_step(
             "leave out optim.ema_decay as it was, or start anew in another --output-dir",
         )
     found = {WEIGHTS: kept, **({TRAINED: model} if kept is not model else {})}
-    weights = {name: read_tensors(path / name, dict(each.state_dict())) for name, each in found.items()}
+    weights = {name: read_weights(path / name, each) for name, each in found.items()}
     progress, scaler_state = read_progress(path)
     _load_optimizers(path, optimizers)
     for name, each in found.items():

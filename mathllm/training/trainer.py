@@ -1,5 +1,5 @@
-"""The only training loop. What a step learns is an objective's business, where problems come from a source's, and what
-else happens at the moments of a run is that of hooks.
+"""The only training loop. What a step learns is an objective's business, where problems come from a source's, and
+what else happens at the moments of a run is that of hooks.
 
 outcome = Trainer(config, source, validation, total_steps=1000, device=device, hooks=[...]).run()
 
@@ -31,10 +31,9 @@ from mathllm.data.sources import Source, draws_of
 from mathllm.device import autocast, pick_precision
 from mathllm.errors import TrainingError
 from mathllm.evaluation.exact_match import Verdicts, judge
-from mathllm.formats import get_format
-from mathllm.inference.math_model import MathModel
-from mathllm.model import Transformer
+from mathllm.math_model import MathModel
 from mathllm.model.linear import use_bf16
+from mathllm.model.transformer import Transformer
 from mathllm.percent import percent
 from mathllm.tasks import Problems
 from mathllm.training.card import model_card
@@ -104,8 +103,8 @@ class Hook:
 class Trainer:
     """One run: makes the model, or takes up the one at `resume`, and trains it to the end.
 
-    `kept` is the model that is evaluated and that checkpoints load: the trained one, unless a hook puts another there.
-    """
+    `kept` is the model that is evaluated and that checkpoints load: the trained one, unless a hook puts another
+    there."""
 
     def __init__(
         self,
@@ -125,9 +124,9 @@ class Trainer:
         self.processes = processes or Processes()
         self.console = console or Console(stderr=True)
         self.run_dir = Path(config.train.output_dir)
-        self.notation = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
         self.objective = make_objective(config.objective)
         self.model = self.kept = Transformer.from_config(config.model, config.train.seed).to(device)
+        self.writer = MathModel(self.model, config.data)  # the one in training, with its format
         if config.train.init and resume is None:
             load_initial(config.train.init, config.model, self.model)
         optim = config.optim
@@ -194,8 +193,7 @@ class Trainer:
         process with all of them would compute.
         """
         problems = self.source.problems(step, self.rows_in_all)
-        model = MathModel(self.model, self.notation, self.config.data, None)
-        lesson = self.objective.prepare(model, problems, self._moment(step, 0, 0, 1))
+        lesson = self.objective.prepare(self.writer, problems, self._moment(step, 0, 0, 1))
         report: dict[str, Tensor | float] = {}
         if counted := int(self.objective.scored(lesson.rendered).sum()):
             report |= self._learn(step, lesson, counted)
@@ -207,10 +205,9 @@ class Trainer:
     def _learn(self, step: int, lesson: Lesson, counted: float) -> dict[str, Tensor]:
         """Gradients of a step's texts. Returns this process's part of the objective's sums, for each token counted."""
         rendered, world = lesson.rendered, self.processes.world
-        told = self.notation.coordinates(rendered.ids, self.model.axes)
-        draws = draws_of(self.config.train.seed, step)
-        drawn = self.model.positions.draw(told, rendered.ids.shape, draws)
-        lesson = replace(lesson, coordinates=told | drawn)
+        told = self.writer.format.coordinates(rendered.problems, rendered.ids, self.model.axes)
+        drawn = self.model.positions.draw(told, rendered.ids.shape, draws_of(self.config.train.seed, step))
+        lesson = replace(lesson, coordinates={**told, **drawn})
         rows = np.arange(self.processes.rank, len(rendered), world)
         if len(rows) == 0:  # the others wait for its gradients: it gives zeros
             rows, counted = np.arange(1), math.inf
@@ -307,7 +304,11 @@ class Trainer:
     def _evaluate(self) -> str:
         """Exact match on validation; keeps the checkpoint if none was better. Returns why to end, or nothing."""
         progress = self.progress
-        verdicts = judge(self.kept, self.notation, self.validation, self.config.train.eval_batch_size)
+        verdicts = judge(
+            MathModel(self.kept, self.config.data),
+            self.validation,
+            batch_size=self.config.train.eval_batch_size,
+        )
         correct = int(verdicts.answer_correct.sum())
         exact_match = float(verdicts.answer_correct.mean())
         token_accuracy = float(verdicts.token_hits.sum() / verdicts.token_counts.sum())

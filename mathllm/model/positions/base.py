@@ -88,8 +88,8 @@ class Scheme(nn.Module):
         return None
 
     def reach(self, spread: float) -> dict[str, int]:
-        """How far away on an axis every bias is `spread` nats below that of the query's own token, wherever the key is
-        on the others. Keys with coordinate 0 are near to all; an axis that is not named has no such distance."""
+        """How far away on an axis every bias is `spread` nats below that of the query's own token, wherever the key
+        is on the others. Keys with coordinate 0 are near to all; an axis that is not named has no such distance."""
         return {}
 
     def draw(self, told: Mapping[str, Ints], shape: tuple[int, int], seed: Sequence[int]) -> dict[str, Ints]:

@@ -18,8 +18,8 @@ UNIT = 10.0  # parameters are stored divided by it, so that they learn that much
 
 @dataclass(frozen=True)
 class BiasSettings(StartSettings):
-    """`bias_near` and `bias_decay` are how many places the table reaches to either side, and the nats a place by which
-    the bias falls beyond at first; `bias_axes` are the axes, with commas, that have such a bias each."""
+    """`bias_near` and `bias_decay` are how many places the table reaches to either side, and the nats a place by
+    which the bias falls beyond at first; `bias_axes` are the axes, with commas, that have such a bias each."""
 
     bias_near: int = 1
     bias_decay: float = 3.0
@@ -43,8 +43,8 @@ class BiasSettings(StartSettings):
 
 
 class Relative(nn.Module):
-    """The bias of one axis: a table for differences up to `reaches`, a decay beyond, and a number for keys of no place,
-    all of them for each layer and head."""
+    """The bias of one axis: a table for differences up to `reaches`, a decay beyond, and a number for keys of no
+    place, all of them for each layer and head."""
 
     def __init__(self, shape: Shape, near: int, decay: float) -> None:
         super().__init__()
@@ -54,7 +54,8 @@ class Relative(nn.Module):
         self.placeless = nn.Parameter(torch.zeros(shape.layers, shape.heads))
 
     def planes(self, query: Tensor, key: Tensor) -> Tensor:
-        """How often each of the `weights` counts: (B, 2 near + 3, T, S) from places of queries (B, T), keys (B, S)."""
+        """How often each of the `weights` counts: (B, 2 near + 3, T, S) from places of queries (B, T), keys (B,
+        S)."""
         difference = key[:, None, :] - query[:, :, None]  # (B, T, S)
         within = difference.clamp(-self.reaches, self.reaches)
         placeless = (key[:, None, :] == 0) & (query[:, :, None] > 0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mathllm.formats import Format, Rendered
-from mathllm.inference.math_model import MathModel
+from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools, Ints
 
@@ -26,13 +26,12 @@ class Moment:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a step learns from: N texts, the problem of each, what there is to report of the step, by name, and, for
-    models that use them, the coordinates [N, T] by axis, which the trainer adds.
+    """What a step learns from: N texts, and what there is to report of the step, by name. The trainer adds the texts'
+    coordinates [N, T] by axis, for models that use them.
 
     An objective that has to know more of its texts adds arrays of as many rows in a class of its own.
     """
 
-    problems: Problems
     rendered: Rendered
     metrics: Mapping[str, float] = field(default_factory=dict)
     coordinates: Mapping[str, Ints] = field(default_factory=dict)
@@ -64,7 +63,8 @@ class Objective(Protocol):
         """
 
     def scored(self, rendered: Rendered) -> Bools:
-        """The tokens [N, T] that count: what is summed up in the loss is divided by their number in the whole step."""
+        """The tokens [N, T] that count: what is summed up in the loss is divided by their number in the whole
+        step."""
 
     def batches(self, lesson: Lesson, rows: Ints, room: Room) -> Iterator[Any]:
         """The given rows in batches."""
@@ -75,4 +75,4 @@ class Objective(Protocol):
 
 def written_down(model: MathModel, problems: Problems) -> Lesson:
     """The texts of problems as the format has them."""
-    return Lesson(problems, model.format.render(problems))
+    return Lesson(model.format.render(problems))

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from mathllm.data.batches import IGNORED
 from mathllm.errors import UsageError, check_at_least, check_choice
 from mathllm.formats import Format, Rendered
-from mathllm.inference.math_model import MathModel
-from mathllm.model import Transformer
+from mathllm.math_model import MathModel
 from mathllm.model.cache import GrowingCache
+from mathllm.model.transformer import Transformer
 from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END_THINK
@@ -95,7 +95,7 @@ class GumbelThoughts:
     @staticmethod
     def check(format: Format, compiled: bool) -> None:
         """Raises UsageError where a text has no thoughts, or nobody knows how many, and for a compiled model."""
-        if format.thought_length is None:
+        if not format.counted:
             raise UsageError(
                 f"format {format.name!r} leaves no thought of a known length to the model",
                 "use --format slots, or --task chain --format steps",
@@ -172,7 +172,8 @@ class GumbelThoughts:
     def _summed_out(
         self, model: nn.Module, batch: ThoughtBatch, cache: GrowingCache, digits: Tensor, weight: Tensor
     ) -> Tensor:
-        """- log of the answers' likelihood, summed over all values of the last thought: no draw, and no relaxation."""
+        """- log of the answers' likelihood, summed over all values of the last thought: no draw, and no
+        relaxation."""
         cache.repeat(DIGITS)
         rows = len(digits)
         every = torch.eye(DIGITS, device=digits.device).repeat(rows, 1)
@@ -196,7 +197,8 @@ def gumbel(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def emit(logits: Tensor, noise: Tensor, temperature: float, estimator: str) -> Tensor:
-    """Thoughts (B, D) from logits (B, D): a token each, with the gradient of a relaxation, or the relaxation itself."""
+    """Thoughts (B, D) from logits (B, D): a token each, with the gradient of a relaxation, or the relaxation
+    itself."""
     soft = ((logits + noise) / temperature).softmax(-1)
     if estimator == "soft":
         return soft

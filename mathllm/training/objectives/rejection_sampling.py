@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mathllm.errors import check_at_least
-from mathllm.formats import Format, Rendered
-from mathllm.inference.engine import ENDED
-from mathllm.inference.math_model import MathModel
+from mathllm.formats import Format
 from mathllm.inference.sampling import SamplingParams
-from mathllm.tasks import Problems, answer
+from mathllm.math_model import MathModel
+from mathllm.tasks import Problems
 from mathllm.training.objectives.base import Lesson, Moment
 from mathllm.training.objectives.teacher_forcing import by_length, completions, cross_entropy
 
@@ -54,14 +53,13 @@ class RejectionSampling:
         """The right ones among the drawn texts, each once for a problem. Reports the share of the drawn ones that are
         right (`accepted`), and of the problems that have any (`solved`)."""
         of = np.repeat(np.arange(len(problems)), self.samples)  # the problem of each text
-        drawn = problems[of]
-        written = model.complete(drawn, params=self.params, generator=moment.generator)
-        parsed = model.format.parse(written.ids)
-        right = (written.reasons == ENDED) & parsed.well_formed & parsed.answer.same(answer(drawn))
+        written = model.complete(
+            model.format.render(problems)[of], params=self.params, generator=moment.generator
+        )
+        right = model.right(written)
         # not among all: a text that was cut looks like one that has ended, behind which `<end>` pads
         rows = np.flatnonzero(right)
         texts = np.concatenate([of[rows, None], written.ids[rows]], axis=1)
         kept = rows[np.unique(texts, axis=0, return_index=True)[1]]
-        rendered = Rendered(written.ids[kept], written.lengths[kept], written.prompt_lengths[kept])
         solved = len(np.unique(of[kept])) / len(problems)
-        return Lesson(drawn[kept], rendered, {"accepted": float(right.mean()), "solved": solved})
+        return Lesson(written[kept], {"accepted": float(right.mean()), "solved": solved})

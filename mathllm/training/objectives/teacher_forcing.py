@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mathllm.data.batches import IGNORED, Batch, micro_batches
 from mathllm.formats import Format, Rendered
-from mathllm.inference.math_model import MathModel
+from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.training.objectives.base import Lesson, Moment, Room, written_down

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from mathllm import __version__
 from mathllm.config import DataConfig, ModelConfig, build_config
 from mathllm.errors import CheckpointError, MathLLMError
 from mathllm.files import write_bytes, write_json
-from mathllm.formats import Format, get_format
+from mathllm.inference.sampling import GREEDY, SamplingParams
+from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
-from mathllm.tasks import get_tasks
 from mathllm.tokenizer import TOKENS, tokenizer_json
 
 # in the installed package, or beside it in a checkout
-_HOMES = [above / "checkpoints" for above in Path(__file__).parents[1:3]]
+_HOMES = [above / "checkpoints" for above in Path(__file__).parents[:2]]
 SHIPPED = next((home for home in _HOMES if home.is_dir()), _HOMES[-1]) / "addsub-3digit"
 # these ship too, and are taken only when named
 ANY_LENGTH, OWN_THOUGHTS = SHIPPED.with_name("add-any-length"), SHIPPED.with_name("own-thoughts")
@@ -38,18 +38,12 @@ SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name, OWN_THOUGHTS.name)
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
-FORMAT = 2
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A loaded model with what is needed to talk to it."""
-
-    path: Path
-    model: Transformer
-    model_config: ModelConfig
-    data: DataConfig
-    notation: Format
+FORMAT, OLDEST = 3, 2
+# what tensors were called in the format before, as patterns of names
+RENAMED = {
+    # the bias over places became one over each of several axes
+    2: (r"(positions\.(?:schemes\.\d+\.)?)(near|decay|placeless)", r"\1relative.place.\2"),
+}
 
 
 def save_model(directory: Path, model: Transformer, model_config: ModelConfig, data: DataConfig) -> None:
@@ -62,28 +56,33 @@ def save_model(directory: Path, model: Transformer, model_config: ModelConfig, d
     write_bytes(directory / "tokenizer.json", tokenizer_json().encode())
 
 
-def load_checkpoint(path: str | Path | None = None, device: torch.device | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path | None = None,
+    device: torch.device | None = None,
+    *,
+    params: SamplingParams = GREEDY,
+    seed: int = 0,
+) -> MathModel:
     """Loads a checkpoint or the best one of a run; without a path see `find_checkpoint`.
 
-    Raises CheckpointError where something is missing, damaged, or made with another vocabulary.
-    """
+    `params` and `seed` are how it draws tokens. Raises CheckpointError where something is missing, damaged, or made
+    with another vocabulary."""
     directory = find_checkpoint(path)
     config = read_config(directory)
     try:
         settings = build_config({"model": config["model"], "data": config["data"]})
-        model_config, data = settings.model, settings.data
-        model = Transformer.from_config(model_config)
-        notation = get_format(data.format, data.zero_pad, data.thought_length)
-        get_tasks(data.task)
+        model = Transformer.from_config(settings.model)
+        loaded = MathModel(model, settings.data, directory, params=params, seed=seed)
     except (KeyError, TypeError, AttributeError, RuntimeError, MathLLMError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
             f"{directory / CONFIG} does not describe a model of this version: {reason}",
             f"it was written by mathllm {config.get('mathllm', 'unknown')}, this is {__version__}",
         ) from error
-    model.load_state_dict(read_tensors(directory / WEIGHTS, dict(model.state_dict())))
+    model.load_state_dict(read_weights(directory / WEIGHTS, model))
     model.to(device or torch.device("cpu")).eval()
-    return Checkpoint(directory, model, model_config, data, notation)
+    loaded.check_weights()
+    return loaded
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
@@ -137,20 +136,26 @@ def step_checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[11:]))
 
 
-def read_tensors(path: Path, expected: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, which must have the names and shapes of those `expected`, if any."""
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises CheckpointError for a damaged one."""
     try:
-        tensors: dict[str, torch.Tensor] = {
-            re.sub(
-                r"^(positions\.(?:schemes\.\d+\.)?)(near|decay|placeless)$", r"\1relative.place.\2", name
-            ): tensor
-            for name, tensor in load_tensors(path.read_bytes()).items()
-        }
+        tensors: dict[str, torch.Tensor] = load_tensors(path.read_bytes())
+        return tensors
     except (OSError, SafetensorError, ValueError) as error:
         hint = "it may have been cut off while copying; use another checkpoint of the run"
         raise CheckpointError(f"{path} cannot be read: {error}", hint) from error
-    if expected is None:
-        return tensors
+
+
+def read_weights(path: Path, model: Transformer) -> dict[str, torch.Tensor]:
+    """The weights in a file of a checkpoint's directory, whatever version wrote it, by their names in this one.
+
+    Raises CheckpointError where they are not those of such a model.
+    """
+    written_in, tensors = _raw_config(path.parent)["checkpoint_format"], read_tensors(path)
+    for version in range(written_in, FORMAT):
+        pattern, name_now = RENAMED[version]
+        tensors = {re.sub(f"^{pattern}$", name_now, name): tensor for name, tensor in tensors.items()}
+    expected = model.state_dict()
     for name in sorted(tensors.keys() | expected.keys()):
         found = list(tensors[name].shape) if name in tensors else "nothing"
         wanted = list(expected[name].shape) if name in expected else "nothing"
@@ -162,7 +167,16 @@ def read_tensors(path: Path, expected: dict[str, torch.Tensor] | None = None) ->
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """A checkpoint's config.json. Raises CheckpointError for a damaged one, and for another vocabulary."""
+    """A checkpoint's config.json, as this version would have written it.
+
+    Raises CheckpointError for a damaged one, for another vocabulary, and for versions that cannot be read.
+    """
+    # settings that an older version did not know have their defaults, and those of schemes that are not used are let
+    # go
+    return {**_raw_config(directory), "checkpoint_format": FORMAT}
+
+
+def _raw_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -175,9 +189,10 @@ def read_config(directory: Path) -> dict[str, Any]:
             f"{directory} was made with another vocabulary than the sixteen tokens of mathllm",
             "only checkpoints that mathllm train wrote can be loaded",
         )
-    if config.get("checkpoint_format") != FORMAT:
+    version = config.get("checkpoint_format", 1)
+    if version not in range(OLDEST, FORMAT + 1):
         raise CheckpointError(
-            f"{directory} has checkpoint format {config.get('checkpoint_format', 1)}, and this version reads {FORMAT}",
-            f"it was written by mathllm {config.get('mathllm', 'unknown')}: train it anew",
+            f"{directory} has checkpoint format {version}, and this version reads {OLDEST} to {FORMAT}",
+            f"it was written by mathllm {config.get('mathllm', 'unknown')}: train it anew, or take a newer mathllm",
         )
     return config

@@ -1,0 +1,169 @@
+"""The options that several commands take, each declared once; those for settings come from the settings' own flags."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from mathllm.config import SECTIONS, ObjectiveConfig
+from mathllm.errors import UsageError
+from mathllm.flags import MACHINE, MODEL, OUTPUT, PROBLEMS, Flag, Setting, settings_of
+from mathllm.registry import objective_settings
+
+SAMPLING, MORE = "Sampling", "All other settings (a recipe gives way to --set, and both to a flag)"
+# all that have flags, section by section
+SETTINGS = [
+    one
+    for section, config in SECTIONS.items()
+    for one in settings_of(section, config)
+    + (objective_settings(ObjectiveConfig.name) if section == "objective" else [])
+]
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def option(
+    help_text: str, panel: str, *names: str, default: str = "", parse: Any = None, metavar: str | None = None
+) -> Any:
+    """An option; `default` is what the help says of it, where the value of the parameter does not say it."""
+    shown = f" [dim]\\[default: {default}][/]" if default else ""
+    return typer.Option(
+        *names,
+        help=help_text + shown,
+        rich_help_panel=panel,
+        show_default=not default,
+        metavar=metavar,
+        callback=parse,
+    )
+
+
+def number(help_text: str, panel: str, least: int = 1) -> Any:
+    """An option for a whole number."""
+    return typer.Option(help=help_text, rich_help_panel=panel, metavar="N", min=least)
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """Was an option typed?"""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def option_of(key: str, default: str = "", parse: Any = None) -> Any:
+    """The option of a setting of training, for another command that has it, too."""
+    flag = _of_training(key)
+    return option(flag.help, flag.panel, default=default, parse=parse)
+
+
+def _of_training(key: str) -> Flag:
+    return next(one.flag for one in SETTINGS if (one.section, one.key) == ("train", key))
+
+
+def _seed(value: int) -> int:
+    if value < 0:
+        raise UsageError(f"the seed must be at least 0, not {value}")
+    return value
+
+
+Checkpoint = Annotated[
+    str | None,
+    option(
+        "A checkpoint, its model.safetensors, or the run that holds it.",
+        MODEL,
+        default="the newest under checkpoints/",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    option(
+        "Directory that mathllm gen-data made.",
+        PROBLEMS,
+        default="the one trained on, else data, else new problems",
+    ),
+]
+BatchSize = Annotated[int, number(_of_training("batch_size").help, MACHINE)]
+Device = Annotated[str, option_of("device")]
+Seed = Annotated[int, option_of("seed", parse=_seed)]
+Json = Annotated[bool, option("Print the result as JSON.", OUTPUT, "--json")]
+OutputDir = Annotated[Path, option_of("output_dir")]
+OutputFile = Annotated[Path | None, option("Write the result to a JSON file, too.", OUTPUT)]
+Overwrite = Annotated[bool, option("Replace what is there.", OUTPUT, "--overwrite")]
+Plot = Annotated[
+    Path | None, option("Draw the result into a .png, .svg or .pdf (needs the extra plots).", OUTPUT)
+]
+Set = Annotated[
+    list[str] | None,
+    option(
+        "Any setting, as in model.layers=3; repeatable.",
+        MORE,
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+    ),
+]
+Temperature = Annotated[float, option("0 always takes the likeliest token.", SAMPLING)]
+TopK = Annotated[int, option("Only the k likeliest tokens; 0: all.", SAMPLING)]
+TopP = Annotated[float, option("Only the likeliest tokens of this mass; 1: all.", SAMPLING)]
+
+
+def with_flags(settings: Iterable[Setting], optional: bool) -> Callable[[Command], Command]:
+    """Gives a command the options of these settings in place of its `**settings`.
+
+    `optional` ones are None unless they are given, so that something else can decide, a recipe for example.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        made = [_parameter(one, optional) for one in settings]
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        # where typer looks for a command's parameters; it gives all of them by name
+        command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*made, *(one.replace(kind=one.KEYWORD_ONLY) for one in own)]
+        )
+        return command
+
+    return decorate
+
+
+def _parameter(one: Setting, optional: bool) -> inspect.Parameter:
+    flag, value = one.flag, one.default
+    default = flag.shown if optional or value in (0, "") else ""
+    if not default:
+        default = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    # a switch may set what is no bool
+    kind: Any = flag.kind or (bool if flag.values else one.kind)
+    shown = option(flag.help, flag.panel, one.option, default=default)
+    return inspect.Parameter(
+        one.parameter,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if optional else one.default,
+        annotation=Annotated[kind | None if optional else kind, shown],
+    )
+
+
+def tables_of(given: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The settings that options say, and those that they imply: tables for `build_config`.
+
+    Raises UsageError for two options that say different things of one setting.
+    """
+    said: dict[tuple[str, str], tuple[Any, str]] = {}
+    implied: dict[str, dict[str, Any]] = {}
+    for one in SETTINGS:
+        value = given.get(one.parameter)
+        if one.flag.values is not None and value is not None:
+            value = one.flag.values.get(value)
+        if value is None:
+            continue
+        name, place = one.option.split("/")[0], (one.section, one.key)
+        value = one.kind(value)
+        if place in said and said[place][0] != value:
+            raise UsageError(f"{said[place][1]} and {name} exclude each other", "leave out one of them")
+        said[place] = value, name
+        for key in one.flag.implies:
+            implied.setdefault(one.section, {})[key] = int(value > 0)
+    tables: dict[str, dict[str, Any]] = {}
+    for (section, key), (value, _) in said.items():
+        tables.setdefault(section, {})[key] = value
+    return tables, implied

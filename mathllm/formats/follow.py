@@ -1,0 +1,177 @@
+"""Following texts token by token: where each one stands (its coordinates), and which may come next.
+
+A `Walk` follows a batch; training, scoring and decoding use the same one. It reads prompts whole, since the place of
+a digit is counted from its number's end; from `=` on one token a row at a time, so that a token costs the same at any
+length, and nothing changes when another one is appended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mathllm.tasks import TASKS, Problems, Task, by_task
+from mathllm.tasks.numbers import Bools, Ints
+from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, VOCAB_SIZE, Ids
+
+if TYPE_CHECKING:
+    from mathllm.formats.base import Format
+
+# the coordinates that there are. `place`: which digit place a token is about (units 1, tens 2, none 0); the token
+# before an answer's digit i has place i. `run`: the position of a digit in its own number, from the left, 0
+# elsewhere. `segment`: 1 from the first `=` on, 0 before.
+AXES = ("place", "run", "segment")
+Coordinates = Mapping[str, "Ints | int"]  # by axis
+
+NOTHING = 255  # is no token: what a follower is told before its text's `=` has come
+
+# what may follow a token: anything, `<think>`, a digit of a thought, or `</think>`
+ANY, OPEN, DIGIT, CLOSE = range(4)
+ALLOWED = np.ones((4, VOCAB_SIZE), np.bool_)
+ALLOWED[OPEN:] = False
+ALLOWED[OPEN, THINK], ALLOWED[DIGIT, :10], ALLOWED[CLOSE, END_THINK] = True, True, True
+
+
+class Follower:
+    """Where the tokens of n texts stand, from `=` on; this one is for texts without a thought.
+
+    An answer counts up from its units (`announced` None), or down from as many digits as are `announced` [N] for it.
+    With a thought a subclass says in `think` where its tokens stand, and when the answer begins."""
+
+    def __init__(self, n: int, announced: Ints | None = None, hints: bool = False) -> None:
+        self.counts_up, self.hints = announced is None, hints
+        self.announced = np.zeros(n, np.int64) if announced is None else announced
+        self.started, self.answering, self.ended = np.zeros((3, n), np.bool_)
+        self.written = np.zeros(n, np.int64)  # digits of the answer
+        self.choice = np.zeros(n, np.uint8)  # what may come next: an index into ALLOWED
+        self.waiting = True  # for the `=` of some text
+
+    def push(self, ids: Ids) -> Coordinates:
+        """Takes the next token [N] of each text and returns its coordinates [N], 0 before `=`."""
+        if self.waiting:
+            self.started |= ids == EQUALS
+            ids = np.where(self.started, ids, NOTHING)
+            self.waiting = not self.started.all()
+        place = self.think(ids)
+        if not self.answering.any():
+            return {"place": place}
+        self.written += (ids < 10) & self.answering
+        self.ended |= (ids == END) & self.answering
+        if self.counts_up:
+            # a hint and its digit have one place
+            said = (self.written + 2) // 2 if self.hints else self.written + 1
+        else:
+            said = np.maximum(self.announced - self.written, 0)
+        return {"place": np.where(self.answering & ~self.ended, said, place)}
+
+    def think(self, ids: Ids) -> Ints | int:
+        """The places [N] of tokens that are no part of the answer, which begins with the token that ends the
+        thought."""
+        self.answering |= ids == EQUALS
+        return 0
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Goes on with these rows alone, in this order."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(self, name, value[rows])
+
+
+class Walk:
+    """Follows texts of problems in one format; `axes` are the coordinates that are asked for."""
+
+    def __init__(self, format: Format, problems: Problems, axes: Sequence[str]) -> None:
+        self.format, self.axes = format, tuple(axes)
+        self.task, self.run = problems.task, np.zeros(len(problems), np.int64)
+        thoughts = [format.thoughts.get(task.name) for task, _ in by_task(problems)]
+        self.restricts = any(thought is not None and thought.counted for thought in thoughts)
+        self.followed = tuple(axis for axis in self.axes if axis not in ("run", "segment"))
+        self.followers: dict[int, Follower] = {}  # by the code of a task
+        if self.followed or self.restricts:
+            for task, rows in by_task(problems):
+                self.followers[task.code] = format.follow(task, problems[rows])
+
+    def _parts(self) -> list[tuple[Task, NDArray[np.int64] | slice, Follower]]:
+        if len(self.followers) == 1:
+            return [(TASKS[code], slice(None), follower) for code, follower in self.followers.items()]
+        rows = {code: np.flatnonzero(self.task == code) for code in self.followers}
+        return [(TASKS[code], rows[code], follower) for code, follower in self.followers.items()]
+
+    def read(self, ids: Ids) -> dict[str, Ints]:
+        """The coordinates [N, T] of texts, or of their beginnings, of which the walk has seen nothing yet."""
+        prompt = np.cumsum(ids == EQUALS, 1) == 0
+        found = {axis: np.zeros(ids.shape, np.int64) for axis in self.followed}
+        self.choices = np.zeros(ids.shape, np.uint8)  # after each token, an index into ALLOWED
+        for task, rows, follower in self._parts():
+            part, inside = ids[rows], prompt[rows]
+            columns = np.ascontiguousarray(part.T)
+            told = {axis: np.zeros(columns.shape, np.int64) for axis in self.followed}
+            choices = np.zeros(columns.shape, np.uint8)
+            for column in range(int(inside.sum(1).min(initial=ids.shape[1])), ids.shape[1]):
+                coordinates = follower.push(columns[column])
+                for axis in self.followed:
+                    told[axis][column] = coordinates[axis]
+                choices[column] = follower.choice
+            self.choices[rows] = choices.T
+            of_prompt = self.format.prompt_coordinates(task, part, inside) if self.followed else {}
+            for axis in self.followed:
+                found[axis][rows] = of_prompt[axis] + told[axis].T
+        if "run" in self.axes:
+            run = run_positions(ids < 10)
+            self.run = run[:, -1]
+            found["run"] = self._hinted(run)
+        if "segment" in self.axes:
+            found["segment"] = (~prompt).astype(np.int64)
+        return found
+
+    def push(self, ids: Ids) -> dict[str, Ints]:
+        """The coordinates [N] of the next token of each text, all of which are past their `=`."""
+        found = {axis: np.zeros(len(ids), np.int64) for axis in self.followed}
+        for _, rows, follower in self._parts():
+            coordinates = follower.push(ids[rows])
+            for axis in self.followed:
+                found[axis][rows] = coordinates[axis]
+        if "run" in self.axes:
+            self.run = (self.run + 1) * (ids < 10)
+            found["run"] = self._hinted(self.run)
+        if "segment" in self.axes:
+            found["segment"] = np.ones(len(ids), np.int64)
+        return found
+
+    def allowed(self) -> Bools | None:
+        """Which token may follow the one that came last [N, V]; None where anything may."""
+        if not self.restricts:
+            return None
+        choice = np.zeros(len(self.task), np.uint8)
+        for _, rows, follower in self._parts():
+            choice[rows] = follower.choice
+        return ALLOWED[choice]
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Goes on with these rows alone, in this order."""
+        for code, follower in self.followers.items():
+            # a follower's rows are those of its task, in their order
+            follower.keep((np.cumsum(self.task == code) - 1)[rows[self.task[rows] == code]])
+        self.task, self.run = self.task[rows], self.run[rows]
+
+    def _hinted(self, run: Ints) -> Ints:
+        # a hint and its digit are at one position
+        return (run + 1) // 2 if self.format.hints else run
+
+
+def number_places(ids: Ids, where: Bools, least_significant_first: bool) -> Ints:
+    """Places [N, T] of the digits of every number inside `where`, counted from the number's units."""
+    digit = (ids < 10) & where
+    if least_significant_first:
+        return run_positions(digit)
+    return run_positions(digit[:, ::-1])[:, ::-1]
+
+
+def run_positions(flags: Bools) -> Ints:
+    """1, 2, 3 ... inside every run of true values in the rows of [N, T], 0 outside."""
+    column = np.arange(1, flags.shape[1] + 1)
+    last_gap = np.maximum.accumulate(np.where(flags, 0, column), 1)
+    positions: Ints = column - last_gap
+    return positions

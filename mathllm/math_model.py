@@ -1,0 +1,335 @@
+"""A model with its format: the one object that reads problems, writes texts, and says what they amount to.
+
+    model = load_checkpoint("checkpoints/mine")
+    print(model.solve("658+189").answer)
+
+It holds nothing that changes while it answers, so several threads may ask it at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mathllm.config import DataConfig
+from mathllm.data.importing import read_problems
+from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError
+from mathllm.evaluation.report import Report, evaluate_problems
+from mathllm.formats import Format, Rendered, Walk, get_format
+from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read
+from mathllm.inference.sampling import GREEDY, SamplingParams, pick
+from mathllm.inference.scoring import score_gold
+from mathllm.inference.texts import Written, join, pack
+from mathllm.model.transformer import Transformer
+from mathllm.tasks import MAX_DIGITS, TASKS, Problems, answer, extent, get_tasks, readable_beside
+from mathllm.tasks.base import plural
+from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions, read_expressions
+from mathllm.tasks.numbers import Bools, Ints
+from mathllm.tokenizer import END_THINK, EQUALS, MINUS, OPERATORS, PLUS, THINK, TOKENS, decode_rows
+
+_THINKING = TOKENS[THINK], TOKENS[END_THINK]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the model wrote for one problem.
+
+    `answer` is None where the text holds no number; `expected` is the true result, and `correct` says that
+    the text came to its end and gives that result. `steps` are the parts of the thought, `text` is prompt and
+    completion. `confidence` is the probability that the model gave to all it wrote, `reason` why it stopped:
+    `end`, or `length` where it ran out of room.
+    """
+
+    expression: str
+    answer: int | None
+    expected: int
+    correct: bool
+    steps: tuple[str, ...]
+    text: str
+    confidence: float
+    reason: str
+
+
+class MathModel:
+    """A transformer, the format in which it was taught, and what it was trained on.
+
+    `path` is where it was loaded from. `params` and `seed` are for answers that are asked for without their own.
+    Raises CheckpointError for weights that are not numbers.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        data: DataConfig,
+        path: Path = Path(),
+        *,
+        params: SamplingParams = GREEDY,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.data, self.path, self.params, self.seed = model, data, path, params, seed
+        self.format: Format = get_format(data.format, data.zero_pad, data.thought_length)
+        self.tasks = get_tasks(data.task)
+        self.readable = readable_beside(self.tasks)
+        self._asked = itertools.count()  # so that no two answers are drawn with the same random numbers
+
+    def check_weights(self) -> None:
+        """Raises CheckpointError for weights that are not numbers."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise CheckpointError(
+                f"{self.path} holds weights that are not numbers (NaN or infinite)",
+                "its training has failed; use an earlier checkpoint of the run",
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of prompt and completion."""
+        return self.model.max_length
+
+    # expressions to problems, and to the texts that the model is given
+
+    def ask(self, expression: str) -> Rendered:
+        """The problem that a text is for this model, ready to be answered.
+
+        Raises ExpressionError for what is none, UsageError for what the model cannot be asked.
+        """
+        return self.render(parse_expression(expression, self.readable))
+
+    def render(self, problems: Problems) -> Rendered:
+        """Problems with their gold texts. Raises UsageError for the first that the format or the model has no room
+        for."""
+        rendered, refused = self.fit(problems)
+        if refused:
+            raise refused[min(refused)]
+        return rendered
+
+    def fit(self, problems: Problems) -> tuple[Rendered, dict[int, UsageError]]:
+        """The problems that the model can be asked, with their gold texts; and why not, by row, for the others."""
+        refused, limit = self.format.refusals(problems), self.max_length
+        writable = np.setdiff1d(np.arange(len(problems)), list(refused))
+        # what follows a prompt that fits must fit as well (its text is short enough to be written out here)
+        needed = np.zeros(len(problems), np.int64)
+        needed[writable] = self.format.prompt_lengths(problems[writable])
+        refused |= {
+            int(row): self._too_long("the problem alone takes", needed[row])
+            for row in writable[needed[writable] >= limit]
+        }
+        rows = writable[needed[writable] < limit]
+        rendered = self.format.render(problems[rows])
+        fits = rendered.lengths <= limit
+        what = "the problem and its solution take"
+        refused |= {
+            int(row): self._too_long(what, tokens)
+            for row, tokens in zip(rows[~fits], rendered.lengths[~fits], strict=True)
+        }
+        return (rendered if fits.all() else rendered[fits]), refused
+
+    def _too_long(self, what: str, tokens: int) -> UsageError:
+        return UsageError(
+            f"{what} {tokens:,} tokens, and this model has room for {self.max_length:,}",
+            f"it was trained on problems {extent(self.data.task, self.data.max_digits)}",
+        )
+
+    def unseen(self, problem: Problems) -> list[str]:
+        """In what ways one problem lies outside all that the model was trained on; mostly in none."""
+        data, task = self.data, TASKS[problem.task[0]]
+        unseen = [] if task in self.tasks else [f"a problem of {task.name}"]
+        unseen += task.unseen(problem, data.max_digits)
+        most = max(data.max_operands, 2)
+        if min(problem.num_operands[0], task.max_operands) > most:
+            unseen.append(f"a problem of more than {plural(most, 'number')}")
+        if answer(problem).negative[0] and not data.signed:
+            unseen.append("a result below zero")
+        return unseen
+
+    def finish(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rendered:
+        """The problem that the model makes of one like `7+`, whose last number it chooses itself.
+
+        It was trained only on what follows `=`, so its choice is held to digits (at most as many as it was trained on
+        there) and `=`. Raises as `ask` does, and ExpressionError where no operator ends the text.
+        """
+        params, generator = self._drawing(params, generator)
+        first = self.tasks[0]
+        if first.one_digit:
+            raise UsageError(f"a {first.name} has to be written whole", f"for example {first.example}")
+        if not is_unfinished(text):
+            raise ExpressionError("the model can go on after an operator only", text, len(text), "write 7+")
+        try:
+            whole = self.ask(text + "0")
+        except ExpressionError as error:  # about what was written, not about the 0
+            raise ExpressionError(error.message, text, error.position, error.hint) from None
+        if self.format.hints:
+            raise UsageError(
+                f"with format {self.format.name!r} a model chooses no numbers",
+                "write the whole problem, like 7+5",
+            )
+        task, last = TASKS[whole.problems.task[0]], int(whole.problems.num_operands[0]) - 1
+        prompt = whole.ids[0, : whole.prompt_lengths[0]]
+        prompt = prompt[: np.flatnonzero((prompt == PLUS) | (prompt == MINUS))[-1] + 1]
+        written: list[int] = []
+        while len(written) < max(1, task.digits_of(last, self.data.max_digits)) and written != [0]:
+            ids = np.array([[*prompt, *written]], np.uint8)
+            told = as_tensors(self.format.coordinates(whole.problems, ids, self.model.axes), self.device)
+            with torch.inference_mode():
+                (*_, logits) = read(self.model, torch.from_numpy(ids).to(self.device).long(), told)
+            may = torch.arange(len(TOKENS), device=self.device) < 10
+            may[EQUALS] = bool(written)
+            token = int(pick(logits[:, -1].masked_fill(~may, -torch.inf), params, generator))
+            if token == EQUALS:
+                break
+            written.append(token)
+        digits = "".join(TOKENS[i] for i in written)
+        return self.ask(text + (digits[::-1] if self.format.least_significant_first else digits))
+
+    # answers
+
+    def solve(self, expression: str) -> Solution:
+        """The model's answer to `12+34`, with its reasoning. Raises as `ask` does."""
+        return self.answer(self.ask(expression))[0]
+
+    def generate(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution]:
+        """Answers to many expressions, in batches. Raises DataError naming the first row that cannot be read,
+        UsageError for the first that does not fit the model."""
+        return self.answer(self.render(parse_expressions(expressions, self.readable)), batch_size)
+
+    def try_many(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution | MathLLMError]:
+        """An answer for each expression, or the error that `solve` would raise for it."""
+        outcomes: dict[int, Solution | MathLLMError] = {}
+        problems, good = read_expressions(expressions, self.readable)
+        for row in np.flatnonzero(~good).tolist():
+            try:
+                parse_expression(expressions[row], self.readable)
+            except ExpressionError as error:
+                outcomes[row] = error
+        readable = np.flatnonzero(good)
+        rendered, refused = self.fit(problems[readable])
+        outcomes |= {int(readable[row]): error for row, error in refused.items()}
+        asked = np.delete(readable, list(refused))
+        outcomes |= dict(zip(asked.tolist(), self.answer(rendered, batch_size), strict=True))
+        return [outcomes[row] for row in range(len(expressions))]
+
+    def answer(self, texts: Rendered, batch_size: int = 1024) -> list[Solution]:
+        """What the model writes for problems, in batches."""
+        return self.read(self.complete(texts, batch_size=batch_size))
+
+    def stream(
+        self,
+        asked: Rendered,
+        params: SamplingParams | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Step]:
+        """The completion of one problem, token by token."""
+        params, generator = self._drawing(params, generator)
+        prompt = torch.from_numpy(asked.ids[:, : asked.prompt_lengths[0]]).to(self.device).long()
+        walk = Walk(self.format, asked.problems, self.model.axes)
+        return decode(self.model, prompt, self.max_length, params=params, generator=generator, walk=walk)
+
+    def complete(
+        self,
+        texts: Rendered,
+        *,
+        params: SamplingParams | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int = 1024,
+        limits: Ints | None = None,
+    ) -> Written:
+        """What the model writes behind the prompts of texts, at most `limits` [N] tokens each."""
+        params, generator = self._drawing(params, generator)
+        most = self.max_length if limits is None else int(limits.max(initial=0))
+        written = generate(
+            self.model,
+            texts.ids,
+            texts.prompt_lengths,
+            most,
+            params=params,
+            batch_size=batch_size,
+            generator=generator,
+            walk=lambda rows: Walk(self.format, texts.problems[rows], self.model.axes),
+        )
+        return join(texts, written, limits)
+
+    def score(self, gold: Rendered, *, batch_size: int = 1024) -> Iterator[tuple[Ints, Ints, Bools]]:
+        """See inference.scoring.score_gold."""
+        return score_gold(self.model, self.format, gold, batch_size)
+
+    def read(self, written: Written) -> list[Solution]:
+        """The solutions that texts amount to."""
+        log_probs = written.log_probs.sum(1)
+        if np.isnan(log_probs).any():
+            raise CheckpointError(
+                f"the outputs of {self.path} are not numbers: its weights are damaged",
+                "use an earlier checkpoint of the run",
+            )
+        parsed, truth = self.format.parse(written.ids), answer(written.problems)
+        # a model that babbles may write a number that is too long for an int
+        readable = parsed.well_formed & (parsed.answer.lengths <= MAX_DIGITS + 2)
+        answers: list[int | None] = [None] * len(written)
+        for row, number in zip(np.flatnonzero(readable), parsed.answer[readable].to_ints(), strict=True):
+            answers[row] = number
+        return [
+            Solution(*fields)
+            for fields in zip(
+                expressions(written.problems),
+                answers,
+                truth.to_ints(),
+                self.right(written).tolist(),
+                self.steps(written),
+                self.format.texts(written.problems, written.ids, written.lengths),
+                np.exp(log_probs.astype(np.float64)).tolist(),
+                (REASONS[reason] for reason in written.reasons),
+                strict=True,
+            )
+        ]
+
+    def right(self, written: Written) -> Bools:
+        """Which texts [N] came to their end and give the true result."""
+        parsed = self.format.parse(written.ids)
+        correct: Bools = parsed.well_formed & (written.reasons == ENDED)
+        return correct & parsed.answer.same(answer(written.problems))
+
+    def steps(self, texts: Rendered) -> list[tuple[str, ...]]:
+        """The steps of each text's thought."""
+        parsed, column = self.format.parse(texts.ids), np.arange(texts.ids.shape[1])
+        inside = (column >= parsed.thought_start[:, None]) & (column < parsed.thought_end[:, None])
+        ids, lengths = pack(texts.ids, inside)
+        starts = self.format.step_starts(texts.problems, texts.ids)
+        spaces = None if starts is None else pack(starts.astype(np.uint8), inside)[0] == 1
+        thoughts = decode_rows(ids, lengths, spaces)
+        opening, closing = _THINKING
+        return [tuple(text.replace(opening, " ").replace(closing, " ").split()) for text in thoughts]
+
+    def evaluate(self, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
+        """Exact match on a data file, or on a list of expressions."""
+        if isinstance(problems, (str, Path)):
+            asked = read_problems(Path(problems), self.readable)
+        else:
+            asked = parse_expressions(problems, self.readable)
+        return evaluate_problems(self, asked, batch_size=batch_size)
+
+    def _drawing(
+        self, params: SamplingParams | None, generator: torch.Generator | None
+    ) -> tuple[SamplingParams, torch.Generator | None]:
+        """How to draw tokens, with random numbers of this call alone unless it brings its own."""
+        params = params or self.params
+        if generator is None and params.temperature:
+            seeds = np.random.SeedSequence([self.seed, next(self._asked)]).generate_state(1)
+            generator = torch.Generator(self.device).manual_seed(int(seeds[0]))
+        return params, generator
+
+
+def is_unfinished(text: str) -> bool:
+    """Is it a problem without its last number, like `7+`?"""
+    return text.rstrip().endswith(tuple(OPERATORS))
