@@ -52,10 +52,11 @@ _PAIRS = {
 def _lookup(text: str) -> Ids:
     """One id per token, SPACE, NEWLINE or INVALID byte of `text`."""
     raw = text.encode("utf-8", "surrogatepass")
-    for symbol, pair in _PAIRS.items():
-        raw = raw.replace(symbol, pair)
+    # `</think>` before the `/` in it
     for token_id, marker in _MARKERS.items():
         raw = raw.replace(TOKENS[token_id].encode(), marker)
+    for symbol, pair in _PAIRS.items():
+        raw = raw.replace(symbol, pair)
     found: Ids = _TABLE[np.frombuffer(raw, np.uint8)]
     return found
 
