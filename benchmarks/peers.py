@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mathllm.config import Config, build_config
-from mathllm.model.transformer import Transformer
 from mathllm.model.norms import EPSILON
+from mathllm.model.transformer import Transformer
 from mathllm.tokenizer import END, VOCAB_SIZE
 
 

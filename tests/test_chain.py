@@ -82,7 +82,7 @@ def test_a_text_is_read_and_written_and_worked_out_as_python_does(asked):
             assert rest.tolist() == [states[-1]]
 
 
-@given(st.text(alphabet="0123456789+-*= <", max_size=9))
+@given(st.text(alphabet="0123456789+-*/%= <", max_size=9))
 def test_what_is_no_chain_is_refused_with_a_place(text):
     bare = re.sub(r"\s", "", text)
     right = re.fullmatch(r"[0-9]([+-][0-9]|\*[1379])*=?", bare) and not re.search(
@@ -96,11 +96,24 @@ def test_what_is_no_chain_is_refused_with_a_place(text):
     assert 0 <= caught.value.position <= max(1, len(text))
 
 
-@pytest.mark.parametrize("text", ["3*2", "3*5+1", "12+3", "3+", "3+-4", ""])
-def test_the_error_says_what_is_wrong(text):
+@pytest.mark.parametrize(
+    ("text", "position", "message"),
+    [
+        ("3*2", 2, "'2' does not fit: a chain has"),
+        ("3*5+1", 2, "'5' does not fit: a chain has"),
+        ("12+3", 0, "'12' does not fit: a chain has"),
+        ("3+4/2", 3, "'/' does not fit: a chain has"),
+        ("3+", 2, "the problem ends too early"),
+        ("3+-4", 2, "a number was expected here"),
+        ("", 0, "there is no problem here"),
+    ],
+)
+def test_the_error_says_what_is_wrong(text, position, message):
     with pytest.raises(ExpressionError) as caught:
         parse_expression(text, TASKS)
-    assert "chain" in f"{caught.value.message} {caught.value.hint}"
+    assert caught.value.message.startswith(message)
+    assert caught.value.position == position
+    assert caught.value.hint == "write a problem like 3+4*7-2"
 
 
 def test_without_being_asked_for_a_sum_is_a_sum():

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mathllm.inference.solver import Solver
 from trained import parrot_solver, trained_checkpoint
 
 from mathllm.chat import Chat, Page, answer_lines, layout, make_console
+from mathllm.checkpoint import load_checkpoint
 from mathllm.cli.chat import history_path, line_reader
 from mathllm.errors import MathLLMError
 from mathllm.inference.sampling import SamplingParams
-from mathllm.inference.solver import Solver
-from mathllm.checkpoint import load_checkpoint
 from mathllm.tokenizer import TOKENS, encode
 
 

@@ -17,12 +17,12 @@ import torch
 from runs import Child, command_line, finished, records, same_run, state_bytes, tiny, weights
 from safetensors.torch import load_file, save_file
 
+from mathllm.checkpoint import find_checkpoint, load_checkpoint, save_model, step_checkpoints
 from mathllm.config import Config, build_config
 from mathllm.data.files import generate_dataset
 from mathllm.errors import CheckpointError, UsageError
 from mathllm.files import new_directory, write_bytes
 from mathllm.model.transformer import Transformer
-from mathllm.checkpoint import find_checkpoint, load_checkpoint, save_model, step_checkpoints
 from mathllm.resolve import resolve
 from mathllm.tasks import Problems
 from mathllm.training.hooks import standard_hooks

@@ -11,12 +11,12 @@ from judged import BOTH_TASKS, CONFIG, half_trained
 from trained import trained_checkpoint
 from typer.testing import CliRunner, Result
 
+from mathllm.checkpoint import save_model
 from mathllm.cli.eval import BELOW_THRESHOLD, SAMPLED, evaluate
 from mathllm.config import DataConfig
 from mathllm.errors import CheckpointError, DataError, MathLLMError, UsageError
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.model.transformer import Transformer
-from mathllm.checkpoint import save_model
 from mathllm.tasks.expressions import expressions
 from mathllm.tasks.splits import TRAIN, SplitRatios, split_of
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from trained import trained_checkpoint
 from typer.testing import CliRunner
 
+from mathllm.checkpoint import save_model
 from mathllm.cli.main import app
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
@@ -18,7 +19,6 @@ from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.grid import Grid, draw_cells, evaluate_grid, grid_lengths
 from mathllm.evaluation.show import show_grid
 from mathllm.formats import get_format
-from mathllm.checkpoint import save_model
 from mathllm.tasks import answer
 
 ADDITION, SUBTRACTION = 0, 1

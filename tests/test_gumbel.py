@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from runs import TINY, finished, records, same_run, tiny
 
-from mathllm.config import ObjectiveConfig, build_config
+from mathllm.checkpoint import OWN_THOUGHTS, load_checkpoint
+from mathllm.config import DataConfig, ObjectiveConfig, build_config
 from mathllm.data.sources import ProblemStream
 from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.lengths import draw_length
 from mathllm.formats import get_format
-from mathllm.inference.engine import allowed_by, generate, places_for
+from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
-from mathllm.checkpoint import OWN_THOUGHTS, load_checkpoint
-from mathllm.tasks import Problems
-from mathllm.tokenizer import END, END_THINK, THINK
-from mathllm.training.objectives import Lesson, Moment, gumbel, make_objective
+from mathllm.tasks import TASKS, Problems
+from mathllm.tokenizer import END_THINK, THINK
+from mathllm.training.objectives import Lesson, Moment, Room, gumbel, make_objective
 
 CPU = torch.device("cpu")
 
@@ -55,9 +55,8 @@ def setting(task: str, format: str, position: str, rows: int = 512, seed: int = 
 
 def batches(notation, problems: Problems, axes):
     rendered = notation.render(problems)
-    told = notation.coordinates(rendered.ids, axes)
-    lesson = Lesson(problems, rendered)
-    return list(objective().batches(lesson, np.arange(len(problems)), 1000, 10**6, CPU, told))
+    lesson = Lesson(rendered, coordinates=notation.coordinates(problems, rendered.ids, axes))
+    return list(objective().batches(lesson, np.arange(len(problems)), Room(1000, 10**6, CPU)))
 
 
 def moment(progress: float = 1.0, step: int = 0, seed: int = 0) -> Moment:
@@ -133,18 +132,19 @@ def test_without_noise_its_thoughts_are_those_of_greedy_decoding(task, format, p
 
     emit = gumbel.emit
     monkeypatch.setattr(gumbel, "emit", watched)
-    places, allowed = places_for(model, notation), allowed_by(notation)
+    writer = MathModel(model, DataConfig(task=task, format=format))
+    written = writer.complete(notation.render(problems), limits=np.full(len(problems), 12))
+    thoughts = {}  # of each prompt, with <think> and </think>
+    for ids, start in zip(written.ids, written.prompt_lengths, strict=True):
+        end = int((ids == END_THINK).argmax()) + 1
+        thoughts[ids[:start].tobytes()] = ids[start:end].tolist()
     for batch in batches(notation, problems, model.axes):
         chosen.clear()
         objective().loss(model, batch, moment(0.8))  # from here on there is no noise
         prompts = batch.prompt[:, :-1].numpy().astype(np.uint8)  # without <think>
-        lengths = np.full(len(prompts), prompts.shape[1])
-        written = generate(model, prompts, lengths, 12, stop=END, places=places, allowed=allowed)
-        number = batch.thoughts.shape[1]
-        assert (written.ids[:, 0] == THINK).all()
-        assert (written.ids[:, number + 1] == END_THINK).all()
-        if number:
-            assert (written.ids[:, 1 : number + 1] == torch.stack(chosen, 1).numpy()).all()
+        drawn = torch.stack(chosen, 1).tolist() if chosen else [[] for _ in prompts]
+        for prompt, thought in zip(prompts, drawn, strict=True):
+            assert thoughts[prompt.tobytes()] == [THINK, *thought, END_THINK]
 
 
 @every_kind
@@ -258,8 +258,8 @@ def test_a_run_learns_and_one_that_was_stopped_draws_the_same_noise(tmp_path: Pa
 
 def test_the_truth_is_a_draft_where_the_model_thinks_it_and_verdicts_are_those_of_decoding() -> None:
     loaded = load_checkpoint(OWN_THOUGHTS, CPU)
-    problems = draw_length(3, 6, "random", 200)
-    quick, greedy = (judge(loaded.model, loaded.notation, problems, draft=draft) for draft in (True, False))
+    problems = draw_length(TASKS[3], 6, "random", 200)
+    quick, greedy = (judge(loaded, problems, draft=draft) for draft in (True, False))
     assert quick.decoded.sum() < 20
     assert greedy.decoded.all()
     assert quick.answer_correct.sum() >= 198
@@ -270,7 +270,7 @@ def test_the_truth_is_a_draft_where_the_model_thinks_it_and_verdicts_are_those_o
 
 def test_evaluation_holds_thoughts_to_their_length() -> None:
     model, notation, problems = setting("chain", "steps", "coupled-bias", rows=200)
-    verdicts = judge(model, notation, problems)
+    verdicts = judge(MathModel(model, DataConfig(task="chain", format="steps")), problems)
     ends = (notation.render(problems).ids == END_THINK).argmax(1)
     assert ((verdicts.written.ids == END_THINK).argmax(1) == ends).all()
 

@@ -1,5 +1,6 @@
 """The moments of a run: what hangs there is asked in order, in good time, and to the end."""
 
+import copy
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from runs import records, tiny
+from runs import records, tiny, weights
+from trained import trained_checkpoint
 
 from mathllm.config import Config
 from mathllm.data.sources import ProblemStream
@@ -107,6 +109,25 @@ def test_a_trainer_without_hooks_trains_and_saves_and_tells_nobody(tmp_path: Pat
     assert run(tiny(tmp_path / "run", *SETTINGS)).step == 3
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert (tmp_path / "run" / "best").resolve().name == "checkpoint-3"
+
+
+class Ruined(Hook):
+    """Keeps a model that answers nothing, in place of the one in training."""
+
+    def built(self, trainer: Trainer) -> None:
+        trainer.kept = copy.deepcopy(trainer.model)
+        for parameter in trainer.kept.parameters():
+            torch.nn.init.zeros_(parameter)
+
+
+def test_the_model_that_a_hook_keeps_is_the_one_that_is_evaluated_and_saved(tmp_path: Path) -> None:
+    shape = ("layers=1", "hidden=64", "heads=4", "feed_forward=128", "max_length=32", "position=learned")
+    able = (*(f"model.{one}" for one in shape), f"train.init={trained_checkpoint()}")
+    for name, hooks in (("able", ()), ("ruined", (Ruined(),))):
+        outcome = run(tiny(tmp_path / name, *able, *SETTINGS, "optim.learning_rate=1e-9"), *hooks)
+        assert (outcome.best_exact_match > 0.5) == (name == "able")
+    saved = weights(tmp_path / "ruined" / "best")
+    assert all(not tensor.any() for tensor in saved.values())
 
 
 class Service:

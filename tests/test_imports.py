@@ -42,6 +42,8 @@ WITHOUT_TORCH = [
     "mathllm.tasks.expressions",
     "mathllm.tasks.splits",
     "mathllm.formats",
+    "mathllm.resolve",
+    "mathllm.percent",
     "mathllm.cli.main",
 ]
 

@@ -9,6 +9,7 @@ from judged import CONFIG, half_trained
 from strategies import questions_of
 from typer.testing import CliRunner
 
+from mathllm.checkpoint import save_model
 from mathllm.cli.main import app
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
@@ -16,7 +17,6 @@ from mathllm.evaluation.breakdown import LENGTH_ERRORS, wrong_lengths
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.lengths import KINDS, RANDOM, STRESS, check_length, draw_length, evaluate_lengths
 from mathllm.formats import get_format
-from mathllm.checkpoint import save_model
 from mathllm.tasks import chain_lengths
 from mathllm.tasks.expressions import numbers_from_ids
 from mathllm.tokenizer import encode_rows

@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from mathllm.checkpoint import load_checkpoint, save_model
 from mathllm.config import SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
-from mathllm.model.transformer import Transformer
 from mathllm.model.attention import turn
-from mathllm.checkpoint import load_checkpoint, save_model
 from mathllm.model.norms import EPSILON, rms_norm
 from mathllm.model.positions import Shape, Where, axes_of
 from mathllm.model.positions.rotary import Rope
-from mathllm.model.transformer import FeedForward
+from mathllm.model.transformer import FeedForward, Transformer
 from mathllm.registry import POSITIONS
 from mathllm.training.optim import make_optimizers, make_schedule
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
+from mathllm.inference.solver import Solver
 from runs import finished, tiny
 from strategies import ALL_FORMATS, Question, arrays, ask, batches, format_id, integers_of
 
 import mathllm
+from mathllm.checkpoint import load_checkpoint
 from mathllm.data.importing import read_problems
 from mathllm.errors import DataError, UsageError
 from mathllm.evaluation.breakdown import wrong_digits
@@ -17,8 +19,6 @@ from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.grid import draw_cells
 from mathllm.evaluation.samples import _token_span
 from mathllm.formats import Format, get_format
-from mathllm.inference.solver import Solver
-from mathllm.checkpoint import load_checkpoint
 from mathllm.tasks import answer, get_tasks
 from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tasks.splits import TRAIN, SplitRatios, split_of

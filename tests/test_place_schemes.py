@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mathllm.inference.solver import Solver
 from runs import TINY, finished, same_run, tiny
 
+from mathllm.checkpoint import load_checkpoint
 from mathllm.config import ModelConfig, build_config
 from mathllm.data.sources import ProblemStream, draws_of
 from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.formats import get_format
-from mathllm.inference.solver import Solver
-from mathllm.model.transformer import Transformer
 from mathllm.model.attention import turn
-from mathllm.checkpoint import load_checkpoint
 from mathllm.model.positions import Scheme, Shape, Where, axes_of, make_positions
 from mathllm.model.positions.coupled_bias import UNIT
+from mathllm.model.transformer import Transformer
 from mathllm.registry import POSITIONS
 from mathllm.tasks import make_problems
 from mathllm.tasks.expressions import parse_expressions

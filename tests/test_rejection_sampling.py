@@ -10,11 +10,12 @@ import torch
 from runs import Child, finished, group, records, same_run, tiny, weights
 from trained import trained_checkpoint
 
-from mathllm.config import Config, build_config
+from mathllm.config import Config, DataConfig, build_config
 from mathllm.errors import CheckpointError, UsageError
-from mathllm.formats import get_format
+from mathllm.formats import Rendered
 from mathllm.inference.engine import CUT, ENDED
-from mathllm.inference.math_model import Written
+from mathllm.inference.texts import Written
+from mathllm.math_model import MathModel
 from mathllm.tasks.expressions import expressions, parse_expressions
 from mathllm.tokenizer import END, decode, encode
 from mathllm.training.objectives import Moment, make_objective
@@ -24,22 +25,24 @@ from mathllm.training.state import read_progress
 MOMENT = Moment(0, 0.0, torch.Generator().manual_seed(0))
 
 
-class Scripted:
-    """Stands in for a model: writes the given texts, of which `...` means that there was no room to finish."""
+class Scripted(MathModel):
+    """Writes the given texts, of which `...` means that there was no room to finish."""
 
     def __init__(self, format: str, *texts: str) -> None:
-        self.format, self.texts = get_format(format), texts
+        model: Any = None
+        super().__init__(model, DataConfig(format=format))
+        self.texts = texts
 
-    def complete(self, problems: Any, **_: Any) -> Written:
-        assert len(problems) == len(self.texts)
+    def complete(self, texts: Rendered, **_: Any) -> Written:
+        assert len(texts) == len(self.texts)
         rows = [encode(text.removesuffix("...")) for text in self.texts]
         lengths = np.array([len(row) for row in rows])
         ids = np.full((len(rows), lengths.max()), END, np.uint8)
         for row, text in zip(ids, rows, strict=True):
             row[: len(text)] = text
-        prompts = self.format.render(problems).prompt_lengths
         reasons = np.array([CUT if text.endswith("...") else ENDED for text in self.texts], np.uint8)
-        return Written(ids, lengths, prompts, reasons, np.zeros(ids.shape, np.float32))
+        log_probs = np.zeros(ids.shape, np.float32)
+        return Written(texts.problems, ids, lengths, texts.prompt_lengths, reasons, log_probs)
 
 
 def test_it_keeps_the_right_texts_once_for_each_problem_as_they_were_drawn() -> None:
@@ -52,13 +55,14 @@ def test_it_keeps_the_right_texts_once_for_each_problem_as_they_were_drawn() -> 
         *("5+5=<think>5+5=10</think>0<end>", "5+5=<end>", "5+5=<think>5+5=10", "5+5=..."),
         *(two, two, two, two),
     )
-    model: Any = Scripted("column", *texts)
-    lesson = objective.prepare(model, parse_expressions(["1+2", "9+9", "5+5", "2+1"]), MOMENT)
+    lesson = objective.prepare(
+        Scripted("column", *texts), parse_expressions(["1+2", "9+9", "5+5", "2+1"]), MOMENT
+    )
     rendered = lesson.rendered
     kept = [decode(ids[:length]) for ids, length in zip(rendered.ids, rendered.lengths, strict=True)]
     assert sorted(kept) == sorted([first, second, f"{nine}<end>", two])
     # each beside its problem; what is learned is what follows `=`, with `<end>`
-    for text, expression in zip(kept, expressions(lesson.problems), strict=True):
+    for text, expression in zip(kept, expressions(rendered.problems), strict=True):
         assert text.startswith(f"{expression}=")
     scored = objective.scored(rendered)
     assert (scored.sum(1) == rendered.lengths - 4).all()
@@ -139,6 +143,12 @@ def test_a_step_that_keeps_nothing_changes_no_weight_and_is_counted(tmp_path: Pa
     one, other = weights(run / "checkpoint-2"), weights(run / "checkpoint-3")
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert read_progress(run / "checkpoint-3")[0].rows == 24
+
+
+def test_every_step_draws_anew(tmp_path: Path) -> None:
+    same = ("data.num_examples=1", "optim.learning_rate=0")
+    finished(learning(tmp_path / "run", *same))
+    assert len(set(records(tmp_path / "run", "train/accepted").values())) > 2
 
 
 @pytest.mark.parametrize("rows", [8, 1])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mathllm.api import MathModel, load
+from mathllm.checkpoint import ANY_LENGTH, OWN_THOUGHTS, SHIPPED, find_checkpoint
 from mathllm.config import build_config
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.lengths import KINDS, draw_length
 from mathllm.evaluation.report import evaluate_problems
-from mathllm.checkpoint import ANY_LENGTH, OWN_THOUGHTS, SHIPPED, find_checkpoint
 from mathllm.resolve import resolve
 from mathllm.tasks import Problems, Sampling, sample
 

@@ -12,17 +12,17 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from mathllm.inference.solver import Solution, Solver, is_unfinished
 from safetensors.torch import load_file, save_file
 from trained import parrot_solver, trained_checkpoint
 from typer.testing import CliRunner
 
+from mathllm.checkpoint import load_checkpoint
 from mathllm.cli.solve import SHOWN
 from mathllm.cli.solve import solve as solve_command
 from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
 from mathllm.formats import FORMATS
 from mathllm.inference.sampling import SamplingParams
-from mathllm.inference.solver import Solution, Solver, is_unfinished
-from mathllm.checkpoint import load_checkpoint
 from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tokenizer import END
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mathllm.inference.solver import Solver
 from typer.testing import CliRunner
 
+from mathllm.checkpoint import OWN_THOUGHTS, SHIPPED, load_checkpoint
 from mathllm.cli.main import app
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.thoughts import Slot, best_matching, examine
-from mathllm.inference.solver import Solver
-from mathllm.checkpoint import OWN_THOUGHTS, SHIPPED, load_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from runs import finished, records, tiny, weights
 
+from mathllm.checkpoint import load_checkpoint
 from mathllm.config import build_config
 from mathllm.data.batches import Batch, make_batch, micro_batches
 from mathllm.data.sources import ProblemStream
@@ -18,7 +19,6 @@ from mathllm.errors import DeviceError, TrainingError, UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.formats import Rendered, get_format
 from mathllm.model.transformer import Transformer
-from mathllm.checkpoint import load_checkpoint
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tasks.splits import TEST, VAL, SplitRatios, split_of
 from mathllm.training.loggers import start_wandb
@@ -204,7 +204,7 @@ def test_the_best_checkpoint_is_tested_on_problems_of_the_test_split(tmp_path) -
     ratios = SplitRatios(config.data.train_ratio, config.data.val_ratio)
     assert (split_of(problems, ratios) == TEST).all()
     assert (split_of(load_splits(config).validation, ratios) == VAL).all()
-    verdicts = judge(best.model, best.notation, problems)
+    verdicts = judge(best, problems)
     assert written["correct"] == int(verdicts.answer_correct.sum())
     assert written["num_examples"] == len(problems)
     low, high = written["exact_match_ci95"]
@@ -265,7 +265,7 @@ def test_a_few_hundred_steps_teach_addition(tmp_path) -> None:
     assert result.test["exact_match"] > 0.8
     # and it knows what it has not been shown
     best = load_checkpoint(tmp_path / "run")
-    verdicts = judge(best.model, best.notation, parse_expressions(["58+67", "7+3", "90+9", "44+44", "12+80"]))
+    verdicts = judge(best, parse_expressions(["58+67", "7+3", "90+9", "44+44", "12+80"]))
     assert verdicts.answer_correct.sum() >= 4
 
 

@@ -68,13 +68,14 @@ class Parrot(torch.nn.Module):
 
     vocab_size = VOCAB_SIZE
     num_parameters, cache_bytes = 0, 1
-    axes, reach = (), {}  # it needs to be told nothing, and looks at everything
+    axes = ()  # it needs to be told nothing
 
     def __init__(self, text: str, max_length: int = 100, interrupt: int = -1) -> None:
         super().__init__()
         self.embedding = torch.nn.Embedding(VOCAB_SIZE, 1)
         self.script = encode(text).tolist()
         self.max_length, self.interrupt = max_length, interrupt
+        self.reach: dict[str, int] = {}  # it looks at everything
 
     def make_cache(self, batch: int, max_length: int) -> "Parrot.Cursor":
         return Parrot.Cursor()

@@ -77,8 +77,8 @@ def devices() -> dict[str, Any]:
 
 def checkpoints(asked: str | None) -> dict[str, str]:
     """The runs under checkpoints/, and which checkpoint a command takes without a word, or for the one asked."""
-    from mathllm.errors import MathLLMError
     from mathllm.checkpoint import DEFAULT_ROOT, find_checkpoint
+    from mathllm.errors import MathLLMError
 
     found = {str(run): about(run) for run in sorted(DEFAULT_ROOT.glob("[!.]*")) if run.is_dir()}
     try:
@@ -90,8 +90,8 @@ def checkpoints(asked: str | None) -> dict[str, str]:
 
 def about(path: Path) -> str:
     """What a checkpoint says of itself, or what is wrong with it."""
-    from mathllm.errors import MathLLMError
     from mathllm.checkpoint import find_checkpoint, read_config
+    from mathllm.errors import MathLLMError
 
     try:
         config = read_config(find_checkpoint(path))

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mathllm.errors import DeviceError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,27 +24,31 @@ class Processes:
     def main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def _shared(self) -> str:
+        """Where numbers have to be that processes exchange."""
+        return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
     def highest(self, value: int) -> int:
         """The highest of all processes' numbers. All of them have to ask."""
         if self.world == 1:
             return value
-        highest = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        highest = torch.tensor(value, device=self._shared)
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
         return int(highest.item())
 
-    def first(self, value: T) -> T:
-        """The main process's value. All of them have to ask."""
-        if self.world == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values)
-        return values[0]
+    def agree(self, text: str) -> str:
+        """What the main process says. All of them have to ask."""
+        said = [text]
+        if self.world > 1:
+            dist.broadcast_object_list(said)
+        return said[0]
 
     def sum(self, value: Tensor | float) -> float:
         """The sum of a number over all processes. All of them have to ask."""
         if self.world == 1:
             return float(value)
-        total = torch.as_tensor(value, dtype=torch.float32)
+        total = torch.as_tensor(value, dtype=torch.float32, device=self._shared)
         dist.all_reduce(total)
         return float(total)
 

@@ -106,13 +106,8 @@ def load_step(
 
     Raises UsageError for a model or an optimizer of another kind than was saved, CheckpointError for damage.
     """
-    check_same_model(
-        path,
-        config,
-        "this run's model",
-        "it cannot go on as another one",
-        "leave that out, or start anew in another --output-dir",
-    )
+    hint = "leave that out, or start anew in another --output-dir"
+    check_same_model(path, config, "this run's model", "it cannot go on as another one", hint)
     if (path / TRAINED).is_file() != (kept is not model):
         raise UsageError(
             "this run was started with an average of its weights, or without one, and cannot change that",
@@ -135,13 +130,9 @@ def load_initial(name: str, config: ModelConfig, model: Transformer) -> None:
     Raises UsageError where it is a model of another shape.
     """
     loaded = load_checkpoint(name)
-    check_same_model(
-        loaded.path,
-        config,
-        f"the model of train.init, {name},",
-        "a run begins with weights of its own shape",
-        f"the shape of {name} is in its {CONFIG}; --set model.KEY=VALUE gives it to this run",
-    )
+    hint = f"the shape of {name} is in its {CONFIG}; --set model.KEY=VALUE gives it to this run"
+    but = "a run begins with weights of its own shape"
+    check_same_model(loaded.path, config, f"the model of train.init, {name},", but, hint)
     model.load_state_dict(loaded.model.state_dict())
 
 

@@ -15,15 +15,13 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import NoReturn, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -40,7 +38,7 @@ from mathllm.percent import percent
 from mathllm.tasks import Problems
 from mathllm.training.card import model_card
 from mathllm.training.distributed import Processes, wrap
-from mathllm.training.objectives import Lesson, Moment, make_objective
+from mathllm.training.objectives import Lesson, Moment, Room, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.replicas import Replicas
 from mathllm.training.state import (
@@ -128,6 +126,7 @@ class Trainer:
         self.run_dir = Path(config.train.output_dir)
         self.objective = make_objective(config.objective)
         self.model = self.kept = Transformer.from_config(config.model, config.train.seed).to(device)
+        self.writer = MathModel(self.model, config.data)  # the one in training, with its format
         if config.train.init and resume is None:
             load_initial(config.train.init, config.model, self.model)
         optim = config.optim
@@ -194,34 +193,29 @@ class Trainer:
         process with all of them would compute.
         """
         problems = self.source.problems(step, self.rows_in_all)
-        model = MathModel(self.model, self.config.data)
-        lesson = self.objective.prepare(model, problems, self._moment(step, 0, 0, 1))
+        lesson = self.objective.prepare(self.writer, problems, self._moment(step, 0, 0, 1))
         report: dict[str, Tensor | float] = {}
         if counted := int(self.objective.scored(lesson.rendered).sum()):
-            told = model.format.coordinates(lesson.rendered.problems, lesson.rendered.ids, self.model.axes)
-            report |= self._learn(step, lesson, told, counted)
+            report |= self._learn(step, lesson, counted)
             self._update(step)
         # what is known of the whole batch is the same in every process
         report |= {name: value / self.processes.world for name, value in lesson.metrics.items()}
         return report, int(lesson.rendered.lengths.sum())
 
-    def _learn(
-        self, step: int, lesson: Lesson, told: Mapping[str, NDArray[np.int64]], counted: float
-    ) -> dict[str, Tensor]:
-        """Gradients of a step's texts. Returns this process's part of the objective's sums, for each token
-        counted."""
+    def _learn(self, step: int, lesson: Lesson, counted: float) -> dict[str, Tensor]:
+        """Gradients of a step's texts. Returns this process's part of the objective's sums, for each token counted."""
         rendered, world = lesson.rendered, self.processes.world
-        draws = draws_of(self.config.train.seed, step)
-        coordinates = {**told, **self.model.positions.draw(told, rendered.ids.shape, draws)}
+        told = self.writer.format.coordinates(rendered.problems, rendered.ids, self.model.axes)
+        drawn = self.model.positions.draw(told, rendered.ids.shape, draws_of(self.config.train.seed, step))
+        lesson = replace(lesson, coordinates={**told, **drawn})
         rows = np.arange(self.processes.rank, len(rendered), world)
         if len(rows) == 0:  # the others wait for its gradients: it gives zeros
             rows, counted = np.arange(1), math.inf
         shares = shares_by_length(rendered.lengths[rows], len(self.replicas.models))
-        most = self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type]
+        room = Room(self.config.train.batch_size, MICRO_BATCH_TOKENS[self.device.type], self.device)
 
         def learn(model: nn.Module, number: int) -> dict[str, Tensor]:
-            own = rows[shares[number]]
-            batches = list(self.objective.batches(lesson, own, *most, self.device, coordinates))
+            batches = list(self.objective.batches(lesson, rows[shares[number]], room))
             moment = self._moment(step, self.processes.rank, number)
             totals = {"loss": torch.zeros((), device=self.device)}
             for index, batch in enumerate(batches):
@@ -278,7 +272,7 @@ class Trainer:
             self._report()
         reason = ""
         if evaluate:
-            reason = self.processes.first(self._evaluate() if self.processes.main else "")
+            reason = self.processes.agree(self._evaluate() if self.processes.main else "")
         if save:
             self._save()
         if evaluate or save:
@@ -359,20 +353,19 @@ class Trainer:
     @contextlib.contextmanager
     def _hooked(self) -> Iterator[None]:
         """The hooks' first moment, and the last for all that had the first."""
-        with contextlib.ExitStack() as endings:
+        started: list[Hook] = []
+        error: BaseException | None = None
+        try:
             for hook in self.hooks:
                 hook.started(self)
-                endings.push(partial(self._end, hook))
+                started.append(hook)
             yield
-
-    def _end(
-        self,
-        hook: Hook,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        hook.ended(self, error)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            for hook in started:
+                hook.ended(self, error)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

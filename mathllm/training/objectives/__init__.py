@@ -9,9 +9,9 @@ from typing import cast
 
 from mathllm.config import ObjectiveConfig
 from mathllm.registry import objective_class, own_settings
-from mathllm.training.objectives.base import Lesson, Moment, Objective
+from mathllm.training.objectives.base import Lesson, Moment, Objective, Room
 
-__all__ = ["Lesson", "Moment", "Objective", "make_objective"]
+__all__ = ["Lesson", "Moment", "Objective", "Room", "make_objective"]
 
 
 def make_objective(config: ObjectiveConfig) -> Objective:

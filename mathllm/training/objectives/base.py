@@ -6,15 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mathllm.formats import Format, Rendered
 from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
-from mathllm.tasks.numbers import Bools
+from mathllm.tasks.numbers import Bools, Ints
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,24 @@ class Moment:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a step learns from: N texts, and what there is to report of the step, by name.
+    """What a step learns from: N texts, and what there is to report of the step, by name. The trainer adds the texts'
+    coordinates [N, T] by axis, for models that use them.
 
-    An objective that wants to know more of its texts may add arrays of as many rows in a class of its own.
+    An objective that has to know more of its texts adds arrays of as many rows in a class of its own.
     """
 
     rendered: Rendered
     metrics: Mapping[str, float] = field(default_factory=dict)
+    coordinates: Mapping[str, Ints] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Room:
+    """The most rows of a batch, about how many tokens it may have, and the device it goes to."""
+
+    rows: int
+    tokens: int
+    device: torch.device
 
 
 class Objective(Protocol):
@@ -57,17 +66,8 @@ class Objective(Protocol):
         """The tokens [N, T] that count: what is summed up in the loss is divided by their number in the whole
         step."""
 
-    def batches(
-        self,
-        lesson: Lesson,
-        rows: NDArray[np.int64],
-        max_rows: int,
-        max_tokens: int,
-        device: torch.device,
-        coordinates: Mapping[str, NDArray[np.int64]] | None = None,
-    ) -> Iterator[Any]:
-        """The given rows, at most `max_rows` and about `max_tokens` at once. `coordinates` [N, T] are those of all
-        texts, by axis."""
+    def batches(self, lesson: Lesson, rows: Ints, room: Room) -> Iterator[Any]:
+        """The given rows in batches."""
 
     def loss(self, model: nn.Module, batch: Any, moment: Moment) -> dict[str, Tensor]:
         """Sums over a batch's tokens that count: `loss` (nats), which is learned from, and what else to report."""

@@ -30,9 +30,9 @@ from mathllm.math_model import MathModel
 from mathllm.model.cache import GrowingCache
 from mathllm.model.transformer import Transformer
 from mathllm.tasks import Problems
-from mathllm.tasks.numbers import Bools
+from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END_THINK
-from mathllm.training.objectives.base import Lesson, Moment, written_down
+from mathllm.training.objectives.base import Lesson, Moment, Room, written_down
 
 DIGITS = 10  # what thoughts are made of
 CALM = 0.8  # of training, after which there is no noise left, and the temperature stays
@@ -114,27 +114,18 @@ class GumbelThoughts:
         column = np.arange(rendered.ids.shape[1])
         return rendered.loss_mask & (column > _thought_ends(rendered)[:, None])
 
-    def batches(
-        self,
-        lesson: Lesson,
-        rows: NDArray[np.int64],
-        max_rows: int,
-        max_tokens: int,
-        device: torch.device,
-        coordinates: Mapping[str, NDArray[np.int64]] | None = None,
-    ) -> Iterator[ThoughtBatch]:
+    def batches(self, lesson: Lesson, rows: Ints, room: Room) -> Iterator[ThoughtBatch]:
         """The given rows by length of prompt and of thought."""
-        rendered = lesson.rendered
+        rendered, max_tokens = lesson.rendered, room.tokens
         if self.settings.estimator == "exact":
             max_tokens //= DIGITS  # the last thought and what follows come in as many versions
         prompts, ends = rendered.prompt_lengths[rows], _thought_ends(rendered)[rows]
         for prompt, end in np.unique(np.stack([prompts, ends], 1), axis=0):
             group = rows[(prompts == prompt) & (ends == end)]
-            size = max(1, min(max_rows, max_tokens // int(rendered.lengths[group].max())))
+            size = max(1, min(room.rows, max_tokens // int(rendered.lengths[group].max())))
             for start in range(0, len(group), size):
-                yield make_thought_batch(
-                    rendered, group[start : start + size], prompt + 1, end, device, coordinates
-                )
+                part = group[start : start + size]
+                yield make_thought_batch(rendered, part, prompt + 1, end, room.device, lesson.coordinates)
 
     def loss(self, model: nn.Module, batch: ThoughtBatch, moment: Moment) -> dict[str, Tensor]:
         """The cross entropy of the answers' tokens, at the given share of training."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mathllm.data.batches import IGNORED, Batch, micro_batches
 from mathllm.formats import Format, Rendered
 from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
-from mathllm.tasks.numbers import Bools
-from mathllm.training.objectives.base import Lesson, Moment, written_down
+from mathllm.tasks.numbers import Bools, Ints
+from mathllm.training.objectives.base import Lesson, Moment, Room, written_down
 
 
 def completions(rendered: Rendered) -> Bools:
@@ -24,16 +21,9 @@ def completions(rendered: Rendered) -> Bools:
     return rendered.loss_mask
 
 
-def by_length(
-    lesson: Lesson,
-    rows: NDArray[np.int64],
-    max_rows: int,
-    max_tokens: int,
-    device: torch.device,
-    coordinates: Mapping[str, NDArray[np.int64]] | None = None,
-) -> Iterator[Batch]:
+def by_length(lesson: Lesson, rows: Ints, room: Room) -> Iterator[Batch]:
     """Rows of like length together."""
-    return micro_batches(lesson.rendered, rows, max_rows, max_tokens, device, coordinates)
+    return micro_batches(lesson.rendered, rows, room.rows, room.tokens, room.device, lesson.coordinates)
 
 
 def cross_entropy(model: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
