@@ -158,9 +158,8 @@ def test_thoughts_are_the_states():
     for name in CONTROLS:
         text = decode(get_format(name).render(parse_expressions(["3+4*7"], TASKS)).ids[0])
         thought = text.removeprefix("3+4*7=").removesuffix("9<end>")
-        expected = {"no-steps": "", "filler": "<think>00</think>"}
-        assert thought == expected.get(name, thought)
-        assert name != "random-steps" or re.fullmatch("<think>[0-9]{2}</think>", thought)
+        expected = {"no-steps": "", "filler": "<think>00</think>", "random-steps": "<think>[0-9]{2}</think>"}
+        assert re.fullmatch(expected[name], thought)
 
 
 def test_random_thoughts_know_nothing_of_the_states():
