@@ -41,7 +41,7 @@ THOUGHT, ANSWER, RIGHT, WRONG, TALK = "cyan", "bold", "green", "red", "dim"  # s
 
 HELP = (
     ("658+189", "a problem; a = at the end is welcome too"),
-    ("658+", "an unfinished one: the model chooses the last number (not of a chain)"),
+    ("658+", "an unfinished one: the model chooses the last number"),
     ("/temperature [T]", "show or set the temperature; 0 always takes the likeliest token"),
     ("/tokens [on|off]", "ids and probabilities of the last answer, or of every one from now on"),
     ("/checkpoint [PATH]", "show the model, or change to another one"),

@@ -22,6 +22,7 @@ from mathllm.registry import (
     POSITIONS,
     SAMPLINGS,
     TASKS,
+    described,
     objective_class,
     own_settings,
     position_class,
@@ -102,7 +103,7 @@ class DataConfig:
 
     `num_examples` (0: all there are) trains on a fixed set instead: that many problems of the stream, or the first
     ones of the directory's train.jsonl. A stream starts with `curriculum_start` digits and reaches `max_digits`
-    evenly over the first `curriculum_steps` (0: it has all lengths from the start). A chain's digits are its numbers.
+    evenly over the first `curriculum_steps` (0: it has all lengths from the start).
     `thought_length` is that of format `slots` (0: one token more than the longer operand has digits).
     """
 
@@ -110,12 +111,12 @@ class DataConfig:
         "", "Directory that mathllm gen-data made.", shown="data, if there is one", kind=Path
     )
     num_examples: int = 0
-    task: str = setting("addition", f"{listed(TASKS)}; or several: addition,subtraction.")
-    format: str = setting("column", f"{listed(FORMATS)}.", TEXT, shown="the data's, else column")
+    task: str = setting("addition", f"{described(TASKS)}; or several: addition,subtraction.")
+    format: str = setting("column", f"{described(FORMATS)}.", TEXT, shown="the data's, else column")
     zero_pad: bool = setting(False, "Give all numbers of a row the same width: 007+123=130.", TEXT)
     max_digits: int = setting(3, "Digits of the longest operand.")
     max_operands: int = setting(2, "Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.")
-    sampling: str = setting("digits", f"{listed(SAMPLINGS)}; or equal shares of several: digits,balanced.")
+    sampling: str = setting("digits", f"{described(SAMPLINGS)}; or equal shares of several: digits,balanced.")
     signed: bool = setting(False, "Let subtractions have negative results: 3-5=-2.")
     train_ratio: float = setting(0.9, "Share of problems to train on.")
     val_ratio: float = setting(0.05, "Share to validate on; what both leave is the test.")

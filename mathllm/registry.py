@@ -1,4 +1,4 @@
-"""Names of what can be chosen; of position schemes and objectives also where the class is: one line to add one.
+"""Names of what can be chosen, where each of them is, and what --help says of it: one line to add one.
 
 Nothing is imported before it is asked for, so whoever only wants the names does without numpy and torch.
 """
@@ -6,50 +6,60 @@ Nothing is imported before it is asked for, so whoever only wants the names does
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.flags import THOUGHTS, Flag, Setting
 
-# what can be asked, written and drawn, as --help tells it; registries of the same names hold what they do
+
+class Choice(NamedTuple):
+    """Where a task, a format or a scheme is, and what it is, for --help."""
+
+    path: str
+    about: str = ""
+
+
+# a task's place here is its code, on which splits depend: new ones go to the end
 TASKS = {
-    "addition": "",
-    "subtraction": "",
-    "multiplication": "by one digit",
-    "chain": "3+4*7-2 from left to right modulo 10; its digits are its numbers",
+    "addition": Choice("mathllm.tasks.addition:Addition"),
+    "subtraction": Choice("mathllm.tasks.subtraction:Subtraction"),
+    "multiplication": Choice("mathllm.tasks.multiplication:Multiplication", "by one digit"),
+    "chain": Choice(
+        "mathllm.tasks.chain:Chain", "3+4*7-2 from left to right modulo 10; its digits are its numbers"
+    ),
 }
 FORMATS = {
-    "column": "digit by digit, as in school",
-    "pairwise": "the whole sum again, turned round",
-    "reversed": "no reasoning, units first",
-    "hinted": "the same, a place before every digit",
-    "plain": "no reasoning",
-    "slots": "room for thoughts of the model's own",
-    "steps": "the state after each step",
-    "no-steps": "the same problems without reasoning",
-    "filler": "a 0 for each step",
-    "random-steps": "a random digit for each",
+    "column": Choice("mathllm.formats.column:COLUMN", "digit by digit, as in school"),
+    "pairwise": Choice("mathllm.formats.pairwise:PAIRWISE", "the whole sum again, turned round"),
+    "reversed": Choice("mathllm.formats.reversed:REVERSED", "no reasoning, units first"),
+    "hinted": Choice("mathllm.formats.hinted:HINTED", "the same, a place before every digit"),
+    "plain": Choice("mathllm.formats.plain:PLAIN", "no reasoning"),
+    "slots": Choice("mathllm.formats.slots:SLOTS", "room for thoughts of the model's own"),
+    "steps": Choice("mathllm.formats.steps:STEPS", "the state after each step of a chain"),
+    "no-steps": Choice("mathllm.formats.steps:NO_STEPS", "a chain without reasoning"),
+    "filler": Choice("mathllm.formats.steps:FILLER", "a 0 for each step"),
+    "random-steps": Choice("mathllm.formats.steps:RANDOM_STEPS", "a random digit for each"),
 }
 SAMPLINGS = {
-    "digits": "short numbers as often as long ones",
-    "uniform": "every value as often as any other",
-    "balanced": "answers and chains of carries of every length equally often: 99+1, 100-99",
+    "digits": Choice("", "short numbers as often as long ones"),
+    "uniform": Choice("", "every value as often as any other"),
+    "balanced": Choice("", "answers and runs of carries of every length equally often: 99+1, 100-99"),
 }
-POSITIONS: dict[str, str] = {
-    "learned": "mathllm.model.positions.absolute:Learned",
-    "sinusoidal": "mathllm.model.positions.absolute:Sinusoidal",
-    "rope": "mathllm.model.positions.rotary:Rope",
-    "nope": "mathllm.model.positions.base:Scheme",
-    "alibi": "mathllm.model.positions.distance:Alibi",
-    "fire": "mathllm.model.positions.distance:Fire",
-    "randomized": "mathllm.model.positions.randomized:Randomized",
-    "abacus": "mathllm.model.positions.coupled:Abacus",
-    "coupled": "mathllm.model.positions.coupled:Coupled",
-    "coupled-rope": "mathllm.model.positions.coupled:CoupledRope",
-    "coupled-bias": "mathllm.model.positions.coupled_bias:CoupledBias",
+POSITIONS = {
+    "learned": Choice("mathllm.model.positions.absolute:Learned"),
+    "sinusoidal": Choice("mathllm.model.positions.absolute:Sinusoidal"),
+    "rope": Choice("mathllm.model.positions.rotary:Rope"),
+    "nope": Choice("mathllm.model.positions.base:Scheme"),
+    "alibi": Choice("mathllm.model.positions.distance:Alibi"),
+    "fire": Choice("mathllm.model.positions.distance:Fire"),
+    "randomized": Choice("mathllm.model.positions.randomized:Randomized"),
+    "abacus": Choice("mathllm.model.positions.coupled:Abacus"),
+    "coupled": Choice("mathllm.model.positions.coupled:Coupled"),
+    "coupled-rope": Choice("mathllm.model.positions.coupled:CoupledRope"),
+    "coupled-bias": Choice("mathllm.model.positions.coupled_bias:CoupledBias"),
 }
 
 
@@ -108,14 +118,25 @@ def objective_settings(default: str) -> list[Setting]:
     return found
 
 
+def described(choices: Mapping[str, Choice]) -> str:
+    """`a (what it is), b`."""
+    return ", ".join(f"{name} ({one.about})" if one.about else name for name, one in choices.items())
+
+
+def everything(choices: Mapping[str, Choice]) -> Iterator[Any]:
+    """All of them, in their order."""
+    for name, choice in choices.items():
+        yield load("name", name, {name: choice.path})
+
+
 def position_class(name: str) -> Any:
     """The Scheme of that name. Raises UsageError for an unknown one."""
-    return _load("position", name, POSITIONS)
+    return load("position", name, {known: choice.path for known, choice in POSITIONS.items()})
 
 
 def objective_class(name: str) -> Any:
     """The objective of that name. Raises UsageError for an unknown one."""
-    return _load("objective", name, {known: entry.path for known, entry in OBJECTIVES.items()})
+    return load("objective", name, {known: entry.path for known, entry in OBJECTIVES.items()})
 
 
 def position_classes(text: str) -> dict[str, Any]:
@@ -138,7 +159,8 @@ def setting_names(owners: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(fields))
 
 
-def _load(kind: str, name: str, paths: Mapping[str, str]) -> Any:
+def load(kind: str, name: str, paths: Mapping[str, str]) -> Any:
+    """What has that name. Raises UsageError for an unknown one."""
     if name not in paths:
         raise unknown_choice(kind, name, paths)
     module, _, attribute = paths[name].partition(":")

@@ -22,7 +22,6 @@ from mathllm.errors import DataError, UsageError
 from mathllm.formats import formats_for, get_format
 from mathllm.tasks import SAMPLINGS
 from mathllm.tasks.expressions import parse_expressions
-from mathllm.tokenizer import decode_rows, encode
 
 ALL_FILES = (*FILES, "metadata.json")
 BOTH = DataConfig(task="addition,subtraction", signed=True, max_operands=3)
@@ -88,15 +87,14 @@ def test_text_of_the_default_is_school_addition(tmp_path: Path) -> None:
 def test_every_format_writes_the_same_problems(
     name: str, zero_pad: bool, dataset: Path, tmp_path: Path
 ) -> None:
-    metadata = generate_dataset(replace(BOTH, format=name, zero_pad=zero_pad), 400, 7, tmp_path)
+    generate_dataset(replace(BOTH, format=name, zero_pad=zero_pad), 400, 7, tmp_path)
     rows = rows_of(tmp_path, "train")
     expected = rows_of(dataset, "train")[: len(rows)]
     assert [row["expression"] for row in rows] == [row["expression"] for row in expected]
     assert [row["answer"] for row in rows] == [row["answer"] for row in expected]
-    rendered = get_format(name, zero_pad).render(parse_expressions([row["expression"] for row in rows]))
-    assert [row["text"] for row in rows] == decode_rows(rendered.ids, rendered.lengths)
-    texts = [row["text"] for split in ("train", "val", "test") for row in rows_of(tmp_path, split)]
-    assert metadata["longest_text"] == max(len(encode(text)) for text in texts)
+    notation, problems = get_format(name, zero_pad), parse_expressions([row["expression"] for row in rows])
+    rendered = notation.render(problems)
+    assert [row["text"] for row in rows] == notation.texts(problems, rendered.ids, rendered.lengths)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -332,16 +330,30 @@ def test_progress_goes_up_to_the_number_of_rows(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("\x00", "not valid JSON"),
-        ("[]", "lacks 'data', 'counts', 'longest_text'"),
-        ('{"data": {}, "counts": {}}', "lacks 'longest_text'"),
-        ('{"data": 1, "counts": {}, "longest_text": 1}', "lacks 'data'"),
-        ('{"data": {"colour": 1}, "counts": {}, "longest_text": 1}', "does not know: colour"),
+        ("[]", "lacks 'data', 'counts'"),
+        ('{"data": {}}', "lacks 'counts'"),
+        ('{"data": 1, "counts": {}}', "lacks 'data'"),
+        ('{"data": {"colour": 1}, "counts": {}}', "does not know: colour"),
     ],
 )
 def test_damaged_metadata(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_metadata(tmp_path)
+
+
+def test_metadata_of_earlier_versions_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "metadata.json").write_text('{"data": {"task": "addition"}, "counts": {}, "longest_text": 9}')
+    assert read_metadata(tmp_path)["data"] == {"task": "addition"}
+
+
+def test_metadata_say_how_long_thoughts_are(tmp_path: Path) -> None:
+    data = DataConfig(format="slots", thought_length=4)
+    metadata = generate_dataset(data, 20, 0, tmp_path)
+    assert DataConfig(**metadata["data"]).thought_length == 4
+    assert "--thought-length 4" in metadata["command"]
+    assert all("<think>0000</think>" in row["text"] for row in rows_of(tmp_path, "train"))
+    assert "thought" not in generate_dataset(DataConfig(), 20, 0, tmp_path / "other")["command"]
 
 
 def test_no_dataset_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:

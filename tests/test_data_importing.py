@@ -72,8 +72,10 @@ BAD_LINES = {
     "=": "no problem",
     "5=5": "ends too early",
     "1++2=3": "a number was expected",
-    "1+2-3=0": "no task knows",
-    "9-1-1=7": "more than 2 operands",
+    "1+2-3=0": "'-' does not fit: a sum has",
+    "9-1-1=7": "'-' does not fit: a difference is of two numbers",
+    "12/3=4": "'/' does not fit: no task",
+    "7%4=3": "'%' does not fit: no task",
     "12+x=1": "'x' at position 4",
     "١+1=2": "'١' at position 1",
     "2x3=6": "'x' at position 2",
@@ -219,6 +221,8 @@ LINE = re.compile(r"[0-9]{1,4000}(\+[0-9]{1,4000}){1,99}=-?[0-9]+|[0-9]{1,4000}-
 def is_true(line: str) -> bool:
     """The oracle: is a line a true equation?"""
     text = re.sub(r"[ \t\v\f]", "", line)
+    if re.search(r"[0-9] +[0-9]", line.partition("=")[0]):
+        return False  # two numbers, or one?
     if not LINE.fullmatch(text):
         return False
     left, right = text.split("=")
@@ -264,6 +268,29 @@ def test_import_keeps_order_and_repetitions_and_finds_out_what_the_problems_are(
     assert metadata["notes"] == ["400 repeated rows were left out of val.jsonl and test.jsonl"]
     assert metadata["from"] == "all.txt"
     assert DataConfig(**metadata["data"]) == replace(BOTH, format="reversed")
+
+
+def test_an_import_tells_what_to_type_to_have_it_again(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "all.txt", ["1+1=2", "12+3=15"])
+    metadata = import_dataset(path, DataConfig(format="slots", thought_length=3), tmp_path / "out")
+    for words in ("--from all.txt", "--format slots", "--thought-length 3"):
+        assert words in metadata["command"]
+    assert metadata["data"]["thought_length"] == 3
+
+
+def test_products_by_one_digit_are_imported_in_columns(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "all.txt", ["58*7=406", "1+1=2"])
+    data = DataConfig(format="column", train_ratio=1.0, val_ratio=0.0)
+    metadata = import_dataset(path, data, tmp_path / "out")
+    assert metadata["data"]["task"] == "addition,multiplication"
+    assert rows_of(tmp_path / "out", "train")[0] == {
+        "expression": "58*7",
+        "answer": "406",
+        "text": "58*7=<think>8*7=56 5*7+5=40</think>406<end>",
+    }
+    text_file(path, ["58*17=986"])
+    with pytest.raises(UsageError, match="a factor of one digit, the second one"):
+        import_dataset(path, data, tmp_path / "other")
 
 
 def test_import_refuses_before_it_writes(dataset: Path, tmp_path: Path) -> None:

@@ -9,32 +9,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
     ALL_FORMATS,
+    SYMBOLS,
     Question,
     arrays,
+    as_typed,
     ask,
     batches,
     equation_like_ids,
     format_id,
     integers_of,
+    joined,
     questions,
     questions_of,
 )
 
 from mathllm.errors import UsageError
 from mathllm.formats import FORMATS, Format, Parsed, Rendered, formats_for, get_format
-from mathllm.tasks import get_tasks
+from mathllm.tasks import Problems, get_tasks
 from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, decode, decode_rows, encode
 
 every_format = pytest.mark.parametrize("notation", ALL_FORMATS, ids=format_id)
 any_format = st.sampled_from(ALL_FORMATS)
 COLUMN, PAIRWISE = FORMATS["column"], FORMATS["pairwise"]
-THOUGHTFUL = [f for f in ALL_FORMATS if f.thoughts is not None]
+THOUGHTFUL = [f for f in ALL_FORMATS if f.thinks]
+
+
+def texts_of(notation: Format, problems: Problems) -> list[str]:
+    """What the notation makes of problems, with spaces between the steps."""
+    rendered = notation.render(problems)
+    return notation.texts(problems, rendered.ids, rendered.lengths)
 
 
 def write(notation: Format, text: str) -> str:
     """What the notation makes of `12+34`."""
-    rendered = notation.render(arrays([ask(text)]))
-    return decode(rendered.ids[0])
+    return texts_of(notation, arrays([ask(text)]))[0]
 
 
 def written(number: int, notation: Format, width: int = 1, backwards: bool | None = None) -> str:
@@ -71,11 +79,19 @@ EXAMPLES = {
         "5+7+9=<think>5+7+9=21</think>21<end>",
         "99+9+5=<think>9+9+5=23 9+0+0+2=11</think>113<end>",
         "7-7=<think>7-7=0</think>0<end>",
+        "58*7=<think>8*7=56 5*7+5=40</think>406<end>",
+        "99*9=<think>9*9=81 9*9+8=89</think>891<end>",
+        "12*3=<think>2*3=6 1*3=3</think>36<end>",
+        "12*0=<think>2*0=0 1*0=0</think>0<end>",
+        "0*7=<think>0*7=0</think>0<end>",
+        "5*8=<think>5*8=40</think>40<end>",
     ],
     ("column", True): [
         "99+01=<think>9+1=10 9+0+1=10</think>100<end>",
         "12+03=<think>2+3=5 1+0=1</think>015<end>",
         "100-099=<think>0-9=-9 0-9-1=-10 1-0-1=0</think>001<end>",
+        "58*07=<think>8*7=56 5*7+5=40</think>406<end>",
+        "12*00=<think>2*0=0 1*0=0</think>000<end>",
     ],
     ("pairwise", False): [
         "99+21=<think>99+12=021</think>120<end>",
@@ -101,7 +117,7 @@ EXAMPLES = {
 def test_worked_examples(key: tuple[str, bool], text: str) -> None:
     notation = get_format(*key)
     prompt = text[: text.index("=")]
-    symbol = "+" if "+" in prompt else "-"
+    symbol = next(symbol for symbol in SYMBOLS if symbol in prompt)
     backwards = -1 if notation.least_significant_first else 1
     question = Question(
         symbol, tuple(int(n[1::2][::-1] if notation.hints else n[::backwards]) for n in prompt.split(symbol))
@@ -121,7 +137,7 @@ def test_what_is_rendered_is_the_problem_and_its_answer(notation: Format, asked:
     for question, text in zip(asked, decode_rows(rendered.ids, rendered.lengths), strict=True):
         prompt, answer = prompt_of(question, notation), answer_of(question, notation)
         assert text.startswith(prompt)
-        if notation.thoughts is None:
+        if not notation.thinks:
             assert text == prompt + answer + "<end>"
         else:
             assert text.startswith(prompt + "<think>")
@@ -137,13 +153,13 @@ def test_what_is_rendered_reads_back(notation: Format, asked: list[Question], pa
     assert parsed.well_formed.all()
     assert parsed.ended.all()
     for row, question in enumerate(asked):
-        text = [decode(ids[row, a:b]).replace(" ", "") for a, b in spans(parsed, row)]
+        text = [decode(ids[row, a:b]) for a, b in spans(parsed, row)]
         assert text[1] == answer_of(question, notation)
-        if notation.thoughts is None:
+        if not notation.thinks:
             assert text[0] == ""
         else:
             assert re.fullmatch("<think>.*</think>", text[0])
-        whole = decode(rendered.ids[row, : rendered.lengths[row]]).replace(" ", "")
+        whole = decode(rendered.ids[row, : rendered.lengths[row]])
         assert whole == prompt_of(question, notation) + "".join(text) + "<end>"
 
 
@@ -177,7 +193,7 @@ def test_every_column_step_is_true_and_follows_from_the_ones_before(
     asked: list[Question], zero_pad: bool
 ) -> None:
     notation = get_format("column", zero_pad)
-    for question, text in zip(asked, decode_rows(notation.render(arrays(asked)).ids), strict=True):
+    for question, text in zip(asked, texts_of(notation, arrays(asked)), strict=True):
         thought = re.search("<think>(.*)</think>", text)
         assert thought
         steps = thought[1].split(" ")
@@ -229,12 +245,9 @@ def test_every_pairwise_equation_is_true_when_turned_round(asked: list[Question]
 
 @given(any_format, st.sets(questions(max_digits=3, max_operands=4), min_size=2, max_size=20))
 def test_no_two_problems_are_written_alike(notation: Format, asked: set[Question]) -> None:
-    problems = arrays(list(asked))
-    for ids, lengths in (
-        notation.prompts(problems),
-        (lambda r: (r.ids, r.lengths))(notation.render(problems)),
-    ):
-        assert len(set(decode_rows(ids, lengths))) == len(asked)
+    rendered = notation.render(arrays(list(asked)))
+    for lengths in (rendered.prompt_lengths, rendered.lengths):
+        assert len(set(decode_rows(rendered.ids, lengths))) == len(asked)
 
 
 @every_format
@@ -242,8 +255,10 @@ def test_no_two_small_problems_are_written_alike(notation: Format) -> None:
     numbers = [0, 1, 2, 9, 10, 11, 19, 20, 90, 99, 100, 101]
     asked = [Question(symbol, pair) for symbol in "+-" for pair in product(numbers, repeat=2)]
     asked += [Question("+", three) for three in product([0, 1, 10], repeat=3)]
-    ids, lengths = notation.prompts(arrays(asked))
-    prompts = decode_rows(ids, lengths)
+    if notation.knows_task(*get_tasks("multiplication")):
+        asked += [Question("*", pair) for pair in product(numbers, range(10))]
+    rendered = notation.render(arrays(asked))
+    prompts = decode_rows(rendered.ids, rendered.prompt_lengths)
     assert len(set(prompts)) == len(asked)
     # and each says its problem to anybody who knows the order of the digits
     backwards = -1 if notation.least_significant_first else 1
@@ -258,12 +273,10 @@ def test_no_two_small_problems_are_written_alike(notation: Format) -> None:
 def test_prompts_are_where_texts_begin(notation: Format, asked: list[Question]) -> None:
     problems = arrays(asked)
     rendered = notation.render(problems)
-    ids, lengths = notation.prompts(problems)
+    lengths = notation.prompt_lengths(problems)
     assert (lengths == rendered.prompt_lengths).all()
     for row, n in enumerate(lengths):
-        assert ids[row, :n].tolist() == rendered.ids[row, :n].tolist()
-        assert ids[row, n - 1] == EQUALS
-        assert (ids[row, n:] == END).all()
+        assert (rendered.ids[row, :n] == EQUALS).tolist() == [False] * (n - 1) + [True]
 
 
 def row_of(rendered: Rendered, row: int) -> tuple[list[int], int]:
@@ -310,10 +323,10 @@ def test_the_longest_text_is_as_long_as_announced(notation: Format, tasks: str, 
 def test_no_text_is_longer_than_the_longest(notation: Format, asked: list[Question]) -> None:
     max_digits = max(q.width for q in asked)
     max_operands = max(len(q.operands) for q in asked)
-    codes = tuple({"+": 0, "-": 1}[symbol] for symbol in {q.symbol for q in asked})
+    tasks = get_tasks([SYMBOLS[symbol] for symbol in {q.symbol for q in asked}])
     signed = any(q.answer < 0 for q in asked)
     assert notation.render(arrays(asked)).lengths.max() <= notation.longest(
-        codes, max_digits, max_operands, signed
+        tasks, max_digits, max_operands, signed
     )
 
 
@@ -326,9 +339,9 @@ def same_rows(batch: Parsed, row: int, alone: Parsed) -> bool:
 
 def expected_of(notation: Format, ids: list[int]) -> tuple[bool, bool, int | None]:
     """Well formed, ended and the answer, read from the text with regular expressions."""
-    text = "".join(decode([i]) for i in ids)
+    text = joined(ids)
     before, end, _ = text.partition("<end>")
-    thought = "<think>.*</think>" if notation.thoughts is not None else ""
+    thought = "<think>.*</think>" if notation.thinks else ""
     match = re.fullmatch(rf"[^=]*={thought}(-?)(\d+)", before)
     value = None
     if match:
@@ -428,7 +441,8 @@ def test_no_rows_at_all(notation: Format) -> None:
     nothing = arrays([ask("1+2")])[:0]
     assert notation.render(nothing).ids.shape[0] == 0
     assert len(notation.render(nothing)) == 0
-    assert notation.prompts(nothing)[0].shape[0] == 0
+    assert notation.prompt_lengths(nothing).shape == (0,)
+    assert notation.texts(nothing, notation.render(nothing).ids) == []
     assert len(notation.parse(np.zeros((0, 5), np.uint8)).answer) == 0
 
 
@@ -455,12 +469,14 @@ def test_formats_are_chosen_by_name() -> None:
 
 @pytest.mark.parametrize("notation", THOUGHTFUL, ids=format_id)
 def test_a_task_without_a_thought_is_refused(notation: Format) -> None:
-    only_addition = Format("mine", "", thoughts={"addition": COLUMN.thoughts["addition"]})  # type: ignore[index]
-    only_addition.check_task(0)
+    only_addition = Format("mine", "", thoughts={"addition": COLUMN.thoughts["addition"]})
+    only_addition.check_task(*get_tasks("addition"))
+    assert not only_addition.knows_task(*get_tasks("subtraction"))
     with pytest.raises(UsageError, match="format 'mine' has no thought for task 'subtraction'"):
         only_addition.render(arrays([ask("1+2"), ask("3-2")]))
-    for code in get_tasks("addition,subtraction"):
-        notation.check_task(code)
+    for task in get_tasks("addition,subtraction"):
+        notation.check_task(task)
+        assert notation.knows_task(task)
 
 
 def test_only_thoughts_have_think_tokens() -> None:

@@ -1,4 +1,4 @@
-"""Solver and `mathllm solve`: expressions in, answers or clear errors out."""
+"""A model that is asked, and `mathllm solve`: expressions in, answers or clear errors out."""
 
 import io
 import json
@@ -12,17 +12,19 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from mathllm.inference.solver import Solution, Solver, is_unfinished
+from mathllm.math_model import MathModel, Solution, is_unfinished
 from safetensors.torch import load_file, save_file
-from trained import parrot_solver, trained_checkpoint
+from trained import parrot, trained_checkpoint
 from typer.testing import CliRunner
 
-from mathllm.checkpoint import load_checkpoint
+from mathllm.checkpoint import OWN_THOUGHTS, load_checkpoint
 from mathllm.cli.solve import SHOWN
 from mathllm.cli.solve import solve as solve_command
 from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
 from mathllm.formats import FORMATS
+from mathllm.inference.engine import CUT, ENDED
 from mathllm.inference.sampling import SamplingParams
+from mathllm.inference.texts import Written
 from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tokenizer import END
 
@@ -31,13 +33,13 @@ SUBTRACTIONS = [f"{a}-{b}" for a in range(10) for b in range(a + 1)]
 
 
 @pytest.fixture(scope="module")
-def solver() -> Solver:
-    return Solver(load_checkpoint(trained_checkpoint(task="addition,subtraction")))
+def model() -> MathModel:
+    return load_checkpoint(trained_checkpoint(task="addition,subtraction"))
 
 
-def test_every_problem_of_training_is_right(solver):
+def test_every_problem_of_training_is_right(model):
     asked = ADDITIONS + SUBTRACTIONS
-    solutions = solver.solve_many(asked)
+    solutions = model.generate(asked)
     for text, solution in zip(asked, solutions, strict=True):
         assert solution.expression == text
         assert solution.answer == solution.expected == eval(text)
@@ -50,38 +52,41 @@ def test_every_problem_of_training_is_right(solver):
 
 @pytest.mark.parametrize("name", ["pairwise", "reversed"])
 def test_other_notations(name):
-    solver = Solver(load_checkpoint(trained_checkpoint(name)))
-    solutions = solver.solve_many(ADDITIONS)
+    model = load_checkpoint(trained_checkpoint(name))
+    solutions = model.generate(ADDITIONS)
     assert all(solution.correct for solution in solutions)
     assert {solution.answer for solution in solutions} == set(range(19))
-    assert solver.solve("8+9").steps == (("8+9=71",) if name == "pairwise" else ())
+    assert model.solve("8+9").steps == (("8+9=71",) if name == "pairwise" else ())
 
 
-def test_many_at_once_are_as_one_by_one(solver):
+def test_many_at_once_are_as_one_by_one(model):
     asked = ["1+2", "34+5", "9-3", "1+2+3", "77+88", "5-9", "1+1="]
     for batch_size in (1024, 2):
-        many = solver.solve_many(asked, batch_size)
+        many = model.generate(asked, batch_size)
         for text, solution in zip(asked, many, strict=True):
-            one = solver.solve(text)
+            one = model.solve(text)
             assert solution.confidence == pytest.approx(one.confidence, abs=1e-4)
             assert {**vars(solution), "confidence": 0} == {**vars(one), "confidence": 0}
 
 
-def test_streaming_writes_what_solve_says(solver):
+def test_streaming_writes_what_solve_says(model):
     for text in ("8+9", "12+34", "7-2"):
-        problem = parse_expression(text)
-        steps = list(solver.stream(problem))
-        prompt = solver.notation.prompts(problem)[0][0]
-        ids = np.array([*prompt, *(int(step.ids[0]) for step in steps)], np.uint8)
-        log_prob = sum(float(step.log_probs[0]) for step in steps)
-        read = solver.read(problem, ids, log_prob, 0 if ids[-1] == END else 1)
-        assert {**vars(read), "confidence": 0} == {**vars(solver.solve(text)), "confidence": 0}
-        assert read.confidence == pytest.approx(solver.solve(text).confidence, abs=1e-4)
+        asked = model.ask(text)
+        steps = list(model.stream(asked))
+        prompt = asked.ids[0, : asked.prompt_lengths[0]]
+        ids = np.array([[*prompt, *(int(step.ids[0]) for step in steps)]], np.uint8)
+        log_probs = np.array([[float(step.log_probs[0]) for step in steps]], np.float32)
+        reasons = np.array([ENDED if ids[0, -1] == END else CUT], np.uint8)
+        lengths = np.array([ids.shape[1]])
+        texts = Written(asked.problems, ids, lengths, asked.prompt_lengths, reasons, log_probs)
+        (read,) = model.read(texts)
+        assert {**vars(read), "confidence": 0} == {**vars(model.solve(text)), "confidence": 0}
+        assert read.confidence == pytest.approx(model.solve(text).confidence, abs=1e-4)
 
 
-def test_nothing_asked_nothing_answered(solver):
-    assert solver.solve_many([]) == []
-    assert solver.try_many([]) == []
+def test_nothing_asked_nothing_answered(model):
+    assert model.generate([]) == []
+    assert model.try_many([]) == []
 
 
 @pytest.mark.parametrize(
@@ -98,8 +103,8 @@ def test_nothing_asked_nothing_answered(solver):
     ],
 )
 def test_reading_what_a_model_wrote(text, answer, correct, steps, reason):
-    solver = parrot_solver(text, max_length=11, format="plain")
-    solution = solver.solve("12+34")
+    model = parrot(text, max_length=11, format="plain")
+    solution = model.solve("12+34")
     assert solution.answer == answer
     assert solution.expected == 46
     assert solution.correct is correct
@@ -110,32 +115,32 @@ def test_reading_what_a_model_wrote(text, answer, correct, steps, reason):
 
 def test_confidence_is_the_probability_of_all_that_was_written():
     one = math.exp(9) / (math.exp(9) + 15)  # what a parrot gives to each token
-    solver = parrot_solver("46<end>", format="plain")
-    assert solver.solve("12+34").confidence == pytest.approx(one**3, rel=1e-4)
-    assert solver.solve("1+1").confidence == pytest.approx(one**3, rel=1e-4)
+    model = parrot("46<end>", format="plain")
+    assert model.solve("12+34").confidence == pytest.approx(one**3, rel=1e-4)
+    assert model.solve("1+1").confidence == pytest.approx(one**3, rel=1e-4)
 
 
 def test_what_is_right_by_accident_is_not_right():
-    cut = parrot_solver("0002", max_length=8, format="plain").solve("1+1")
+    cut = parrot("0002", max_length=8, format="plain").solve("1+1")
     assert (cut.answer, cut.reason, cut.correct) == (2, "length", False)
     for nothing in ("<end>", "+<end>", "<think>0<end>"):  # no number, and so not 0 either
-        assert not parrot_solver(nothing, format="plain").solve("0+0").correct
-    assert not parrot_solver("0<end>").solve("0+0").correct  # without the thought
+        assert not parrot(nothing, format="plain").solve("0+0").correct
+    assert not parrot("0<end>").solve("0+0").correct  # without the thought
 
 
 def test_reading_thoughts():
     text = "<think>2+4=6 1+3=4</think>46<end>"
-    assert parrot_solver(text).solve("12+34").steps == ("2+4=6", "1+3=4")
-    assert parrot_solver("<think>2+4=6 1+3=4</think>47<end>").solve("12+34").steps == ("2+4=6", "1+3=4")
-    assert parrot_solver("46<end>").solve("12+34").answer is None  # a thought was due
+    assert parrot(text).solve("12+34").steps == ("2+4=6", "1+3=4")
+    assert parrot("<think>2+4=6 1+3=4</think>47<end>").solve("12+34").steps == ("2+4=6", "1+3=4")
+    assert parrot("46<end>").solve("12+34").answer is None  # a thought was due
     two = "<think>99+12=021</think><think>021+5=521</think>125<end>"
-    solution = parrot_solver(two, format="pairwise", max_operands=3).solve("99+21+5")
+    solution = parrot(two, format="pairwise", max_operands=3).solve("99+21+5")
     assert solution.steps == ("99+12=021", "021+5=521")
     assert solution.correct
 
 
 def test_a_number_too_long_for_an_int_is_no_answer():
-    solution = parrot_solver("9", max_length=6000, format="plain").solve("1+1")
+    solution = parrot("9", max_length=6000, format="plain").solve("1+1")
     assert solution.answer is None
     assert not solution.correct
     assert len(solution.text) == 6000
@@ -143,32 +148,32 @@ def test_a_number_too_long_for_an_int_is_no_answer():
 
 def test_the_longest_numbers_can_still_be_read():
     answer = "1" + "0" * 4000
-    solution = parrot_solver(answer + "<end>", max_length=20_000, format="plain").solve("9" * 4000 + "+1")
+    solution = parrot(answer + "<end>", max_length=20_000, format="plain").solve("9" * 4000 + "+1")
     assert solution.correct
     assert str(solution.expected) == str(solution.answer) == answer
 
 
-def test_problems_that_do_not_fit(solver):
+def test_problems_that_do_not_fit(model):
     with pytest.raises(
         UsageError, match="the problem and its solution take 37 tokens, and this model has room for 32"
     ):
-        solver.solve("1111+2222")
+        model.solve("1111+2222")
     with pytest.raises(UsageError, match="the problem alone takes 35 tokens") as error:
-        solver.solve("9" * 32 + "+1")
+        model.solve("9" * 32 + "+1")
     assert error.value.hint == "it was trained on problems of numbers of up to 1 digit"
     with pytest.raises(UsageError, match="the problem alone"):
-        solver.solve_many(["1+1", "9" * 32 + "+1"])
+        model.generate(["1+1", "9" * 32 + "+1"])
     # exactly as long as there is room for
-    tight = parrot_solver("2<end>", max_length=6, format="plain")
+    tight = parrot("2<end>", max_length=6, format="plain")
     assert tight.solve("1+1").correct
     with pytest.raises(UsageError, match="take 7 tokens"):
         tight.solve("9+9")
 
 
-def test_a_task_that_the_notation_has_no_thought_for_is_refused(solver, monkeypatch):
-    adder = parrot_solver("<end>")
+def test_a_task_that_the_notation_has_no_thought_for_is_refused(model, monkeypatch):
+    adder = parrot("<end>")
     thoughts = {"addition": FORMATS["column"].thoughts["addition"]}
-    monkeypatch.setattr(adder, "notation", type(adder.notation)("sums", "only sums", thoughts=thoughts))
+    monkeypatch.setattr(adder, "format", type(adder.format)("sums", "only sums", thoughts=thoughts))
     with pytest.raises(UsageError, match="no thought for task 'subtraction'"):
         adder.solve("3-1")
     asked = ["3-1", "1+1", "x", "9" * 200 + "+1", "2+2", "4-4"]
@@ -180,17 +185,17 @@ def test_a_task_that_the_notation_has_no_thought_for_is_refused(solver, monkeypa
     assert [outcomes[row].expression for row in (1, 4)] == ["1+1", "2+2"]
 
 
-def test_errors_say_which_row(solver):
+def test_errors_say_which_row(model):
     with pytest.raises(ExpressionError, match="number was expected") as error:
-        solver.solve("1++2")
+        model.solve("1++2")
     assert error.value.position == 2
     with pytest.raises(DataError, match="row 2: a number was expected"):
-        solver.solve_many(["1+1", "1++2"])
+        model.generate(["1+1", "1++2"])
 
 
-def test_try_many_puts_each_error_in_its_place(solver):
+def test_try_many_puts_each_error_in_its_place(model):
     asked = ["1+1", "1++2", "", "9" * 40 + "+1", "2+2=", "7+", "é"]
-    outcomes = solver.try_many(asked)
+    outcomes = model.try_many(asked)
     kinds = [
         Solution,
         ExpressionError,
@@ -202,13 +207,13 @@ def test_try_many_puts_each_error_in_its_place(solver):
     ]
     assert [type(outcome) for outcome in outcomes] == kinds
     assert [outcome.answer for outcome in outcomes if isinstance(outcome, Solution)] == [2, 4]
-    assert [type(outcome) for outcome in solver.try_many(["x", "y"])] == [ExpressionError] * 2
-    assert [type(outcome) for outcome in solver.try_many(["9" * 40 + "+1"])] == [UsageError]
+    assert [type(outcome) for outcome in model.try_many(["x", "y"])] == [ExpressionError] * 2
+    assert [type(outcome) for outcome in model.try_many(["9" * 40 + "+1"])] == [UsageError]
 
 
-def test_what_lies_outside_training(solver):
+def test_what_lies_outside_training(model):
     def unseen(text: str, **data: object) -> list[str]:
-        return parrot_solver("1<end>", format="plain", **data).unseen(parse_expression(text))
+        return parrot("1<end>", format="plain", **data).unseen(parse_expression(text))
 
     assert unseen("999+999") == []
     assert unseen("0001+2", max_digits=1) == []
@@ -229,7 +234,7 @@ def test_unfinished(text):
 def test_not_unfinished(text):
     assert not is_unfinished(text)
     with pytest.raises(ExpressionError):
-        parrot_solver("1<end>").complete(text)
+        parrot("1<end>").finish(text)
 
 
 @pytest.mark.parametrize(
@@ -247,29 +252,32 @@ def test_not_unfinished(text):
     ],
 )
 def test_completing(script, settings, completed):
-    solver = parrot_solver(script, **{"format": "plain", **settings})
+    model = parrot(script, **{"format": "plain", **settings})
     # a parrot counts what it wrote by its cache, and here each token is asked for with a new one
-    script_ids = solver.model.script
-    prompt = len(solver.notation.prompts(parse_expression("7+0"))[0][0]) - 2
-    solver.model.forward = lambda tokens, places, cache: (
+    script_ids = model.model.script
+    prompt = int(model.ask("7+0").prompt_lengths[0]) - 2
+    model.model.forward = lambda tokens, coordinates, cache: (
         torch.nn.functional.one_hot(
             torch.full(tokens.shape, script_ids[min(tokens.shape[1] - prompt, len(script_ids) - 1)]), 16
         )
         * 9.0
     )
-    assert expressions(solver.complete("7+"))[0] == completed
+    assert expressions(model.finish("7+").problems)[0] == completed
 
 
-def test_completing_follows_the_sampling_settings(solver):
-    warm = Solver(solver.checkpoint, SamplingParams(temperature=50.0), seed=1)
-    assert len({expressions(warm.complete("7+"))[0] for _ in range(40)}) > 4
-    assert len({expressions(solver.complete("7+"))[0] for _ in range(4)}) == 1
+def test_completing_follows_the_sampling_settings(model):
+    warm = load_checkpoint(model.path, params=SamplingParams(temperature=50.0), seed=1)
+    assert len({expressions(warm.finish("7+").problems)[0] for _ in range(40)}) > 4
+    assert len({expressions(model.finish("7+").problems)[0] for _ in range(4)}) == 1
+    generator = torch.Generator().manual_seed(0)
+    drawn = [model.finish("7+", SamplingParams(temperature=50.0), generator) for _ in range(40)]
+    assert len({expressions(one.problems)[0] for one in drawn}) > 4
 
 
-def test_a_seed_repeats_an_answer(solver):
+def test_a_seed_repeats_an_answer(model):
     def answers(seed: int) -> list[str]:
-        warm = Solver(solver.checkpoint, SamplingParams(temperature=20.0), seed)
-        return [solution.text for solution in warm.solve_many(ADDITIONS[:20])]
+        warm = load_checkpoint(model.path, params=SamplingParams(temperature=20.0), seed=seed)
+        return [solution.text for solution in warm.generate(ADDITIONS[:20])]
 
     assert answers(1) == answers(1)
     assert answers(1) != answers(2)
@@ -283,7 +291,7 @@ def test_weights_that_are_no_numbers(tmp_path, value):
     weights["embedding.weight"][3, 3] = value
     save_file(weights, path)
     with pytest.raises(CheckpointError, match="not numbers"):
-        Solver(load_checkpoint(tmp_path / "damaged"))
+        load_checkpoint(tmp_path / "damaged")
 
 
 texts = (
@@ -295,9 +303,9 @@ texts = (
 
 
 @given(texts)
-def test_any_text_is_solved_or_refused(solver_for_fuzzing, text):
+def test_any_text_is_solved_or_refused(model_for_fuzzing, text):
     try:
-        solution = solver_for_fuzzing.solve(text)
+        solution = model_for_fuzzing.solve(text)
     except MathLLMError:
         return
     assert isinstance(solution, Solution)
@@ -307,23 +315,23 @@ def test_any_text_is_solved_or_refused(solver_for_fuzzing, text):
 
 
 @given(st.lists(texts, max_size=6))
-def test_many_texts_are_solved_or_refused_one_by_one(solver_for_fuzzing, asked):
-    outcomes = solver_for_fuzzing.try_many(asked)
+def test_many_texts_are_solved_or_refused_one_by_one(model_for_fuzzing, asked):
+    outcomes = model_for_fuzzing.try_many(asked)
     assert len(outcomes) == len(asked)
     for text, outcome in zip(asked, outcomes, strict=True):
         try:
             assert isinstance(outcome, Solution)
-            assert solver_for_fuzzing.solve(text).text == outcome.text
+            assert model_for_fuzzing.solve(text).text == outcome.text
         except AssertionError:
             with pytest.raises(MathLLMError) as error:
-                solver_for_fuzzing.solve(text)
+                model_for_fuzzing.solve(text)
             assert type(error.value) is type(outcome)
             assert error.value.message == outcome.message
 
 
 @pytest.fixture(scope="module")
-def solver_for_fuzzing() -> Solver:
-    return Solver(load_checkpoint(trained_checkpoint(task="addition,subtraction")))
+def model_for_fuzzing() -> MathModel:
+    return load_checkpoint(trained_checkpoint(task="addition,subtraction"))
 
 
 class TestCommand:

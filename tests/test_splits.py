@@ -8,6 +8,7 @@ from strategies import Question, arrays, ask, batches, questions
 
 from mathllm.errors import UsageError
 from mathllm.tasks import Problems, Sampling, get_tasks, sample
+from mathllm.tasks.expressions import parse_expressions
 from mathllm.tasks.splits import SPLITS, TEST, TRAIN, VAL, SplitRatios, hash_problems, split_of
 
 # never change these: problems that were held out would be trained on
@@ -20,6 +21,15 @@ FROZEN = {
     "99-100": 0x59B350A25ACB9E5B,
     "1+2+3": 0xB01152F184E60EAE,
     "123456789012345678901234567890+1": 0xAC1E1F50F82C5B7B,
+    "12*3": 0x9E10AE8CBF248465,
+    "7*8": 0x97F4AEE3DE3D36A0,
+    "123456789012345678901234567890*9": 0x3E7FBA813D0ADFBC,
+}
+FROZEN_CHAINS = {
+    "8": 0x61E5CB94D25D9A0A,
+    "3+4*7-2*3": 0xA39A32E52DFE44E2,
+    "3+9": 0xDC1DA9E72E00256A,
+    "3*7+9-0": 0xCD518E970E580A93,
 }
 
 
@@ -34,6 +44,8 @@ def many(n: int = 20_000, **kwargs: object) -> Problems:
 
 def test_the_hash_never_changes() -> None:
     assert dict(zip(FROZEN, hashes(*FROZEN), strict=True)) == FROZEN
+    chains = parse_expressions(list(FROZEN_CHAINS), get_tasks("chain"))
+    assert dict(zip(FROZEN_CHAINS, hash_problems(chains).tolist(), strict=True)) == FROZEN_CHAINS
 
 
 def test_the_splits_never_change() -> None:
@@ -42,11 +54,11 @@ def test_the_splits_never_change() -> None:
     assert [SPLITS[code] for code in codes] == ["val", "test", "train", "val", "test", "val", "val", "test"]
 
 
-@given(questions(symbols="+", max_operands=6), st.randoms())
-def test_the_order_of_addends_does_not_matter(question: Question, random) -> None:  # type: ignore[no-untyped-def]
+@given(questions(symbols="+*", max_operands=6), st.randoms())
+def test_the_order_of_addends_and_factors_does_not_matter(question: Question, random) -> None:  # type: ignore[no-untyped-def]
     other = list(question.operands)
     random.shuffle(other)
-    one, two = hash_problems(arrays([question, Question("+", tuple(other))]))
+    one, two = hash_problems(arrays([question, Question(question.symbol, tuple(other))]))
     assert one == two
 
 

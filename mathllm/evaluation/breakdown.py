@@ -195,7 +195,7 @@ Groups = dict[str, dict[str, Count]]  # `by_task` and so on -> the group's name 
 
 
 def group(verdicts: Verdicts, findings: Findings) -> Groups:
-    """Counts by task, digits of the longest operand, digits of the answer, and longest chain of carries or
+    """Counts by task, digits of the longest operand, digits of the answer, and longest run of carries or
     borrows; numbers ascend."""
     problems, right = verdicts.problems, verdicts.answer_correct
     right_of = {task.name: right[rows] for task, rows in by_task(problems)}

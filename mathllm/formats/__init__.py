@@ -1,26 +1,20 @@
-"""How a problem is written down: one file per notation, and the registry that names them.
+"""How a problem is written down: one file per format.
 
-To add a format, write a file with a `Format` value like the ones beside this one and list it in FORMATS.
+To add one, write a file with a `Format` value like the ones beside this one and name it in `mathllm.registry`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from mathllm import registry
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.formats.base import Format, Parsed, Rendered
-from mathllm.formats.column import COLUMN
 from mathllm.formats.follow import ALLOWED, Walk
-from mathllm.formats.hinted import HINTED
-from mathllm.formats.pairwise import PAIRWISE
-from mathllm.formats.plain import PLAIN
-from mathllm.formats.reversed import REVERSED
 from mathllm.formats.slots import SLOTS, slots_format
-from mathllm.formats.steps import FILLER, NO_STEPS, RANDOM_STEPS, STEPS
 from mathllm.tasks import get_tasks
 
-NOTATIONS = (COLUMN, PAIRWISE, REVERSED, HINTED, PLAIN, SLOTS, STEPS, NO_STEPS, FILLER, RANDOM_STEPS)
-FORMATS = {notation.name: notation for notation in NOTATIONS}
+FORMATS: dict[str, Format] = dict(zip(registry.FORMATS, registry.everything(registry.FORMATS), strict=True))
 
 __all__ = ["ALLOWED", "FORMATS", "Format", "Parsed", "Rendered", "Walk", "formats_for", "get_format"]
 

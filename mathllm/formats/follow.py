@@ -7,7 +7,7 @@ length, and nothing changes when another one is appended."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from mathllm.tasks import TASKS, Problems, Task, by_task
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, VOCAB_SIZE, Ids
-
-if TYPE_CHECKING:
-    from mathllm.formats.base import Format
 
 # the coordinates that there are. `place`: which digit place a token is about (units 1, tens 2, none 0); the token
 # before an answer's digit i has place i. `run`: the position of a digit in its own number, from the left, 0
@@ -79,10 +76,24 @@ class Follower:
                 setattr(self, name, value[rows])
 
 
+class Notation(Protocol):
+    """What a walk asks of a format, see there."""
+
+    @property
+    def hints(self) -> bool: ...
+
+    @property
+    def thoughts(self) -> Mapping[str, Any]: ...
+
+    def follow(self, task: Task, problems: Problems) -> Follower: ...
+
+    def prompt_coordinates(self, task: Task, ids: Ids, prompt: Bools) -> Mapping[str, Ints]: ...
+
+
 class Walk:
     """Follows texts of problems in one format; `axes` are the coordinates that are asked for."""
 
-    def __init__(self, format: Format, problems: Problems, axes: Sequence[str]) -> None:
+    def __init__(self, format: Notation, problems: Problems, axes: Sequence[str]) -> None:
         self.format, self.axes = format, tuple(axes)
         self.task, self.run = problems.task, np.zeros(len(problems), np.int64)
         thoughts = [format.thoughts.get(task.name) for task, _ in by_task(problems)]

@@ -1,7 +1,8 @@
-"""What is asked: one file per operation, and the registry that names them.
+"""What is asked: one file per operation.
 
-To add a task, write a class like the ones beside this file and put it at the end of TASKS: a task's position is its
-code. Formats that write a thought also need to know how: see `mathllm.formats`."""
+To add a task, write a class like the ones beside this file and name it in `mathllm.registry`. Formats that write a
+thought also need to know how: see `mathllm.formats`.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mathllm import registry
 from mathllm.errors import UsageError, unknown_choice
-from mathllm.tasks.addition import Addition
 from mathllm.tasks.base import MAX_DIGITS, Problems, Task, concatenate
-from mathllm.tasks.chain import Chain
-from mathllm.tasks.multiplication import Multiplication
 from mathllm.tasks.numbers import Ints, Numbers, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
-from mathllm.tasks.subtraction import Subtraction
 
-TASKS: tuple[Task, ...] = (Addition(), Subtraction(), Multiplication(), Chain())
-TASK_NAMES = tuple(task.name for task in TASKS)
+TASKS: tuple[Task, ...] = tuple(kind() for kind in registry.everything(registry.TASKS))
+TASK_NAMES = tuple(registry.TASKS)
+assert [(task.code, task.name) for task in TASKS] == list(enumerate(TASK_NAMES))
 
 __all__ = [
     "MAX_DIGITS",

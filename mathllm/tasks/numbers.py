@@ -143,7 +143,7 @@ def compare(left: Digits, right: Digits) -> Ints:
 
 
 def longest_run(flags: NDArray[Any]) -> Ints:
-    """The longest run of true values in each row of [N, D]: for carries, the longest chain."""
+    """The longest run of true values in each row of [N, D], of carries for example."""
     current = np.zeros(len(flags), np.int64)
     best = current.copy()
     for place in range(flags.shape[1]):
