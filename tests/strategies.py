@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mathllm.formats import Format, formats_for, get_format
-from mathllm.tasks import TASK_NAMES, Numbers, Problems
+from mathllm.tasks import TASK_NAMES, Numbers, Problems, get_tasks
 from mathllm.tokenizer import ADD, END, END_THINK, EQUALS, MINUS, MULTIPLY, PLUS, SUBTRACT, THINK, TOKENS
 
 SYMBOLS = {"+": "addition", "-": "subtraction", "*": "multiplication"}
@@ -45,6 +45,9 @@ class Question:
     def width(self) -> int:
         """Digits of the longest operand."""
         return max(len(str(operand)) for operand in self.operands)
+
+
+Case = tuple[Format, list[Question]]
 
 
 def ask(text: str) -> Question:
@@ -127,6 +130,15 @@ def questions(
 def batches(max_size: int = 6, **kwargs: object) -> st.SearchStrategy[list[Question]]:
     """A few questions, of all kinds mixed."""
     return st.lists(questions(**kwargs), min_size=1, max_size=max_size)  # type: ignore[arg-type]
+
+
+@st.composite
+def cases(draw: st.DrawFn, formats: list[Format] = ALL_FORMATS, **kwargs: object) -> Case:
+    """A format and a few questions of all tasks that it knows."""
+    notation = draw(st.sampled_from(formats))
+    known = (symbol for symbol, name in SYMBOLS.items() if notation.knows_task(*get_tasks(name)))
+    more = {"symbols": "".join(known), **({"factor_digits": 1} if notation.name == "column" else {})}
+    return notation, draw(batches(**{**more, **kwargs}))
 
 
 # any sequence of tokens at all, and one that looks more like what a model writes

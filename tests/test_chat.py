@@ -166,7 +166,8 @@ def test_an_unfinished_problem_that_cannot_be_finished(model):
     ):
         shown = talk(model, line).splitlines()
         assert shown[0] == caret, line
-        assert all("0" not in text for text in shown)  # of the trial digit nothing is heard
+        # "a sum has 2 to 100 numbers" is not meant
+        assert all("0" not in text.replace("100", "") for text in shown)  # of the trial digit nothing is heard
     assert "room for 32" in talk(model, "1" * 40 + "+")
 
 

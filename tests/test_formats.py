@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 from strategies import (
     ALL_FORMATS,
     SYMBOLS,
+    Case,
     Question,
     arrays,
     as_typed,
     ask,
     batches,
+    cases,
     equation_like_ids,
     format_id,
     integers_of,
     joined,
-    questions,
     questions_of,
 )
 
@@ -57,6 +58,8 @@ def written(number: int, notation: Format, width: int = 1, backwards: bool | Non
 
 def answer_width(question: Question) -> int:
     """Digits that a padded answer has: as many as the largest of that shape."""
+    if question.symbol == "*":
+        return sum(len(str(operand)) for operand in question.operands)
     nines = 10**question.width - 1
     return len(str(nines * len(question.operands) if question.symbol == "+" else nines))
 
@@ -128,8 +131,9 @@ def test_worked_examples(key: tuple[str, bool], text: str) -> None:
     assert (parsed.well_formed & parsed.ended).all()
 
 
-@given(any_format, batches(max_digits=10, max_operands=12))
-def test_what_is_rendered_is_the_problem_and_its_answer(notation: Format, asked: list[Question]) -> None:
+@given(cases(max_digits=10, max_operands=12))
+def test_what_is_rendered_is_the_problem_and_its_answer(case: Case) -> None:
+    notation, asked = case
     rendered = notation.render(arrays(asked))
     assert rendered.ids.dtype == np.uint8
     assert rendered.ids.max() < 16
@@ -144,8 +148,9 @@ def test_what_is_rendered_is_the_problem_and_its_answer(notation: Format, asked:
             assert text.endswith(f"</think>{answer}<end>")
 
 
-@given(any_format, batches(max_digits=10, max_operands=12), st.integers(0, 3))
-def test_what_is_rendered_reads_back(notation: Format, asked: list[Question], padding: int) -> None:
+@given(cases(max_digits=10, max_operands=12), st.integers(0, 3))
+def test_what_is_rendered_reads_back(case: Case, padding: int) -> None:
+    notation, asked = case
     rendered = notation.render(arrays(asked))
     ids = np.pad(rendered.ids, ((0, 0), (0, padding)), constant_values=END)
     parsed = notation.parse(ids)
@@ -171,12 +176,13 @@ def spans(parsed: Parsed, row: int) -> list[tuple[int, int]]:
     ]
 
 
-@given(any_format, batches(max_digits=8))
-def test_loss_is_on_what_follows_the_first_equals_sign(notation: Format, asked: list[Question]) -> None:
+@given(cases(max_digits=8))
+def test_loss_is_on_what_follows_the_first_equals_sign(case: Case) -> None:
+    notation, asked = case
     rendered = notation.render(arrays(asked))
     for row, text in enumerate(decode_rows(rendered.ids, rendered.lengths)):
-        prompt = text[: text.index("=") + 1]
-        completion = encode(text[len(prompt) :])
+        prompt, equals, rest = text.partition("=")
+        prompt, completion = encode(prompt + equals), encode(rest)
         mask = rendered.loss_mask[row]
         assert completion[-1] == END
         assert rendered.prompt_lengths[row] == len(prompt)
@@ -188,7 +194,7 @@ def test_loss_is_on_what_follows_the_first_equals_sign(notation: Format, asked: 
         assert (rendered.ids[row, rendered.lengths[row] :] == END).all()
 
 
-@given(batches(max_digits=10, max_operands=13), st.booleans())
+@given(batches(max_digits=10, max_operands=13, symbols="+-*", factor_digits=1), st.booleans())
 def test_every_column_step_is_true_and_follows_from_the_ones_before(
     asked: list[Question], zero_pad: bool
 ) -> None:
@@ -199,15 +205,21 @@ def test_every_column_step_is_true_and_follows_from_the_ones_before(
         steps = thought[1].split(" ")
         assert len(steps) == question.width
         # subtraction works on the larger number, whatever the sign
-        numbers = question.operands if question.symbol == "+" else sorted(question.operands, reverse=True)
+        numbers = sorted(question.operands, reverse=True) if question.symbol == "-" else question.operands
         handed_on = 0
         answer = 0
         for place, step in enumerate(steps):
             left, result = step.split("=")
             column = [number // 10**place % 10 for number in numbers]
+            if question.symbol == "*":
+                factor = question.operands[1]
+                total = numbers[0] // 10**place % 10 * factor + handed_on
+                column = [f"{numbers[0] // 10**place % 10}*{factor}"]
             column += [handed_on] * (handed_on > 0)  # no carry is not written
-            assert left == question.symbol.join(map(str, column))
-            if question.symbol == "+":
+            assert left == ("-" if question.symbol == "-" else "+").join(map(str, column))
+            if question.symbol == "*":
+                handed_on = total // 10
+            elif question.symbol == "+":
                 total = sum(column)
                 handed_on = total // 10
             else:
@@ -218,6 +230,40 @@ def test_every_column_step_is_true_and_follows_from_the_ones_before(
             answer += total % 10 * 10**place
         answer += handed_on * 10**question.width
         assert answer == abs(question.answer)
+
+
+by_one_digit = batches(max_digits=10, symbols="*", factor_digits=1)
+
+
+@given(by_one_digit, st.booleans())
+def test_a_column_of_products_announces_the_digits_of_the_answer(
+    asked: list[Question], zero_pad: bool
+) -> None:
+    asked = [*asked, *(Question("*", (asked[0].operands[0], factor)) for factor in (0, 1, 9))]
+    notation, problems = get_format("column", zero_pad), arrays(asked)
+    rendered = notation.render(problems)
+    places = notation.coordinates(problems, rendered.ids, ("place",))["place"]
+    for row, question in enumerate(asked):
+        closing = rendered.ids[row].tolist().index(END_THINK)
+        digits = answer_width(question) if zero_pad else len(str(question.answer))
+        assert places[row, closing:].tolist() == [
+            *range(digits, -1, -1),
+            *[0] * (rendered.ids.shape[1] - closing - digits - 1),
+        ]
+
+
+@pytest.mark.parametrize("zero_pad", [False, True])
+@pytest.mark.parametrize("text", ["12*34", "3*12", "0*10"])
+def test_a_column_of_products_has_a_factor_of_one_digit(text: str, zero_pad: bool) -> None:
+    notation = get_format("column", zero_pad)
+    message = (
+        "format 'column' cannot write this: a column of products has a factor of one digit, the second one"
+    )
+    with pytest.raises(UsageError) as caught:
+        notation.render(arrays([ask("12*3"), ask("1+23"), ask(text)]))
+    assert caught.value.message == message
+    refused = notation.refusals(arrays([ask(text), ask("12*3"), ask("34-56"), ask(text)]))
+    assert {row: error.message for row, error in refused.items()} == {0: message, 3: message}
 
 
 @given(batches(max_digits=10, max_operands=13), st.booleans())
@@ -243,11 +289,12 @@ def test_every_pairwise_equation_is_true_when_turned_round(asked: list[Question]
         assert so_far == question.answer
 
 
-@given(any_format, st.sets(questions(max_digits=3, max_operands=4), min_size=2, max_size=20))
-def test_no_two_problems_are_written_alike(notation: Format, asked: set[Question]) -> None:
-    rendered = notation.render(arrays(list(asked)))
+@given(cases(max_digits=3, max_operands=4, max_size=20))
+def test_no_two_problems_are_written_alike(case: Case) -> None:
+    notation, asked = case
+    rendered = notation.render(arrays(asked))
     for lengths in (rendered.prompt_lengths, rendered.lengths):
-        assert len(set(decode_rows(rendered.ids, lengths))) == len(asked)
+        assert len(set(decode_rows(rendered.ids, lengths))) == len(set(asked))
 
 
 @every_format
@@ -269,8 +316,9 @@ def test_no_two_small_problems_are_written_alike(notation: Format) -> None:
         assert Question(symbol, read) == question
 
 
-@given(any_format, batches(max_digits=8))
-def test_prompts_are_where_texts_begin(notation: Format, asked: list[Question]) -> None:
+@given(cases(max_digits=8))
+def test_prompts_are_where_texts_begin(case: Case) -> None:
+    notation, asked = case
     problems = arrays(asked)
     rendered = notation.render(problems)
     lengths = notation.prompt_lengths(problems)
@@ -279,48 +327,129 @@ def test_prompts_are_where_texts_begin(notation: Format, asked: list[Question]) 
         assert (rendered.ids[row, :n] == EQUALS).tolist() == [False] * (n - 1) + [True]
 
 
+@pytest.mark.parametrize(
+    ("problem", "text"),
+    [
+        ("658+189", "658+189=<think>8+9=17 5+8+1=14 6+1+1=8</think>847<end>"),
+        ("658+189", "8+9=17 5+8+1=14"),
+        ("100-90", "0-9=-10 0-9-1=-10"),
+        ("100-99", "100-99=<think>0-9=-9 0-9-1=-10 1-0-1=0</think>1<end>"),
+        ("99+9", "99+9=<think>9+9+9+9+9+9+9+9+9+9+9+9=108 9+0"),
+        ("58*7", "58*7=<think>8*7=56 5*7+5=40</think>406<end>"),
+        ("58*7", "<think>8*7=56 5*7"),
+        ("9-8", "9-8=1 0-9"),
+        ("1+2", "=1+2"),
+        ("1-2", "=-1-2"),
+        ("12+34", "12+34=46<end>"),
+        ("1+2", "1234+567"),
+        ("1+2", "-12+34"),
+        ("1+2", "=<end>"),
+        ("1+2", ""),
+    ],
+)
+def test_one_space_stands_between_the_steps_of_a_column(problem: str, text: str) -> None:
+    ids = encode(text)[None]
+    assert COLUMN.texts(arrays([ask(problem)]), ids) == [text]
+    starts = COLUMN.step_starts(arrays([ask(problem)]), ids)
+    assert starts is not None
+    assert starts.sum() == text.count(" ")
+
+
+@given(st.sampled_from("+-*"), st.lists(equation_like_ids, min_size=1, max_size=4), st.data())
+def test_spaces_stand_where_a_step_begins_and_nowhere_else(
+    symbol: str, rows: list[list[int]], data: st.DataObject
+) -> None:
+    problems = arrays([Question(symbol, (12, 3))] * len(rows))
+    ids = np.full((len(rows), max(map(len, rows))), END, np.uint8)
+    for row, written_ids in enumerate(rows):
+        ids[row, : len(written_ids)] = written_ids
+    lengths = np.array(list(map(len, rows)))
+    # between `=` and an operator, the last digit of a number is the next step's first operand
+    expected = [as_typed(re.sub(r"(=-?\d+)(\d)(?=[+-])", r"\1 \2", joined(row))) for row in rows]
+    assert COLUMN.texts(problems, ids, lengths) == expected
+    # no other format has steps that no token separates
+    for notation in ALL_FORMATS:
+        if notation.name != "column" and notation.knows_task(*get_tasks(SYMBOLS[symbol])):
+            assert notation.step_starts(problems, ids) is None
+            assert notation.texts(problems, ids, lengths) == decode_rows(ids, lengths)
+
+
+@given(cases(max_digits=8))
+def test_texts_of_several_tasks_are_those_of_each(case: Case) -> None:
+    notation, asked = case
+    together = texts_of(notation, arrays(asked))
+    assert together == [text for question in asked for text in texts_of(notation, arrays([question]))]
+    assert [text.replace(" ", "") for text in together] == [
+        decode(row) for row in map(remove_padding, notation.render(arrays(asked)).ids.tolist())
+    ]
+
+
+def remove_padding(ids: list[int]) -> list[int]:
+    return ids[: ids.index(END) + 1]
+
+
+def test_renderings_can_be_picked_row_by_row() -> None:
+    problems = arrays([ask("1+2"), ask("58*7"), ask("3-12")])
+    rendered = COLUMN.render(problems)
+    picked = rendered[np.array([2, 1])]
+    assert questions_of(picked.problems) == [ask("3-12"), ask("58*7")]
+    assert [row_of(picked, row) for row in (0, 1)] == [row_of(rendered, row) for row in (2, 1)]
+    assert (picked.loss_mask == rendered.loss_mask[[2, 1]]).all()
+
+
 def row_of(rendered: Rendered, row: int) -> tuple[list[int], int]:
     return rendered.ids[row, : rendered.lengths[row]].tolist(), int(rendered.prompt_lengths[row])
 
 
-@given(any_format, batches(max_digits=8, max_operands=12), st.integers(0, 2), st.integers(0, 3))
-def test_a_batch_is_rendered_like_one_at_a_time(
-    notation: Format, asked: list[Question], more_operands: int, more_digits: int
-) -> None:
+@given(cases(max_digits=8, max_operands=12), st.integers(0, 2), st.integers(0, 3))
+def test_a_batch_is_rendered_like_one_at_a_time(case: Case, more_operands: int, more_digits: int) -> None:
+    notation, asked = case
     together = notation.render(arrays(asked, more_operands, more_digits))
     assert len(together) == len(asked)
     for row, question in enumerate(asked):
         assert row_of(together, row) == row_of(notation.render(arrays([question])), 0)
 
 
-@given(any_format, batches(max_digits=8))
-def test_texts_are_encoded_to_the_same_ids_again(notation: Format, asked: list[Question]) -> None:
+@given(cases(max_digits=8))
+def test_texts_are_encoded_to_the_same_ids_again(case: Case) -> None:
+    notation, asked = case
     rendered = notation.render(arrays(asked))
     for row, text in enumerate(decode_rows(rendered.ids, rendered.lengths)):
         assert encode(text).tolist() == row_of(rendered, row)[0]
 
 
+def is_drawn(symbol: str, pair: tuple[int, int], signed: bool) -> bool:
+    """Do such problems come up when they are drawn?"""
+    return {"+": True, "-": signed or pair[0] >= pair[1], "*": pair[1] < 10}[symbol]
+
+
 @every_format
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("tasks", ["addition", "subtraction", "addition,subtraction"])
+@pytest.mark.parametrize(
+    "tasks",
+    ["addition", "subtraction", "addition,subtraction", "multiplication", "subtraction,multiplication"],
+)
 def test_the_longest_text_is_as_long_as_announced(notation: Format, tasks: str, signed: bool) -> None:
+    if not all(map(notation.knows_task, get_tasks(tasks))):
+        with pytest.raises(UsageError, match="no thought for task 'multiplication'"):
+            notation.longest(get_tasks(tasks), 2, 2, signed)
+        return
     # two operands of the lowest and highest digits, and more of fewer kinds
-    symbols = [symbol for symbol, name in (("+", "addition"), ("-", "subtraction")) if name in tasks]
+    symbols = [symbol for symbol, name in SYMBOLS.items() if name in tasks]
     pairs = list(product([*range(10), 10, 11, 18, 19, 20, 80, 89, 90, 91, 98, 99], repeat=2))
-    asked = [Question(s, p) for s in symbols for p in pairs if s == "+" or signed or p[0] >= p[1]]
+    asked = [Question(s, p) for s in symbols for p in pairs if is_drawn(s, p, signed)]
     more = [Question("+", p) for n in (3, 4) for p in product((0, 9, 10, 99), repeat=n) if "+" in symbols]
     wide = (0, 1, 9, 10, 99, 100, 189, 190, 199, 899, 900, 901, 999)
-    more += [
-        Question(s, p) for s in symbols for p in product(wide, repeat=2) if s == "+" or signed or p[0] >= p[1]
-    ]
+    more += [Question(s, p) for s in symbols for p in product(wide, repeat=2) if is_drawn(s, p, signed)]
     for max_digits, max_operands in ((1, 2), (2, 2), (3, 2), (2, 3), (2, 4)):
         fitting = [q for q in asked + more if q.width <= max_digits and len(q.operands) <= max_operands]
         lengths = notation.render(arrays(fitting)).lengths
         assert notation.longest(get_tasks(tasks), max_digits, max_operands, signed) == lengths.max()
 
 
-@given(any_format, batches(max_digits=12, max_operands=13))
-def test_no_text_is_longer_than_the_longest(notation: Format, asked: list[Question]) -> None:
+@given(cases(max_digits=12, max_operands=13, factor_digits=1))
+def test_no_text_is_longer_than_the_longest(case: Case) -> None:
+    notation, asked = case
     max_digits = max(q.width for q in asked)
     max_operands = max(len(q.operands) for q in asked)
     tasks = get_tasks([SYMBOLS[symbol] for symbol in {q.symbol for q in asked}])
@@ -378,10 +507,9 @@ def test_anything_at_all_can_be_parsed(notation: Format, rows: list[list[int]]) 
     check_parse(notation, rows)
 
 
-@given(any_format, batches(max_digits=4, max_size=3), st.data())
-def test_texts_cut_off_or_damaged_are_parsed_as_what_they_are(
-    notation: Format, asked: list[Question], data: st.DataObject
-) -> None:
+@given(cases(max_digits=4, max_size=3), st.data())
+def test_texts_cut_off_or_damaged_are_parsed_as_what_they_are(case: Case, data: st.DataObject) -> None:
+    notation, asked = case
     rendered = notation.render(arrays(asked))
     rows = []
     for row in range(len(asked)):
@@ -477,6 +605,14 @@ def test_a_task_without_a_thought_is_refused(notation: Format) -> None:
     for task in get_tasks("addition,subtraction"):
         notation.check_task(task)
         assert notation.knows_task(task)
+
+
+def test_formats_say_what_their_thoughts_are() -> None:
+    thinking = {"column", "pairwise", "slots", "steps", "filler", "random-steps"}
+    assert {name for name, notation in FORMATS.items() if notation.thinks} == thinking
+    true = {name for name, notation in FORMATS.items() if notation.true_thoughts}
+    assert true == {"column", "pairwise", "steps"}
+    assert {name for name, notation in FORMATS.items() if notation.counted} == {"slots", "steps"}
 
 
 def test_only_thoughts_have_think_tokens() -> None:

@@ -5,6 +5,9 @@ import json
 import math
 import re
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,6 +70,40 @@ def test_many_at_once_are_as_one_by_one(model):
             one = model.solve(text)
             assert solution.confidence == pytest.approx(one.confidence, abs=1e-4)
             assert {**vars(solution), "confidence": 0} == {**vars(one), "confidence": 0}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("path", ["column", OWN_THOUGHTS])
+def test_eight_threads_may_ask_one_model_at_once(path, threads):
+    if path == "column":
+        model, asked = load_checkpoint(trained_checkpoint(task="addition,subtraction")), ADDITIONS[::3]
+    else:  # which is told where its tokens stand, and held to as many thoughts as there are steps
+        model, asked = load_checkpoint(path), ["3+4*7-2*3", "4", "1-2", "9*9+1", "5+5+5"]
+    start = threading.Barrier(8)
+    seen: set[int] = set()
+
+    def ask(number: int) -> list[Solution]:
+        """Everything one by one, each thread in an order of its own, and all in one batch."""
+        order = np.roll(np.arange(len(asked)), number)
+        start.wait()
+        solved = {}
+        for row in order:
+            solved[row] = model.solve(asked[row])
+            seen.add(torch.get_num_threads())
+        return [solved[row] for row in range(len(asked))] + model.generate(asked * 200)
+
+    torch.set_num_threads(threads)
+    try:
+        alone = [model.solve(text) for text in asked] + model.generate(asked * 200)
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(ask, number) for number in range(8)]
+            while not all(answer.done() for answer in answers):
+                seen.add(torch.get_num_threads())
+                time.sleep(0.001)
+        assert all(answer.result() == alone for answer in answers)  # to the last bit of the confidence
+        assert seen == {torch.get_num_threads()} == {threads}
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_streaming_writes_what_solve_says(model):
