@@ -174,6 +174,8 @@ def methods(kind: type) -> list[Callable[..., Any]]:
 def class_part(kind: type) -> list[str]:
     """A class: its fields, properties and methods."""
     parts = [f"## {kind.__module__}.{kind.__name__}", inspect.getdoc(kind) or ""]
+    if not dataclasses.is_dataclass(kind):
+        parts[1:1] = entry(kind, kind.__name__)[1:2]
     rows = []
     if dataclasses.is_dataclass(kind):
         rows += [
@@ -269,7 +271,7 @@ def of_objective(allowed: set[Cell], objective: str, first: str) -> str:
     pairs = {cell[:3] for cell in own}
     assert own == {cell[:4] for cell in allowed if cell[4] == first and cell[:3] in pairs}
     if own == {cell[:4] for cell in allowed if cell[4] == first}:
-        return f"`{objective}` takes the same."
+        return f"`{objective}` takes all of these."
     by_format = {format: sorted({t for t, f, _ in pairs if f == format}) for _, format, _ in sorted(pairs)}
     texts = [f"`{format}` ({', '.join(tasks)})" for format, tasks in by_format.items()]
     return f"`{objective}` takes {', '.join(texts)}."
@@ -284,11 +286,13 @@ def alike(names: Iterable[str], key: Callable[[str], Any]) -> list[tuple[str, ..
 
 
 def said(unpadded: list[str], padded: list[str], every: list[str]) -> str:
-    """A cell of the table: `all`, `A B`, `A; padded all`, or a dash."""
+    """A cell of the table: `all`, `A B`, `A; padded all`, `A, not padded`, or a dash."""
     one, other = (("all" if letters == every else " ".join(letters)) for letters in (unpadded, padded))
     if one == other:
         return one or "–"
-    return "; ".join(filter(None, [one, f"padded {other or 'none'}"]))
+    if not other:
+        return f"{one}, not padded"
+    return "; ".join(filter(None, [one, f"padded {other}"]))
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -9,23 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from mathllm.errors import UsageError, check_at_least, check_choice, unknown_choice
 from mathllm.files import load_toml, toml_names
-from mathllm.flags import (
-    MACHINE,
-    MODEL,
-    OUTPUT,
-    TEXT,
-    Flag,
-    converted,
-    explained,
-    listed,
-    parse_assignments,
-    setting,
-)
+from mathllm.flags import MACHINE, MODEL, OUTPUT, TEXT, Flag, converted, listed, parse_assignments, setting
 from mathllm.registry import (
     FORMATS,
     OBJECTIVES,
@@ -61,7 +51,7 @@ class ModelConfig:
     `position_settings` are those of the chosen schemes, all of them, whichever were given (see the `Settings` of
     each); files and `--set` have them beside the other fields."""
 
-    size: str = setting("small", f"{listed(SIZES)}.", name="--model-size")
+    size: str = setting("small", f"{listed([*SIZES])}.", name="--model-size")
     layers: int = 4
     hidden: int = 256
     heads: int = 4
@@ -120,12 +110,12 @@ class DataConfig:
         "", "Directory that mathllm gen-data made.", shown="data, if there is one", kind=Path
     )
     num_examples: int = 0
-    task: str = setting("addition", f"{explained(TASKS)}; or several: addition,subtraction.")
-    format: str = setting("column", f"{explained(FORMATS)}.", TEXT, shown="the data's, else column")
+    task: str = setting("addition", f"{listed(TASKS)}; or several: addition,subtraction.")
+    format: str = setting("column", f"{listed(FORMATS)}.", TEXT, shown="the data's, else column")
     zero_pad: bool = setting(False, "Give all numbers of a row the same width: 007+123=130.", TEXT)
     max_digits: int = setting(3, "Digits of the longest operand.")
     max_operands: int = setting(2, "Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.")
-    sampling: str = setting("digits", f"{explained(SAMPLINGS)}; or equal shares of several: digits,balanced.")
+    sampling: str = setting("digits", f"{listed(SAMPLINGS)}; or equal shares of several: digits,balanced.")
     signed: bool = setting(False, "Let subtractions have negative results: 3-5=-2.")
     train_ratio: float = setting(0.9, "Share of problems to train on.")
     val_ratio: float = setting(0.05, "Share to validate on; what both leave is the test.")
@@ -154,7 +144,7 @@ class ObjectiveConfig:
     """What is learned from a text: the name of an objective, and all of its settings, whichever were given (see its
     `Settings`); files and `--set` have them beside the name."""
 
-    name: str = setting("teacher-forcing", f"What is learned: {listed(OBJECTIVES)}.", name="--objective")
+    name: str = setting("teacher-forcing", f"What is learned: {listed([*OBJECTIVES])}.", name="--objective")
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -240,16 +230,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("wandb setting", self.wandb, ("auto", "on", "off"))
-        for name in (
-            "batch_size",
-            "eval_batch_size",
-            "grad_accumulation",
-            "eval_steps",
-            "save_steps",
-            "keep",
-        ):
-            check_at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("logging_steps", "eval_examples", "num_epochs"):
+        rows = ("batch_size", "eval_batch_size", "grad_accumulation", "eval_examples")
+        for name in (*rows, "num_epochs", "eval_steps", "save_steps", "logging_steps", "keep"):
             check_at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("max_steps", "patience", "seed", "threads"):
             check_at_least(f"train.{name}", getattr(self, name), 0)
@@ -345,6 +327,7 @@ def _size(name: str) -> dict[str, Any]:
     return {"size": name, **SIZES[name]}
 
 
+@cache
 def _kinds(section: str) -> dict[str, Any]:
     """The types of a section's own fields by name, without the settings of what is chosen in it."""
     inner = _DIALS[section].field if section in _DIALS else ""

@@ -118,11 +118,8 @@ def converted(name: str, value: Any, kind: Any) -> Any:
 
 
 def listed(names: Iterable[str]) -> str:
-    """`a, b or c`."""
+    """`a, b or c`; of names and what they are, `a (what it is), b`."""
+    if isinstance(names, Mapping):
+        return ", ".join(f"{name} ({about})" if about else name for name, about in names.items())
     *most, end = names
     return f"{', '.join(most)} or {end}" if most else end
-
-
-def explained(choices: Mapping[str, str]) -> str:
-    """`a (what it is), b`, from names and what they are."""
-    return ", ".join(f"{name} ({about})" if about else name for name, about in choices.items())

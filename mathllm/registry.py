@@ -28,8 +28,8 @@ FORMATS = {
     "hinted": "the same, a place before every digit",
     "plain": "no reasoning",
     "slots": "room for thoughts of the model's own",
-    "steps": "the state after each step of a chain",
-    "no-steps": "a chain without reasoning",
+    "steps": "the state after each step",
+    "no-steps": "the same problems without reasoning",
     "filler": "a 0 for each step",
     "random-steps": "a random digit for each",
 }

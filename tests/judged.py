@@ -6,25 +6,32 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mathllm.config import ModelConfig
+from mathllm.config import DataConfig, ModelConfig
 from mathllm.evaluation import report
 from mathllm.evaluation.breakdown import CORRECT, KINDS, find
-from mathllm.evaluation.exact_match import Verdicts, Written, read_verdicts
+from mathllm.evaluation.exact_match import Verdicts, read_verdicts
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.report import Tally
 from mathllm.formats import get_format
 from mathllm.inference.engine import CUT, ENDED
+from mathllm.inference.texts import Written
+from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
-from mathllm.tasks import Problems, Sampling, concatenate, sample
+from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import decode_rows, encode_rows
 
-BOTH_TASKS = (0, 1)
+BOTH_TASKS = get_tasks("addition,subtraction")
 CONFIG = ModelConfig("nano", 2, 64, 4, feed_forward=256, max_length=40, position="learned")
 
 
+def of(model: Transformer, format: str = "column") -> MathModel:
+    """A model that is said to know both tasks up to two digits in a format."""
+    return MathModel(model, DataConfig(task="addition,subtraction", format=format, max_digits=2))
+
+
 @lru_cache
-def half_trained(format: str = "column") -> Transformer:
+def half_trained(format: str = "column") -> MathModel:
     """A model that has seen some problems of one digit: knows most of those, and little else."""
     torch.set_num_threads(1)
     model, notation = Transformer.from_config(CONFIG), get_format(format)
@@ -38,7 +45,7 @@ def half_trained(format: str = "column") -> Transformer:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model
+    return of(model, format)
 
 
 @lru_cache
@@ -52,11 +59,13 @@ def written(*pairs: tuple[str, str], format: str = "column") -> Verdicts:
     """Verdicts on completions that were written by hand; one without `<end>` was cut."""
     notation = get_format(format)
     problems = parse_expressions([expression for expression, _ in pairs])
-    prompts = decode_rows(*notation.prompts(problems))
+    gold, none = notation.render(problems), np.zeros(len(pairs), np.int64)
+    prompts = decode_rows(gold.ids, gold.prompt_lengths)
     ids, lengths = encode_rows([p + completion for p, (_, completion) in zip(prompts, pairs, strict=True)])
     reasons = np.array([ENDED if c.endswith("<end>") else CUT for _, c in pairs], np.uint8)
-    gold, none = notation.render(problems), np.zeros(len(pairs), np.int64)
-    return read_verdicts(notation, problems, gold, Written(ids, lengths, reasons), none, none == 0)
+    log_probs = np.zeros((len(pairs), 0), np.float32)
+    texts = Written(problems, ids, lengths, gold.prompt_lengths, reasons, log_probs)
+    return read_verdicts(notation, gold, texts, none, none == 0)
 
 
 def kinds(verdicts: Verdicts) -> list[str]:

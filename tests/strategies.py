@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from mathllm.formats import Format, formats_for, get_format
 from mathllm.tasks import TASK_NAMES, Numbers, Problems
-from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, TOKENS
+from mathllm.tokenizer import ADD, END, END_THINK, EQUALS, MINUS, MULTIPLY, PLUS, SUBTRACT, THINK, TOKENS
 
 SYMBOLS = {"+": "addition", "-": "subtraction", "*": "multiplication"}
+OPERATOR_CODES = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY}
 
 # every notation, with and without zero-padding
 ALL_FORMATS = [get_format(name, zero_pad) for name in formats_for("addition") for zero_pad in (False, True)]
@@ -58,13 +59,15 @@ def arrays(questions: list[Question], spare_operands: int = 0, spare_digits: int
     width = max(q.width for q in questions) + spare_digits
     digits = np.zeros((len(questions), operands, width), np.uint8)
     lengths = np.zeros((len(questions), operands), np.int64)
+    operators = np.zeros((len(questions), operands - 1), np.uint8)
     for row, question in enumerate(questions):
+        operators[row, : len(question.operands) - 1] = OPERATOR_CODES[question.symbol]
         for k, operand in enumerate(question.operands):
             written = [int(c) for c in reversed(str(operand))]
             digits[row, k, : len(written)] = written
             lengths[row, k] = len(written)
     codes = [TASK_NAMES.index(SYMBOLS[q.symbol]) for q in questions]
-    return Problems(digits, lengths, np.array(codes, np.uint8))
+    return Problems(digits, lengths, operators, np.array(codes, np.uint8))
 
 
 def integers_of(numbers: Numbers) -> list[int]:
@@ -74,13 +77,16 @@ def integers_of(numbers: Numbers) -> list[int]:
 
 
 def questions_of(problems: Problems) -> list[Question]:
-    """Arrays back as Python numbers."""
+    """Arrays back as Python numbers. Asserts that the task's own operator stands between them, and none behind."""
     symbols = {TASK_NAMES.index(name): symbol for symbol, name in SYMBOLS.items()}
     found = []
     for row in range(len(problems)):
         present = [k for k in range(problems.lengths.shape[1]) if problems.lengths[row, k] > 0]
         values = ["".join(map(str, problems.operands[row, k][::-1].tolist())) for k in present]
-        found.append(Question(symbols[int(problems.task[row])], tuple(map(int, values))))
+        symbol = symbols[int(problems.task[row])]
+        between = [OPERATOR_CODES[symbol] * (k + 1 in present) for k in range(problems.operators.shape[1])]
+        assert problems.operators[row].tolist() == between
+        found.append(Question(symbol, tuple(map(int, values))))
     return found
 
 
@@ -93,9 +99,14 @@ def operands(max_digits: int) -> st.SearchStrategy[int]:
 
 
 def questions(
-    max_digits: int = 12, max_operands: int = 5, symbols: str = "+-", signed: bool = True
+    max_digits: int = 12,
+    max_operands: int = 5,
+    symbols: str = "+-",
+    signed: bool = True,
+    factor_digits: int | None = None,
 ) -> st.SearchStrategy[Question]:
-    """Additions of 2 to max_operands numbers, subtractions and multiplications of two."""
+    """Additions of 2 to max_operands numbers, subtractions and multiplications of two; the second factor has up to
+    `factor_digits` (default: as many as any number)."""
     number = operands(max_digits)
     kinds = []
     if "+" in symbols:
@@ -103,7 +114,8 @@ def questions(
             st.lists(number, min_size=2, max_size=max_operands).map(lambda ns: Question("+", tuple(ns)))
         )
     if "*" in symbols:
-        kinds.append(st.tuples(number, number).map(lambda ns: Question("*", ns)))
+        factor = number if factor_digits is None else operands(factor_digits)
+        kinds.append(st.tuples(number, factor).map(lambda ns: Question("*", ns)))
     if "-" in symbols:
         pair = st.lists(number, min_size=2, max_size=2)
         kinds.append(
@@ -128,3 +140,10 @@ equation_like_ids = st.lists(
 def joined(ids: list[int]) -> str:
     """The tokens' texts without any space."""
     return "".join(TOKENS[i] for i in ids)
+
+
+def as_typed(tokens: str) -> str:
+    """A text of tokens with the symbols that people know for two operators in a row."""
+    for pair, symbol in (("++", "*"), ("--", "/"), ("-+", "%")):
+        tokens = tokens.replace(pair, symbol)
+    return tokens

@@ -37,8 +37,10 @@ def test_the_whole_line_from_python(tmp_path: Path) -> None:
     assert model.solve("1+2").expression == "1+2"
     assert [s.expression for s in model.generate(["1+2", "30+4"])] == ["1+2", "30+4"]
     report = model.evaluate(data / "test.jsonl")
-    assert report.answers.correct == result.test["correct"]
-    assert report.to_dict()["num_examples"] == result.test["num_examples"]
+    # after four steps no answer is right: what it makes of the tokens tells this model from another
+    assert report.tokens.correct > 0
+    for name in ("correct", "num_examples", "token_accuracy"):
+        assert report.to_dict()[name] == result.test[name]
     assert model.evaluate(["1+2", "3+4"]).answers.num_examples == 2
 
 

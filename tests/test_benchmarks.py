@@ -3,18 +3,15 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
+from benchmarks import limits, peers, table
 from mathllm.model.transformer import Transformer
 
 ROOT = Path(__file__).parents[1]
-peers = pytest.importorskip("benchmarks.peers")
-table = pytest.importorskip("benchmarks.table")
 
 
 def test_a_llama_with_our_weights_is_our_model() -> None:
-    pytest.importorskip("transformers", reason="of the extra benchmarks")
     config = peers.our_config("nano", max_length=32)
     ours = Transformer.from_config(config.model).eval()
     generator = torch.Generator().manual_seed(0)
@@ -27,7 +24,6 @@ def test_a_llama_with_our_weights_is_our_model() -> None:
 
 
 def test_the_bare_loop_computes_the_token_that_our_model_does() -> None:
-    limits = pytest.importorskip("benchmarks.limits")
     model = Transformer.from_config(peers.our_config("nano", max_length=32).model).eval()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():

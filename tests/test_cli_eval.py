@@ -137,6 +137,51 @@ def test_without_a_file_fresh_problems_of_the_test_split(half: Path) -> None:
     assert not set(asked) & set(expressions(everything[of_training]))
 
 
+def asked(*arguments: object) -> list[str]:
+    """The problems of an evaluation."""
+    document(*arguments, "--samples", "samples.jsonl")
+    return [json.loads(row)["expression"] for row in Path("samples.jsonl").read_text().splitlines()]
+
+
+def test_another_seed_draws_other_problems_of_the_test_split(tmp_path: Path) -> None:
+    long = checkpoint_of(tmp_path / "long", half_trained(), task="addition,subtraction", train_ratio=0.5)
+    drawn = ("--checkpoint", long, "--max-examples", 50)
+    first, other = asked(*drawn, "--seed", 1), asked(*drawn, "--seed", 2)
+    assert first == asked(*drawn, "--seed", 1)
+    assert set(first) != set(other)
+    assert asked(*drawn) == asked(*drawn, "--seed", 0)
+    # a file that lies about is not what a seed asks for
+    sums(Path("data/test.jsonl"), '{"expression": "2+2", "answer": "4"}')
+    assert asked(*drawn) == ["2+2"]
+    assert asked(*drawn, "--seed", 1) == first
+
+
+def test_another_seed_draws_other_problems_of_a_length_and_of_a_grid(half: Path) -> None:
+    for what in (("--digits", "2", "--max-examples", 40), ("--grid", 2)):
+        found = [document("--checkpoint", half, *what, "--seed", seed)["tasks"] for seed in (0, 0, 1, 2, 3)]
+        texts = [json.dumps(without_seconds(one)) for one in found]
+        assert (
+            texts[0]
+            == texts[1]
+            == json.dumps(without_seconds(document("--checkpoint", half, *what)["tasks"]))
+        )
+        assert len(set(texts)) > 1
+
+
+def without_seconds(document: object) -> object:
+    """A JSON document without what a clock says."""
+    if isinstance(document, dict):
+        return {key: without_seconds(value) for key, value in document.items() if key != "seconds"}
+    return [without_seconds(value) for value in document] if isinstance(document, list) else document
+
+
+def test_a_seed_where_nothing_is_drawn_is_refused(half: Path) -> None:
+    path = sums(Path("sums.txt"), "1+2=3")
+    for what in (("--data-path", path), ("--exhaustive", 3)):
+        assert "no problem is drawn" in refused("--checkpoint", half, *what, "--seed", 1).message
+    assert "at least 0, not -1" in refused("--checkpoint", half, "--seed", -1).message
+
+
 def test_the_newest_checkpoint_is_the_default(half: Path) -> None:
     Path("checkpoints").mkdir()
     half.rename("checkpoints/mine")

@@ -67,7 +67,7 @@ def test_results_go_to_stdout_and_talk_to_stderr(run: Any) -> None:
 
 def test_json_is_one_document(run: Any) -> None:
     ended = run("--num-examples", "5000", "--max-digits", "1", "--output-dir", "small", "--json")
-    assert ended == (0, ended.out, "")
+    assert (ended.code, ended.err) == (0, "")
     document = json.loads(ended.out)
     assert document.pop("output_dir") == "small"
     assert document == read_metadata(Path("small"))
@@ -148,10 +148,13 @@ UNUSUAL = DataConfig(
 
 
 ONLY_TRAIN = DataConfig(train_ratio=1.0, val_ratio=0.0)
+THOUGHTS = DataConfig(format="slots", thought_length=7)
 
 
 @pytest.mark.parametrize(
-    "data", [DataConfig(), UNUSUAL, ONLY_TRAIN], ids=["default", "unusual", "only train"]
+    "data",
+    [DataConfig(), UNUSUAL, ONLY_TRAIN, THOUGHTS],
+    ids=["default", "unusual", "only train", "thoughts"],
 )
 def test_metadata_says_how_to_make_the_files_again(data: DataConfig, run: Any) -> None:
     metadata = generate_dataset(data, 500, 7, Path("there"))

@@ -12,12 +12,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from rich.console import Console
 from runs import Child, command_line, records, same_run, state_bytes
 
 from mathllm.checkpoint import find_checkpoint, step_checkpoints
 from mathllm.cli.main import main
+from mathllm.cli.train import report
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset
+from mathllm.training.run import TrainResult
+from mathllm.training.trainer import Outcome
 
 # what makes any run last a fraction of a second
 SMALL = (
@@ -88,10 +92,14 @@ def test_without_a_flag_for_it_the_run_gets_a_name_of_its_own(run: Any) -> None:
 def test_every_flag_is_a_setting(run: Any) -> None:
     flags = {
         "--position": ("model.position", "learned"),
-        "--max-length": ("model.max_length", 33),
+        "--max-length": ("model.max_length", 44),
         "--task": ("data.task", "addition,subtraction"),
         "--format": ("data.format", "reversed"),
         "--max-digits": ("data.max_digits", 2),
+        "--max-operands": ("data.max_operands", 3),
+        "--sampling": ("data.sampling", "uniform,balanced"),
+        "--train-ratio": ("data.train_ratio", 0.8),
+        "--val-ratio": ("data.val_ratio", 0.1),
         "--batch-size": ("train.batch_size", 6),
         "--grad-accumulation": ("train.grad_accumulation", 2),
         "--learning-rate": ("optim.learning_rate", 0.01),
@@ -113,10 +121,37 @@ def test_every_flag_is_a_setting(run: Any) -> None:
         "--logging-steps": ("train.logging_steps", 1),
     }
     words = [word for flag, (_, value) in flags.items() for word in (flag, str(value))]
-    assert run(*SMALL, *words, "--no-wandb", "--no-compile").code == 0
+    assert run(*SMALL, *words, "--no-wandb", "--no-compile", "--signed", "--zero-pad").code == 0
     made = settings("out")
     assert {name: made[name] for name, _ in flags.values()} == dict(flags.values())
     assert (made["train.wandb"], made["train.compile"]) == ("off", False)
+    assert (made["data.signed"], made["data.zero_pad"]) == (True, True)
+
+
+def test_a_switch_can_be_turned_off_again(run: Any) -> None:
+    Path("mine.toml").write_text('[data]\ntask = "subtraction"\nsigned = true\nzero_pad = true\n')
+    off = ("--recipe", "mine.toml", "--no-signed", "--no-zero-pad", "--max-steps", "1", "--output-dir", "out")
+    assert run(*SMALL, *off).code == 0
+    assert (settings("out")["data.signed"], settings("out")["data.zero_pad"]) == (False, False)
+
+
+def test_the_result_as_json(run: Any) -> None:
+    ended = run(*QUICK, "--max-steps", "2", "--output-dir", "out", "--json")
+    assert ended.code == 0
+    document = json.loads(ended.out)
+    assert (document["run"], document["best"]) == ("out", "out/best")
+    assert (document["reason"], document["step"]) == ("finished", 2)
+    assert document["test"] == json.loads(Path("out/test_results.json").read_text())
+    assert "finished after 2 steps" in ended.err
+
+
+def test_almost_all_is_not_said_to_be_all(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome("finished", step=9, best_step=9, best_exact_match=1.0, seconds=1.0)
+    result = TrainResult(Path("out"), outcome, {"correct": 19_999, "num_examples": 20_000})
+    report(result, Console(stderr=True), as_json=False)
+    assert capsys.readouterr().out.startswith(
+        "test exact match 99.995% (19,999 of 20,000; 95% interval 99.97% to "
+    )
 
 
 def test_flags_beat_set_and_set_beats_the_recipe_and_that_the_size(run: Any) -> None:
@@ -199,9 +234,10 @@ def test_a_stream_is_taken_where_one_is_asked_for(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [("--task", "addition"), ("--max-digits", "3"), ("--set", "data.sampling=uniform")]
+    "option",
+    [("--task", "addition"), ("--max-digits", "3"), ("--set", "data.sampling=uniform"), ("--no-signed",)],
 )
-def test_files_and_a_stream_exclude_each_other(run: Any, option: tuple[str, str]) -> None:
+def test_files_and_a_stream_exclude_each_other(run: Any, option: tuple[str, ...]) -> None:
     make_data("mine")
     ended = run(*SMALL, "--data-dir", "mine", *option)
     assert ended.code == 2
@@ -444,6 +480,11 @@ def test_thoughts_of_the_models_own_by_flags(run: Any) -> None:
     assert json.loads(Path("three/training_config.json").read_text())["objective"]["supervised"] == 3
     controls = ("--recipe", "chain-thoughts", "--no-gumbel", "--format", "filler", "--max-steps", "1")
     assert run(*controls, "--batch-size", "64", "--output-dir", "control").code == 0
+    named = (*SMALL, "--task", "chain", "--format", "steps", "--max-steps", "1", "--objective", "gumbel")
+    assert run(*named, "--output-dir", "named").code == 0
+    assert settings("named")["objective.name"] == "gumbel"
+    assert "exclude each other" in run(*named, "--no-gumbel").err
+    assert "did you mean 'gumbel'?" in run(*SMALL, "--objective", "gumble").err
     for flag in ("--estimator", "--gumbel-temperature"):
         ended = run(*SMALL, flag, "soft" if flag == "--estimator" else "2", "--output-dir", "other")
         assert ended.code == 2

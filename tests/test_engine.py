@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from mathllm.config import ModelConfig
 from mathllm.errors import MathLLMError, UsageError
-from mathllm.formats import get_format
+from mathllm.formats import Walk, get_format
 from mathllm.inference import engine
-from mathllm.inference.engine import CUT, ENDED, Generation, decode, generate, places_for
+from mathllm.inference.engine import CUT, ENDED, Generation, decode, generate
 from mathllm.inference.sampling import SamplingParams, pick, truncate
 from mathllm.model.attention import MANY_ROWS
 from mathllm.model.cache import KeyValueCache
@@ -48,8 +48,13 @@ REVERSED = get_format("reversed")
 
 def located(model: Transformer, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """The coordinates of ids (B, T) that the model needs."""
-    told = REVERSED.coordinates(ids.numpy(), model.axes)
+    told = walk_of(model, np.arange(len(ids))).read(ids.numpy().astype(np.uint8))
     return {axis: torch.from_numpy(known) for axis, known in told.items()}
+
+
+def walk_of(model: Transformer, rows: np.ndarray) -> Walk:
+    """What follows so many texts: in this format nothing hangs on their problems but the task."""
+    return Walk(REVERSED, parse_expressions(["1+1"] * len(rows)), model.axes)
 
 
 def columns(coordinates: dict[str, torch.Tensor], part: slice) -> dict[str, torch.Tensor]:
@@ -61,10 +66,15 @@ def model() -> Transformer:
     return make_model(position="rope")
 
 
-def random_prompts(n: int, shortest: int, longest: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def random_prompts(
+    n: int, shortest: int, longest: int, seed: int = 0, whole: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [n, longest] and lengths [n] of nonsense; `whole` ends with `=`, as every prompt of a problem does."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(shortest, longest + 1, n)
     ids = rng.integers(0, EQUALS + 1, (n, longest)).astype(np.uint8)
+    if whole:
+        ids[np.arange(n), lengths - 1] = EQUALS
     ids[np.arange(longest) >= lengths[:, None]] = END
     return ids, lengths
 
@@ -111,8 +121,8 @@ def test_cached_logits_are_uncached_logits(position, variant, rows):
 @pytest.mark.parametrize("position", POSITIONS)
 def test_a_batch_agrees_with_one_at_a_time(position):
     model = make_model(position=position)
-    prompts, lengths = random_prompts(40, 1, 9)
-    written = generate(model, prompts, lengths, 20, places=places_for(model, REVERSED))
+    prompts, lengths = random_prompts(40, 1, 9, whole=True)
+    written = generate(model, prompts, lengths, 20, walk=lambda rows: walk_of(model, rows))
     for row, (prompt, n) in enumerate(zip(prompts, lengths, strict=True)):
         expected, log_probs = plain_greedy(model, prompt[:n], 20)
         assert written.ids[row, : written.lengths[row]].tolist() == expected
@@ -142,9 +152,12 @@ def test_rows_that_end_leave_the_batch_and_change_nothing(model, monkeypatch):
 
 @pytest.mark.parametrize("position", ["rope", "coupled-bias"])
 def test_long_prompts_are_read_in_pieces_without_a_difference(position, monkeypatch):
-    model, (prompts, lengths) = make_model(position=position), random_prompts(5, 12, 15)
-    told = places_for(model, REVERSED)
-    whole = generate(model, prompts, lengths, 8, places=told)
+    model, (prompts, lengths) = make_model(position=position), random_prompts(5, 12, 15, whole=True)
+
+    def write() -> Generation:
+        return generate(model, prompts, lengths, 8, walk=lambda rows: walk_of(model, rows))
+
+    whole = write()
     widths, forward = [], Transformer.forward
 
     def watched(self, tokens, *rest):
@@ -153,7 +166,7 @@ def test_long_prompts_are_read_in_pieces_without_a_difference(position, monkeypa
 
     monkeypatch.setattr(Transformer, "forward", watched)
     monkeypatch.setattr(engine, "SCORES", 60)
-    pieces = generate(model, prompts, lengths, 8, places=told)
+    pieces = write()
     assert 1 < max(widths) < 6
     assert rows_of(pieces) == rows_of(whole)
 
@@ -231,19 +244,25 @@ def test_only_allowed_tokens_are_written(model, temperature):
     prompts = torch.from_numpy(random_prompts(50, 4, 4)[0]).long()
     allowed = (2, 7, EQUALS)
 
-    def may_follow(texts):
-        assert len(texts) <= 50
-        return np.isin(np.arange(16), allowed)[None, None]
+    class Held(Walk):
+        """Holds every text to the same few tokens."""
+
+        def __init__(self, rows: np.ndarray) -> None:
+            super().__init__(REVERSED, parse_expressions(["1+1"] * len(rows)), ())
+            self.restricts = True
+
+        def allowed(self) -> np.ndarray:
+            return np.isin(np.arange(16), allowed)[None].repeat(len(self.task), 0)
 
     steps = list(
         decode(
             model,
             prompts,
             10,
-            SamplingParams(temperature),
-            EQUALS,
-            may_follow,
-            torch.Generator().manual_seed(0),
+            params=SamplingParams(temperature),
+            stop=EQUALS,
+            generator=torch.Generator().manual_seed(0),
+            walk=Held(np.arange(50)),
         )
     )
     written = torch.cat([step.ids for step in steps])
@@ -255,6 +274,27 @@ def test_only_allowed_tokens_are_written(model, temperature):
         assert steps[0].ids.tolist() == [allowed[i] for i in logits.argmax(-1).tolist()]
         torch.testing.assert_close(steps[0].log_probs, logits.log_softmax(-1).amax(-1))
     assert (steps[0].logits.softmax(-1)[:, list(allowed)].sum(-1) - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 3.0])
+def test_a_thought_that_is_counted_has_as_many_digits_as_its_problem_says(model, temperature):
+    steps, texts = get_format("steps"), ["3+4", "1*2-3", "9", "1+2+3+4", "5-5-5"] * 8
+    gold = steps.render(parse_expressions(texts, get_tasks("chain")))
+    written = generate(
+        model,
+        gold.ids,
+        gold.prompt_lengths,
+        9,
+        params=SamplingParams(temperature),
+        generator=torch.Generator().manual_seed(0),
+        batch_size=7,
+        walk=lambda rows: Walk(steps, gold.problems[rows], model.axes),
+    )
+    for ids, size in zip(written.ids, gold.problems.num_operands, strict=True):
+        assert ids[0] == THINK
+        assert (ids[1:size] < 10).all()
+        assert ids[size] == END_THINK
+    assert temperature == 0 or len(set(written.ids[:, 1].tolist())) > 3
 
 
 def chi_square(params: SamplingParams, logits: torch.Tensor, expected: torch.Tensor) -> float:
@@ -281,7 +321,7 @@ def test_sampling_follows_the_softmax(temperature):
 def test_log_probabilities_are_those_of_the_model_whatever_the_sampling(model):
     prompts, lengths = random_prompts(30, 3, 6)
     params = SamplingParams(temperature=2.5, top_k=6, top_p=0.9)
-    written = generate(model, prompts, lengths, 12, params, generator=torch.Generator().manual_seed(0))
+    written = generate(model, prompts, lengths, 12, params=params, generator=torch.Generator().manual_seed(0))
     for row, n in enumerate(lengths):
         m = int(written.lengths[row])
         text = torch.from_numpy(np.concatenate([prompts[row, :n], written.ids[row, :m]])).long()
@@ -297,7 +337,14 @@ def test_a_seed_gives_the_same_samples_again(model):
 
     def sample(seed: int) -> list[list[int]]:
         return rows_of(
-            generate(model, prompts, lengths, 12, params, generator=torch.Generator().manual_seed(seed))
+            generate(
+                model,
+                prompts,
+                lengths,
+                12,
+                params=params,
+                generator=torch.Generator().manual_seed(seed),
+            )
         )
 
     torch.manual_seed(0)
@@ -348,7 +395,7 @@ def test_top_k_and_top_p_by_hand():
 @pytest.mark.parametrize("temperature", [1e-3, 1e-9, 1e-40, 5e-324])
 def test_almost_no_temperature_is_greedy(model, temperature):
     prompts, lengths = random_prompts(20, 3, 6)
-    cold = generate(model, prompts, lengths, 12, SamplingParams(temperature))
+    cold = generate(model, prompts, lengths, 12, params=SamplingParams(temperature))
     assert rows_of(cold) == rows_of(generate(model, prompts, lengths, 12))
 
 
@@ -380,7 +427,7 @@ def test_damaged_weights_are_an_error_when_sampling():
         model.head.weight[0, 0] = torch.nan
     prompts, lengths = random_prompts(3, 3, 3)
     with pytest.raises(MathLLMError, match="damaged"):
-        generate(model, prompts, lengths, 5, SamplingParams(1.0))
+        generate(model, prompts, lengths, 5, params=SamplingParams(1.0))
 
 
 def test_reasons_have_names():

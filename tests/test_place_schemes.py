@@ -24,7 +24,7 @@ from mathllm.registry import POSITIONS
 from mathllm.tasks import make_problems
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tasks.numbers import random_digits
-from mathllm.tokenizer import encode
+from mathllm.tokenizer import decode_rows, encode
 
 WITH_STARTS = [name for name in POSITIONS if axes_of(name, {})]
 NEW = [
@@ -64,13 +64,13 @@ def test_it_trains_resumes_evaluates_and_answers(
     same_run(tmp_path / "whole", tmp_path / "run", 8)
     loaded = load_checkpoint(tmp_path / "run")
     problems = parse_expressions(["1+2", "9+9", "12+345", "7+0"])
-    quick, greedy = (judge(loaded.model, loaded.notation, problems, draft=draft) for draft in (True, False))
-    assert (quick.written.lengths == greedy.written.lengths).all()
-    for one, other, n in zip(quick.written.ids, greedy.written.ids, greedy.written.lengths, strict=True):
-        assert (one[:n] == other[:n]).all()
+    written = judge(loaded.model, loaded.notation, problems).written
     solver = Solver(loaded)
     together, alone = solver.solve_problems(problems), [solver.solve(text) for text in ("1+2", "12+345")]
     assert [together[0].text, together[2].text] == [solution.text for solution in alone]
+    # evaluation cuts a text that does not end sooner
+    texts = decode_rows(written.ids, written.lengths)
+    assert all(solved.text.startswith(text) for solved, text in zip(together, texts, strict=True))
     streamed = [int(step.ids[0]) for step in solver.stream(problems[:1])]
     prompt = loaded.notation.prompts(problems[:1])[0][0].tolist()
     assert (

@@ -10,11 +10,13 @@ import pytest
 from mathllm.api import MathModel, load
 from mathllm.checkpoint import ANY_LENGTH, OWN_THOUGHTS, SHIPPED, find_checkpoint
 from mathllm.config import build_config
+from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.exhaustive import AllPairs
-from mathllm.evaluation.lengths import KINDS, draw_length
+from mathllm.evaluation.lengths import KINDS, RANDOM, draw_length
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.resolve import resolve
 from mathllm.tasks import Problems, Sampling, sample
+from mathllm.tokenizer import decode_rows
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,27 @@ def test_sums_of_hundreds_of_digits(any_length: MathModel, expression: str) -> N
 def test_a_sample_of_sums_ten_times_as_long_as_in_training(any_length: MathModel, kind: str) -> None:
     assert any_length.checkpoint.data.max_digits == 10
     assert wrong_answers(any_length, draw_length(0, 100, kind, 50, seed=7)) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "digits", "operands"),
+    [(SHIPPED, 3, 2), (SHIPPED, 2, 3), (ANY_LENGTH, 30, 2), (ANY_LENGTH, 8, 3)],
+)
+def test_the_truth_is_a_draft_and_verdicts_are_those_of_decoding(
+    path: Path, digits: int, operands: int
+) -> None:
+    """Two operands they know, so that nothing is decoded; three they were never shown."""
+    loaded = load(path, device="cpu").checkpoint
+    problems = draw_length(0, digits, RANDOM, 60, operands)
+    quick, greedy = (judge(loaded.model, loaded.notation, problems, draft=draft) for draft in (True, False))
+    assert greedy.decoded.all()
+    assert quick.decoded.any() == (operands == 3)
+    assert greedy.answer_correct.all() == (operands == 2)
+    assert (quick.answer_correct == greedy.answer_correct).all()
+    assert (quick.token_hits == greedy.token_hits).all()
+    assert (quick.written.lengths == greedy.written.lengths).all()
+    texts = [decode_rows(verdicts.written.ids, verdicts.written.lengths) for verdicts in (quick, greedy)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize(

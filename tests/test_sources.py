@@ -69,7 +69,13 @@ def test_held_out_gives_as_many_as_there_are() -> None:
     there_are = int((split_of(everything, SplitRatios(0.5, 0.25)) == VAL).sum())
     assert len(held_out(data, VAL, 1000)) == there_are
     assert len(held_out(data, VAL, 3)) == 3
-    assert equal(held_out(data, VAL, 5), held_out(data, VAL, 5))
+
+
+def test_what_is_held_out_never_changes() -> None:
+    """A figure of today can be compared with one of last year."""
+    assert expressions(held_out(DataConfig(), VAL, 3)) == ["934+375", "3+69", "4+387"]
+    assert expressions(held_out(DataConfig(), TEST, 3)) == ["2+0", "568+1", "0+11"]
+    assert expressions(held_out(DataConfig(), TEST, 3, seed=1)) != ["2+0", "568+1", "0+11"]
 
 
 def test_a_stream_is_a_function_of_seed_and_step() -> None:

@@ -78,6 +78,8 @@ def test_a_study_from_the_beginning_to_the_table(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("mathllm.study.train", None)
     assert invoke(path, "--output-dir", out) == table
     assert invoke(path, "--output-dir", out, "--table") == table
+    as_json = invoke(path, "--output-dir", out, "--table", "--json")
+    assert json.loads(as_json) == json.loads((out / "results.json").read_text())
     for changed in (("train.max_steps=3", "train.max_steps=4"), ("digits = [2, 3]", "digits = [2]")):
         path.write_text(STUDY.replace(*changed))
         with pytest.raises(DataError, match="is of other settings"):

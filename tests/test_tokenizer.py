@@ -7,16 +7,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import equation_like_ids, joined, token_ids
+from strategies import as_typed, equation_like_ids, joined, token_ids
 
 import mathllm.tokenizer
 from mathllm.errors import DataError, ExpressionError
 from mathllm.tokenizer import (
+    ADD,
+    DIVIDE,
     END,
     END_THINK,
     EQUALS,
     MINUS,
+    MULTIPLY,
+    OPERATORS,
     PLUS,
+    REMAINDER,
+    SUBTRACT,
+    SYMBOLS,
     THINK,
     TOKENS,
     VOCAB_SIZE,
@@ -30,7 +37,7 @@ from mathllm.tokenizer import (
 BLANKS = " \t\r\v\f\n"
 blank = st.text(BLANKS, max_size=3)
 # no character that a token or white space begins with, lone surrogates included
-foreign = st.characters(exclude_characters="0123456789+-=<" + BLANKS, codec=None)
+foreign = st.characters(exclude_characters="0123456789+-*/%=<" + BLANKS, codec=None)
 rows_of_ids = st.lists(equation_like_ids, max_size=6)
 
 
@@ -59,33 +66,39 @@ def test_white_space_between_tokens_is_ignored(parts: list[tuple[str, int, str]]
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "658+189=<think>8+9=17 5+8+1=14 6+1+1=8</think>847<end>",
-        "8+9=17 5+8+1=14",
-        "0-9=-10 0-9-1=-10",
-        "100-99=<think>0-9=-9 0-9-1=-10 1-0-1=0</think>1<end>",
-        "99+9=<think>9+9+9+9+9+9+9+9+9+9+9+9=108 9+0",
-        "9-8=1 0-9",
-        "=1+2",
-        "=-1-2",
-        "12+34=46<end>",
-        "3-12=-9<end>",
-        "99+21+5=<think>99+12=021</think><think>021+5=521</think>125<end>",
-        "1234+567",
-        "-12+34",
-        "=<end>",
-        "",
-    ],
+    ("symbol", "pair"), [("*", [PLUS, PLUS]), ("/", [MINUS, MINUS]), ("%", [MINUS, PLUS])]
 )
-def test_decode_puts_one_space_between_the_steps_of_a_thought(text: str) -> None:
-    assert decode(encode(text.replace(" ", ""))) == text
+def test_what_has_no_token_of_its_own_is_two_of_the_others(symbol: str, pair: list[int]) -> None:
+    assert encode(f"12{symbol}3").tolist() == [1, 2, *pair, 3]
+    assert encode(f"12 {symbol} 3</think>").tolist() == [1, 2, *pair, 3, END_THINK]
+    assert decode([1, 2, *pair, 3, END_THINK]) == f"12{symbol}3</think>"
+    assert encode("".join(TOKENS[i] for i in pair)).tolist() == pair
 
 
-@given(equation_like_ids)
-def test_decode_adds_spaces_where_a_step_begins_and_nowhere_else(ids: list[int]) -> None:
-    # between `=` and an operator, the last digit of a number is the next step's first operand
-    assert decode(ids) == re.sub(r"(=-?\d+)(\d)(?=[+-])", r"\1 \2", joined(ids)).replace("++", "*")
+def test_operators_have_codes() -> None:
+    assert list(OPERATORS) == ["+", "-", "*", "/", "%"]
+    assert [ADD, SUBTRACT, MULTIPLY, DIVIDE, REMAINDER] == [1, 2, 3, 4, 5]
+    assert [SYMBOLS[code] for code in range(6)] == ["", "+", "-", "*", "/", "%"]
+    for symbol, ids in OPERATORS.items():
+        assert encode(symbol).tolist() == list(ids)
+
+
+@given(token_ids)
+def test_decode_writes_the_tokens_without_spaces_and_pairs_as_their_symbols(ids: list[int]) -> None:
+    assert decode(ids) == as_typed(joined(ids))
+
+
+@given(rows_of_ids, st.data())
+def test_spaces_stand_where_they_are_asked_for(rows: list[list[int]], data: st.DataObject) -> None:
+    width = max(map(len, rows), default=0)
+    ids = np.array([row + [END] * (width - len(row)) for row in rows], np.uint8).reshape(len(rows), width)
+    marks = st.lists(st.booleans(), min_size=width, max_size=width)
+    spaces = np.array([data.draw(marks) for _ in rows], bool).reshape(ids.shape)
+    lengths = np.array([data.draw(st.integers(0, width)) for _ in rows], int)
+    for row, text in enumerate(decode_rows(ids, lengths, spaces)):
+        inside = range(lengths[row])
+        assert text == as_typed("".join(" " * bool(spaces[row, c]) + TOKENS[ids[row, c]] for c in inside))
+        assert encode(text).tolist() == ids[row, : lengths[row]].tolist()
 
 
 @given(rows_of_ids, st.data())
@@ -164,12 +177,13 @@ def test_errors_point_at_the_first_character_that_is_no_token(text: str, positio
     assert_caret_points_at(caught.value, text[position])
 
 
-@given(st.text() | st.text("12+-*= <>/thinkend\n３"))
+@given(st.text() | st.text("12+-*%= <>/thinkend\n３"))
 def test_any_text_is_encoded_or_refused_at_a_position_inside_it(text: str) -> None:
     # what a person would call valid: as many tokens and blanks as the text begins with
-    match = re.match(rf"(?:[0-9+\-*={BLANKS}]|</?think>|<end>)*", text)
+    match = re.match(rf"(?:[0-9+\-*/%={BLANKS}]|</?think>|<end>)*", text)
     valid = match[0] if match else ""
-    assert joined(encode(valid).tolist()) == re.sub(f"[{BLANKS}]", "", valid).replace("*", "++")
+    tokens = re.sub(f"[{BLANKS}]", "", valid).replace("*", "++").replace("%", "-+")
+    assert joined(encode(valid).tolist()) == re.sub("(?<!<)/", "--", tokens)
     if valid != text:
         with pytest.raises(ExpressionError) as caught:
             encode(text)
@@ -188,7 +202,7 @@ def test_a_bad_row_says_what_one_text_would_say() -> None:
     with pytest.raises(DataError) as caught:
         encode_rows(["1+2", "3x4", "5"])
     assert caught.value.message == "row 2: character 'x' at position 2 is not one of the tokens\n3x4\n ^"
-    assert caught.value.hint == "use digits, + - * and ="
+    assert caught.value.hint == "use digits, + - * / % and ="
     with pytest.raises(DataError, match=r"^row 1: a line break"):
         encode_rows(["1+\n2"])
 
@@ -217,6 +231,7 @@ def test_hugging_face_has_the_same_vocabulary(hugging_face) -> None:  # type: ig
 @given(st.lists(st.tuples(st.integers(0, 15), blank), max_size=30))
 def test_hugging_face_gives_the_same_ids(hugging_face, parts: list[tuple[int, str]]) -> None:  # type: ignore[no-untyped-def]
     ids = [i for i, _ in parts]
+    # `decode` writes `*`, `/` and `%`
     for text in (joined(ids), decode(ids), "".join(TOKENS[i] + gap for i, gap in parts)):
         assert hugging_face.encode(text).ids == ids
     assert hugging_face.decode(ids) == joined(ids)

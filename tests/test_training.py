@@ -206,6 +206,9 @@ def test_the_best_checkpoint_is_tested_on_problems_of_the_test_split(tmp_path) -
     assert (split_of(load_splits(config).validation, ratios) == VAL).all()
     verdicts = judge(best, problems)
     assert written["correct"] == int(verdicts.answer_correct.sum())
+    hits = int(verdicts.token_hits.sum())
+    assert hits > 0, "of answers so few are right that any model would do"
+    assert written["token_accuracy"] == hits / int(verdicts.token_counts.sum())
     assert written["num_examples"] == len(problems)
     low, high = written["exact_match_ci95"]
     assert 0 <= low <= written["exact_match"] <= high <= 1

@@ -75,6 +75,7 @@ class Parrot(torch.nn.Module):
         self.embedding = torch.nn.Embedding(VOCAB_SIZE, 1)
         self.script = encode(text).tolist()
         self.max_length, self.interrupt = max_length, interrupt
+        self.reach: dict[str, int] = {}  # it looks at everything
 
     def make_cache(self, batch: int, max_length: int) -> "Parrot.Cursor":
         return Parrot.Cursor()
@@ -95,8 +96,7 @@ class Parrot(torch.nn.Module):
             pass
 
 
-def parrot_solver(text: str, max_length: int = 100, interrupt: int = -1, **data: Any) -> MathModel:
-    """A Parrot with a format, said to be trained on problems like these (see DataConfig)."""
-    settings = DataConfig(**data)
+def parrot(text: str, max_length: int = 100, interrupt: int = -1, **data: Any) -> MathModel:
+    """A Parrot that is said to be trained on problems like these (see DataConfig)."""
     model: Any = Parrot(text, max_length, interrupt)
-    return MathModel(model, settings, Path("parrot"))
+    return MathModel(model, DataConfig(**data), Path("parrot"))

@@ -147,7 +147,7 @@ def import_dataset(
         notes = [f"{name} is empty" for name, rows in zip(FILES, written.rows, strict=True) if not rows]
         if dropped := len(problems) - sum(written.rows):
             notes.append(f"{dropped:,} repeated rows were left out of val.jsonl and test.jsonl")
-        kept = ("format", "zero_pad", "train_ratio", "val_ratio")
+        kept = ("format", "zero_pad", "thought_length", "train_ratio", "val_ratio")
         options = {"from": source.name, **{name: _options(data)[name] for name in kept}}
         return _write_metadata(folder, data, written, options, {"from": source.name, "notes": notes})
 

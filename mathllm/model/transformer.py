@@ -110,6 +110,7 @@ class Transformer(nn.Module):
         self.spread = underflow_spread(qk_scale, self.head_width) if qk_norm else None
         self.embedding = nn.Embedding(vocab_size, hidden)
         self.positions = make_positions(position, Shape(hidden, heads, layers, max_length), position_settings)
+        self.axes = self.positions.axes  # the coordinates that `forward` has to be told
         self.blocks = nn.ModuleList(
             Block(
                 Attention(
@@ -150,22 +151,23 @@ class Transformer(nn.Module):
         """
         past = cache.length if cache is not None else 0
         length = tokens.shape[1]
-        where = Where(torch.arange(past, past + length, device=tokens.device), coordinates or {})
-        assert all(axis in where.axes for axis in self.axes), f"this model has to be told {self.axes}"
-        seen = Where(where.index, {axis: where.axes[axis] for axis in self.positions.key_axes})
+        coordinates, positions = coordinates or {}, self.positions
+        where = Where(torch.arange(past, past + length, device=tokens.device), coordinates)
+        assert coordinates.keys() >= set(self.axes), f"this model has to be told {self.axes}"
+        seen = Where(where.index, {axis: coordinates[axis] for axis in positions.key_axes})
         seen = seen if cache is None else cache.append(seen)
         looked_up = tokens if tokens.is_floating_point() else self.embedding(tokens)
-        x = self.positions.embed(looked_up, where)
+        x = positions.embed(looked_up, where)
         # where no position is added, the first block's queries, keys and values are those of sixteen tokens (on a GPU
         # that is not measured)
         plain = x is looked_up and not (tokens.is_floating_point() or tokens.is_cuda)
         table = (tokens, self.embedding.weight) if plain and tokens.numel() > self.vocab_size else None
-        embedded, turns, pairs = x, self.positions.turns(where), self.positions.pairs(where, seen)
+        embedded, turns, pairs = x, positions.turns(where), positions.pairs(where, seen)
         # blocks repeated share weights, and each repetition sees the input again (arXiv 2405.17399)
         for loop in range(self.loops):
             x = x + embedded if loop else x
             for layer, block in enumerate(self.blocks):
-                mask = attention_mask(self.positions.bias(layer, pairs), where, seen)
+                mask = attention_mask(positions.bias(layer, pairs), where, seen)
                 x = block(x, table, turns, mask, cache, loop * len(self.blocks) + layer)
                 table = None
         if cache is not None:
@@ -179,11 +181,6 @@ class Transformer(nn.Module):
         weight = self.embedding.weight
         shape = self.depth, batch, self.kv_heads, max_length, self.head_width
         return KeyValueCache(shape, weight, axes=self.positions.key_axes, reach=self.reach)
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """The coordinates that `forward` has to be told."""
-        return self.positions.axes
 
     @property
     def reach(self) -> dict[str, int]:

@@ -117,7 +117,7 @@ class CoupledBias(Placed):
 
     @property
     def parts(self) -> dict[str, Relative]:
-        return cast("dict[str, Relative]", dict(self.relative.items()))
+        return cast("dict[str, Relative]", self.relative)
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
         embedded: Tensor = x + self.segments(where.axes["segment"])
