@@ -60,7 +60,7 @@ def test_a_checkpoint_loads_with_nothing_beside_it(a_run: Path, tmp_path: Path) 
     assert torch.equal(loaded.model(IDS), original.model(IDS))
     assert loaded.data == original.data
     assert loaded.data.max_digits == 1
-    assert loaded.notation.name == "column"
+    assert loaded.format.name == "column"
     assert not loaded.model.training
 
 
