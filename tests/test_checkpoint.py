@@ -58,9 +58,9 @@ def test_a_checkpoint_loads_with_nothing_beside_it(a_run: Path, tmp_path: Path) 
         shutil.copy(a_run / "best" / name, alone)
     loaded, original = load_checkpoint(alone), load_checkpoint(a_run)
     assert torch.equal(loaded.model(IDS), original.model(IDS))
-    assert loaded.model_config == original.model_config
+    assert loaded.data == original.data
     assert loaded.data.max_digits == 1
-    assert loaded.notation.name == "column"
+    assert loaded.format.name == "column"
     assert not loaded.model.training
 
 
@@ -78,8 +78,7 @@ def test_a_checkpoint_has_all_its_files_and_no_pickle(a_run: Path) -> None:
 
 
 def test_names_of_weights_have_no_prefix(a_run: Path) -> None:
-    config = load_checkpoint(a_run).model_config
-    names = set(Transformer.from_config(config).state_dict())
+    names = set(load_checkpoint(a_run).model.state_dict())
     assert set(load_file(a_run / "best" / "model.safetensors")) == names
     assert not any(name.startswith(("module.", "_orig_mod.")) for name in names)
 
