@@ -20,6 +20,7 @@ from benchmarks.compare import alternate, our_trainer
 from benchmarks.peers import our_config
 from mathllm.config import build_config
 from mathllm.data.batches import micro_batches, shares_by_length
+from mathllm.formats import get_format
 from mathllm.inference.engine import decode
 from mathllm.model.transformer import Transformer
 from mathllm.resolve import resolve
@@ -60,7 +61,8 @@ def training() -> None:
         print(f"  {kind:<20}{taken / total:>6.1%} of the time")
     real, computed = 0, 0
     for step in range(STEPS):
-        rendered = trainer.notation.render(trainer.source.problems(step, trainer.rows_in_all))
+        problems = trainer.source.problems(step, trainer.rows_in_all)
+        rendered = get_format(trainer.config.data.format).render(problems)
         for share in shares_by_length(rendered.lengths, threads):
             batches = micro_batches(
                 rendered, share, len(rendered), MICRO_BATCH_TOKENS["cpu"], torch.device("cpu")
@@ -79,7 +81,7 @@ class BareLoop:
     def __init__(self, model: Transformer, prompts: Tensor) -> None:
         self.model, (batch, self.past) = model, prompts.shape
         cache = model.make_cache(batch, self.past + 1)
-        model(prompts, None, cache)
+        model(prompts, cache=cache)
         self.keys, self.values = cache.keys, cache.values
         self.weights = []
         for block in model.blocks:

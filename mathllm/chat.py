@@ -1,7 +1,5 @@
 """The chat: a read-line function and a console, and in between the model that works out what is typed.
 
-    Chat(model, make_console(), input).run()
-
 On a terminal the steps of a thought come one a line, as the model writes them; `answer_lines` is the same for
 pipes: lines in, answers out.
 """
@@ -12,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import IO
 
@@ -24,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mathllm.checkpoint import load_checkpoint
-from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain, unknown_choice
+from mathllm.errors import ExpressionError, MathLLMError, UsageError, check_choice, complain, unknown_choice
 from mathllm.formats import Rendered
 from mathllm.inference.engine import CUT, ENDED, Step
 from mathllm.inference.sampling import SamplingParams
@@ -48,16 +46,6 @@ HELP = (
     ("/help", "this list"),
     ("quit, exit, Ctrl-D", "leave; Ctrl-C stops an answer"),
 )
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token that the model wrote, its probability, and the likeliest other one with its own."""
-
-    id: int
-    probability: float
-    other: int
-    other_probability: float
 
 
 class Chat:
@@ -88,12 +76,11 @@ class Chat:
         }
         self.show_tokens = False
         self.prompt: Ids | None = None  # of the last problem
-        self.written: list[Token] = []  # what the model answered to it
+        self.written: list[Step] = []  # what the model answered to it
 
     def run(self) -> None:
         """Reads and answers until the end of the input or `quit`."""
-        for line in greeting(self.model):
-            self.say(line)
+        self.say(*greeting(self.model))
         while True:
             try:
                 self.console.print()
@@ -119,8 +106,7 @@ class Chat:
             return True
         if self.is_command(line):
             name = "/" + words[0].lower().lstrip("/")
-            if name not in self.commands:
-                raise unknown_choice("command", name, self.commands)
+            check_choice("command", name, self.commands)
             return self.commands[name](words[1].strip() if len(words) > 1 else "")
         self.ask(line)
         return True
@@ -143,8 +129,7 @@ class Chat:
     def ask(self, line: str) -> None:
         """Streams what the model makes of a problem."""
         asked, notes = self.problem(line)
-        for note in notes:
-            self.say(note)
+        self.say(*notes)
         self.prompt, self.written = prompt_of(asked), []
         steps = self.model.stream(asked, self.params, self.generator)
         work_out(self.model, asked, steps, self.console, self.written)
@@ -187,16 +172,16 @@ class Chat:
         if path:
             self.model = load_checkpoint(os.path.expanduser(path), self.model.device)
             self.prompt, self.written = None, []
-        for line in description(self.model):
-            self.say(line)
+        self.say(*description(self.model))
         return True
 
     def leave(self, _: str) -> bool:
         return False
 
-    def say(self, text: str, style: str = TALK) -> None:
+    def say(self, *texts: str, style: str = TALK) -> None:
         """Talk, which is neither a thought nor an answer, wrapped between words."""
-        self.console.print(Padding(Text(text, style), (0, 0, 0, len(INDENT)), expand=False))
+        for text in texts:
+            self.console.print(Padding(Text(text, style), (0, 0, 0, len(INDENT)), expand=False))
 
     def show_error(self, error: MathLLMError, line: str) -> None:
         """The caret under what was typed, the message, and the hint."""
@@ -204,7 +189,7 @@ class Chat:
             shown, caret = error.caret(max(20, self.console.width - 2 * len(INDENT))).split("\n")
             for text in [caret] if shown == line else [shown, caret]:
                 self.console.out(INDENT + text, style=WRONG)
-        self.say(error.message, WRONG)
+        self.say(error.message, style=WRONG)
         if error.hint:
             self.say(error.hint)
 
@@ -236,29 +221,27 @@ def prompt_of(asked: Rendered) -> Ids:
 
 
 def work_out(
-    model: MathModel, asked: Rendered, steps: Iterable[Step], console: Console, written: list[Token]
+    model: MathModel, asked: Rendered, steps: Iterable[Step], console: Console, written: list[Step]
 ) -> Solution:
     """Shows a problem being solved step by step, and whether it came out right; `written` is filled with the
-    tokens."""
+    steps."""
     prompt = prompt_of(asked)
     equation = f"{INDENT}{expressions(asked.problems)[0]} = "
     # an answer that starts with its units is shown as it is written first, and the right way round then
     backwards = model.format.least_significant_first
     lead, style = (INDENT + decode(prompt), THOUGHT) if backwards else (equation, ANSWER)
     page = Page(console, lead, style, partial(layout, model, asked))
-    log_probs, reason = [], CUT
+    ids: list[int] = []
     for step in steps:
-        written.append(read_token(step))
-        log_probs.append(float(step.log_probs[0]))
-        reason = ENDED if written[-1].id == END else CUT
-        page.show([token.id for token in written], done=False)
-    ids = [token.id for token in written]
+        written.append(step)
+        ids.append(int(step.ids[0]))
+        page.show(ids, done=False)
     page.show(ids, done=True)
     text = np.array([[*prompt, *ids]], np.uint8)
-    reasons, likely = np.array([reason], np.uint8), np.array([log_probs], np.float32)
+    reasons = np.array([ENDED if ids[-1:] == [END] else CUT], np.uint8)
+    likely = np.array([[float(step.log_probs[0]) for step in written]], np.float32)
     lengths = np.array([text.shape[1]])
-    texts = Written(asked.problems, text, lengths, asked.prompt_lengths, reasons, likely)
-    (solution,) = model.read(texts)
+    (solution,) = model.read(Written(asked.problems, text, lengths, asked.prompt_lengths, reasons, likely))
     if backwards and answer_text(solution):
         page.end_line()
         console.out(equation + answer_text(solution), style=ANSWER, end="")
@@ -272,11 +255,7 @@ class Page:
     """What has been shown of a completion so far: the steps of its thought one a line, then the answer."""
 
     def __init__(
-        self,
-        console: Console,
-        lead: str,
-        answer_style: str,
-        layout: Callable[[list[int]], tuple[str, str]],
+        self, console: Console, lead: str, answer_style: str, layout: Callable[[list[int]], tuple[str, str]]
     ) -> None:
         self.console, self.lead, self.answer_style, self.layout = console, lead, answer_style, layout
         self.thought = self.answer = ""
@@ -289,10 +268,8 @@ class Page:
             # the last digit may turn out to begin the next step, a sign to be half of an operator: they wait
             held = re.compile(r"[0-9+-]\Z")
             thought, answer = (thought, held.sub("", answer)) if answer else (held.sub("", thought), "")
-        for text, shown, style in (
-            (thought, self.thought, THOUGHT),
-            (answer, self.answer, self.answer_style),
-        ):
+        parts = (thought, self.thought, THOUGHT), (answer, self.answer, self.answer_style)
+        for text, shown, style in parts:
             if len(text) > len(shown):
                 self.console.out(text[len(shown) :], style=style, end="")
         self.thought, self.answer = thought, answer
@@ -328,32 +305,19 @@ def verdict(solution: Solution, console: Console) -> Text:
     return text.append(f"  confidence {percent_sure(solution.confidence)}", TALK)
 
 
-def read_token(step: Step) -> Token:
-    """The token of a step of one row."""
-    probabilities = step.logits[0].softmax(-1)
-    token = int(step.ids[0])
-    probability = float(probabilities[token])
-    probabilities[token] = -1.0
-    other = int(probabilities.argmax())
-    return Token(token, probability, other, float(probabilities[other]))
-
-
-def token_table(prompt: Ids, written: list[Token]) -> Table:
+def token_table(prompt: Ids, written: list[Step]) -> Table:
     """The prompt's tokens, then those that the model wrote, each with the likeliest other one."""
     table = Table(box=None, header_style=TALK, padding=(0, 2), pad_edge=True)
     for name in ("position", "id", "token", "probability", "runner-up", ""):
         table.add_column(name, justify="right" if name in ("position", "id", "probability", "") else "left")
     for position, token in enumerate(prompt.tolist()):
         table.add_row(str(position), str(token), TOKENS[token], style=TALK)
-    for position, token in enumerate(written, len(prompt)):
-        table.add_row(
-            str(position),
-            str(token.id),
-            Text(TOKENS[token.id], ANSWER),
-            percent_sure(token.probability),
-            Text(TOKENS[token.other], TALK),
-            Text(percent_sure(token.other_probability), TALK),
-        )
+    for position, step in enumerate(written, len(prompt)):
+        probabilities, token = step.logits[0].softmax(-1).tolist(), int(step.ids[0])
+        other = max((id for id in range(len(TOKENS)) if id != token), key=lambda id: probabilities[id])
+        sure, less = percent_sure(probabilities[token]), percent_sure(probabilities[other])
+        cells = Text(TOKENS[token], ANSWER), sure, Text(TOKENS[other], TALK), Text(less, TALK)
+        table.add_row(str(position), str(token), *cells)
     return table
 
 

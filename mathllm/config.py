@@ -7,28 +7,17 @@ these objects' file or flag names: they take plain values.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from mathllm import registry
 from mathllm.errors import UsageError, check_at_least, check_choice, unknown_choice
 from mathllm.files import load_toml, toml_names
 from mathllm.flags import MACHINE, MODEL, OUTPUT, TEXT, Flag, converted, listed, parse_assignments, setting
-from mathllm.registry import (
-    FORMATS,
-    OBJECTIVES,
-    POSITIONS,
-    SAMPLINGS,
-    TASKS,
-    described,
-    objective_class,
-    own_settings,
-    position_class,
-    position_classes,
-    setting_names,
-)
+from mathllm.registry import FORMATS, OBJECTIVES, POSITIONS, SAMPLINGS, TASKS, described, setting_names
 
 SIZES: dict[str, dict[str, int]] = {
     "nano": {"layers": 2, "hidden": 64, "heads": 4, "feed_forward": 256},
@@ -83,7 +72,7 @@ class ModelConfig:
             )
         if self.max_length > MAX_LENGTH:
             raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
-        schemes = position_classes(self.position)
+        schemes = registry.position_classes(self.position)
         for name, scheme in schemes.items():
             scheme.check(name, self.hidden, self.heads)
         # without the spaces that it may have been given with
@@ -94,7 +83,9 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, with the settings of the position beside them."""
-        return _flat(self, "position_settings")
+        fields: dict[str, Any] = dataclasses.asdict(self)
+        settings: dict[str, Any] = fields.pop("position_settings")
+        return fields | settings
 
 
 @dataclass(frozen=True)
@@ -149,12 +140,8 @@ class ObjectiveConfig:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        owners = {self.name: objective_class(self.name)}
+        owners = {self.name: registry.objective_class(self.name)}
         object.__setattr__(self, "settings", _OBJECTIVE.complete(self.name, owners, self.settings))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The name, with the settings beside it."""
-        return _flat(self, "settings")
 
 
 @dataclass(frozen=True)
@@ -254,11 +241,10 @@ class Config:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Nested tables, as `build_config` reads them."""
-        sections = {name: getattr(self, name) for name in SECTIONS}
-        return {
-            name: section.to_dict() if name in _DIALS else dataclasses.asdict(section)
-            for name, section in sections.items()
-        }
+        tables = dataclasses.asdict(self)
+        for section, dial in _DIALS.items():
+            tables[section] |= tables[section].pop(dial.field)
+        return tables
 
 
 SECTIONS = {f.name: get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
@@ -282,9 +268,9 @@ def merged(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     Raises UsageError for an unknown section or key, and for a value of another type.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-    size = _convert("model", "size", _last(layers, "model", "size"))
-    objective = _convert("objective", "name", _last(layers, "objective", "name"))
-    preset = _size(size)
+    size, objective = _last(layers, "model", "size"), _last(layers, "objective", "name")
+    check_choice("model size", size, SIZES)
+    preset = {"size": size, **SIZES[size]}
     for part in [{"model": preset}, *layers]:
         for section, entries in part.items():
             if section not in SECTIONS:
@@ -311,7 +297,10 @@ def from_saved(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
     found = {section: dict(entries) for section, entries in tables.items()}
     name = found.get("objective", {}).get("name", ObjectiveConfig.name)
     if name in OBJECTIVES:
-        own, every = setting_names([objective_class(name)]), setting_names(map(objective_class, OBJECTIVES))
+        own, every = (
+            setting_names([registry.objective_class(name)]),
+            setting_names(map(registry.objective_class, OBJECTIVES)),
+        )
         for key in set(every) - set(own):
             found.get("objective", {}).pop(key, None)
     return found
@@ -320,12 +309,7 @@ def from_saved(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
 def _last(layers: Sequence[Mapping[str, Mapping[str, Any]]], section: str, key: str) -> Any:
     """What the last layer that has it says of a setting, else its default."""
     given = [layer[section][key] for layer in layers if key in layer.get(section, {})]
-    return given[-1] if given else getattr(SECTIONS[section], key)
-
-
-def _size(name: str) -> dict[str, Any]:
-    check_choice("model size", name, tuple(SIZES))
-    return {"size": name, **SIZES[name]}
+    return _convert(section, key, given[-1] if given else getattr(SECTIONS[section], key))
 
 
 @cache
@@ -339,12 +323,6 @@ def _convert(section: str, key: str, value: Any) -> Any:
     return converted(f"{section}.{key}", value, _kinds(section)[key])
 
 
-def _flat(section: Any, inner: str) -> dict[str, Any]:
-    fields: dict[str, Any] = dataclasses.asdict(section)
-    settings: dict[str, Any] = fields.pop(inner)
-    return fields | settings
-
-
 @dataclass(frozen=True)
 class _Dial:
     """A section that names classes, each of which has settings of its own: in the section's `field`."""
@@ -352,14 +330,12 @@ class _Dial:
     section: str
     kind: str
     field: str
-    names: Collection[str]
-    load: Callable[[str], Any]
+    choices: Mapping[str, registry.Choice]
     choose: str  # how to choose another one
 
-    def _settings(self, name: str) -> dict[str, Any]:
-        """The types of what can be set for one of the classes."""
-        kinds: dict[str, Any] = get_type_hints(self.load(name).Settings)
-        return kinds
+    def load(self, name: str) -> Any:
+        """One of the classes."""
+        return registry.load(self.kind, self.choices, name)
 
     def complete(self, name: str, owners: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """All settings of the `owners`, which `name` stands for: those given, and defaults. Raises UsageError for an
@@ -367,23 +343,39 @@ class _Dial:
         values = {}
         for key, value in given.items():
             # of the chosen classes if they have it, else of the first one that does
-            user = next((user for user in [*owners, *self.names] if key in self._settings(user)), None)
+            user = next(
+                (
+                    user
+                    for user in [*owners, *self.choices]
+                    if key in get_type_hints(self.load(user).Settings)
+                ),
+                None,
+            )
             if user is None:
-                every = setting_names(map(self.load, self.names))
+                every = setting_names(map(self.load, self.choices))
                 raise unknown_choice(f"setting in [{self.section}]", key, [*_kinds(self.section), *every])
-            values[key] = converted(f"{self.section}.{key}", value, self._settings(user)[key])
+            values[key] = converted(
+                f"{self.section}.{key}", value, get_type_hints(self.load(user).Settings)[key]
+            )
             default = getattr(self.load(user).Settings, key)
             if user not in owners and values[key] != default:
                 raise UsageError(
                     f"{self.section}.{key} does nothing with {self.kind} {name!r}",
                     f"--set {self.section}.{key}={default}, or choose {self.choose}{user}",
                 )
-        complete = [own_settings(owner, values) for owner in owners.values()]
+        complete = [registry.own_settings(owner, values) for owner in owners.values()]
         return {key: value for settings in complete for key, value in dataclasses.asdict(settings).items()}
 
 
-_POSITION = _Dial("model", "position", "position_settings", POSITIONS, position_class, "--position ")
-_OBJECTIVE = _Dial("objective", "objective", "settings", OBJECTIVES, objective_class, "--set objective.name=")
+_POSITION = _Dial("model", "position", "position_settings", POSITIONS, registry.position_class, "--position ")
+_OBJECTIVE = _Dial(
+    "objective",
+    "objective",
+    "settings",
+    OBJECTIVES,
+    registry.objective_class,
+    "--set objective.name=",
+)
 _DIALS = {dial.section: dial for dial in (_POSITION, _OBJECTIVE)}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -16,10 +16,13 @@ from mathllm.flags import THOUGHTS, Flag, Setting
 
 
 class Choice(NamedTuple):
-    """Where a task, a format or a scheme is, and what it is, for --help."""
+    """Where a task, a format, a scheme or an objective is, and what it is, for --help. An objective may have a
+    `switch`, which is the flag that chooses it, and flags for its settings."""
 
     path: str
     about: str = ""
+    switch: str = ""
+    settings: tuple[Setting, ...] = ()
 
 
 # a task's place here is its code, on which splits depend: new ones go to the end
@@ -68,22 +71,12 @@ def _own(key: str, default: Any, help_text: str, **flag: Any) -> Setting:
     return Setting("objective", key, type(default), default, Flag(help_text, THOUGHTS, **flag))
 
 
-@dataclass(frozen=True)
-class Objective:
-    """Where the class of an objective is; the flag that chooses it, with its help, and those of its settings."""
-
-    path: str
-    switch: str = ""
-    help: str = ""
-    settings: tuple[Setting, ...] = ()
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "teacher-forcing": Objective("mathllm.training.objectives.teacher_forcing:TeacherForcing"),
-    "gumbel": Objective(
+OBJECTIVES = {
+    "teacher-forcing": Choice("mathllm.training.objectives.base:Objective"),
+    "gumbel": Choice(
         "mathllm.training.objectives.gumbel:GumbelThoughts",
-        "--use-gumbel/--no-gumbel",
         "Score the answer alone: thoughts are the model's own.",
+        "--use-gumbel/--no-gumbel",
         (
             _own("temperature", 1.0, "Of the softmax behind a thought.", name="--gumbel-temperature"),
             _own(
@@ -103,7 +96,7 @@ OBJECTIVES: dict[str, Objective] = {
             ),
         ),
     ),
-    "rejection-sampling": Objective("mathllm.training.objectives.rejection_sampling:RejectionSampling"),
+    "rejection-sampling": Choice("mathllm.training.objectives.rejection_sampling:RejectionSampling"),
 }
 
 
@@ -112,7 +105,7 @@ def objective_settings(default: str) -> list[Setting]:
     found = []
     for name, entry in OBJECTIVES.items():
         if entry.switch:
-            flag = Flag(entry.help, THOUGHTS, entry.switch, "no", {True: name, False: default})
+            flag = Flag(entry.about, THOUGHTS, entry.switch, "no", {True: name, False: default})
             found.append(Setting("objective", "name", str, default, flag))
         found += entry.settings
     return found
@@ -125,18 +118,7 @@ def described(choices: Mapping[str, Choice]) -> str:
 
 def everything(choices: Mapping[str, Choice]) -> Iterator[Any]:
     """All of them, in their order."""
-    for name, choice in choices.items():
-        yield load("name", name, {name: choice.path})
-
-
-def position_class(name: str) -> Any:
-    """The Scheme of that name. Raises UsageError for an unknown one."""
-    return load("position", name, {known: choice.path for known, choice in POSITIONS.items()})
-
-
-def objective_class(name: str) -> Any:
-    """The objective of that name. Raises UsageError for an unknown one."""
-    return load("objective", name, {known: entry.path for known, entry in OBJECTIVES.items()})
+    return (load("name", choices, name) for name in choices)
 
 
 def position_classes(text: str) -> dict[str, Any]:
@@ -159,9 +141,13 @@ def setting_names(owners: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(fields))
 
 
-def load(kind: str, name: str, paths: Mapping[str, str]) -> Any:
+def load(kind: str, choices: Mapping[str, Choice], name: str) -> Any:
     """What has that name. Raises UsageError for an unknown one."""
-    if name not in paths:
-        raise unknown_choice(kind, name, paths)
-    module, _, attribute = paths[name].partition(":")
+    if name not in choices:
+        raise unknown_choice(kind, name, choices)
+    module, _, attribute = choices[name].path.partition(":")
     return getattr(import_module(module), attribute)
+
+
+# the Scheme, or the objective, of a name
+position_class, objective_class = partial(load, "position", POSITIONS), partial(load, "objective", OBJECTIVES)

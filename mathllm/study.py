@@ -1,14 +1,11 @@
 """A study: one recipe in several variants and seeds, trained and measured alike, so that they can be compared.
 
-    study = load_study("positions")
-    for run in study.runs(Path("studies/positions"), seeds=range(3)):
-        measure(study, run, console)
-
 Every run has a directory of its own, with its result beside its checkpoints: a study that was stopped goes on where
 it was, and several processes may work on different seeds of one study."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -22,7 +19,7 @@ from rich.console import Console
 from mathllm.checkpoint import load_checkpoint
 from mathllm.config import Config, build_config, from_saved
 from mathllm.device import pick_device
-from mathllm.errors import DataError, MathLLMError, UsageError, unknown_choice
+from mathllm.errors import DataError, MathLLMError, UsageError, check_choice
 from mathllm.evaluation.lengths import check_length, evaluate_lengths
 from mathllm.files import load_toml, toml_names, write_json
 from mathllm.formats import get_format
@@ -98,14 +95,12 @@ class Study:
         Raises UsageError, before anything is trained, for an unknown variant in `only`, for settings that a study
         makes itself, for those that do not fit together, and for lengths that a variant cannot write."""
         for name in only:
-            if name not in self.variants:
-                raise unknown_choice("variant", name, tuple(self.variants))
+            check_choice("variant", name, self.variants)
         chosen = {name: added for name, added in self.variants.items() if not only or name in only}
-        for setting in (*self.settings, *more, *(setting for added in chosen.values() for setting in added)):
-            if setting.partition("=")[0].strip() in ("train.seed", "train.output_dir", "train.wandb"):
-                raise UsageError(
-                    f"a study makes {setting.partition('=')[0]} itself", "see --seeds and --output-dir"
-                )
+        for setting in itertools.chain(self.settings, more, *chosen.values()):
+            name = setting.partition("=")[0]
+            if name.strip() in ("train.seed", "train.output_dir", "train.wandb"):
+                raise UsageError(f"a study makes {name} itself", "see --seeds and --output-dir")
         return [
             self._run(root, variant, seed, (*self.settings, *added, *more))
             for seed in seeds
@@ -128,12 +123,8 @@ class Study:
     def signature(self, run: Run) -> dict[str, Any]:
         """What a result depends on, as a JSON document."""
         test = {"digits": list(self.digits), "examples": self.examples}
-        return {
-            "variant": run.variant,
-            "seed": run.seed,
-            "test": test,
-            "config": without_place(run.config).to_dict(),
-        }
+        config = without_place(run.config).to_dict()
+        return {"variant": run.variant, "seed": run.seed, "test": test, "config": config}
 
 
 def folder(variant: str) -> str:
@@ -175,20 +166,11 @@ def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
             raise UsageError(f"{run.variant!r} has no problems to test on", "data.train_ratio leaves too few")
     started = time.perf_counter()
     loaded = load_checkpoint(run.directory, pick_device(run.config.train.device))
-    lengths = [
-        {
-            "task": task.name,
-            "digits": one.digits,
-            "kind": one.kind,
-            "correct": one.report.answers.correct,
-            "num_examples": one.report.answers.num_examples,
-            "errors": one.report.errors.to_dict(),
-        }
-        for task in loaded.tasks
-        for one in evaluate_lengths(
-            loaded, task, study.digits, study.examples, operands=loaded.data.max_operands
-        ).results
-    ]
+    lengths, kept = [], ("digits", "kind", "correct", "num_examples", "errors")
+    for task in loaded.tasks:
+        operands = loaded.data.max_operands
+        found = evaluate_lengths(loaded, task, study.digits, study.examples, operands=operands).to_dict()
+        lengths += [{"task": task.name, **{name: row[name] for name in kept}} for row in found]
     last = newest(run.directory)
     assert last is not None
     progress, test = read_progress(last)[0], read_result(run.directory / RESULTS)
@@ -271,13 +253,10 @@ def shares(results: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str]
     """Exact match of each seed by variant and column: `held out`, or digits for one kind of problem."""
     found: dict[tuple[str, str], list[float]] = {}
     for result in results:
-        found.setdefault((result["variant"], "held out"), []).append(
-            result["correct"] / result["num_examples"]
-        )
-        by_digits: dict[int, list[float]] = {}
+        columns = {"held out": [result["correct"] / result["num_examples"]]}
         for row in result["lengths"]:
             if row["kind"] == kind:
-                by_digits.setdefault(row["digits"], []).append(row["correct"] / row["num_examples"])
-        for digits, values in by_digits.items():
-            found.setdefault((result["variant"], str(digits)), []).append(float(np.mean(values)))
+                columns.setdefault(str(row["digits"]), []).append(row["correct"] / row["num_examples"])
+        for column, values in columns.items():
+            found.setdefault((result["variant"], column), []).append(float(np.mean(values)))
     return found

@@ -129,7 +129,7 @@ def lines(
         return flat
     before = np.zeros(framed.shape, np.bool_)
     before[:, :width] = spaces
-    return np.insert(flat, np.flatnonzero(before[inside]), SPACE)
+    return np.insert(flat, np.flatnonzero(before[inside] & (flat != NEWLINE)), SPACE)
 
 
 def join_pieces(flat: NDArray[Any], pieces: Sequence[bytes]) -> bytes:

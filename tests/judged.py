@@ -11,7 +11,6 @@ from mathllm.evaluation import report
 from mathllm.evaluation.breakdown import CORRECT, KINDS, find
 from mathllm.evaluation.exact_match import Verdicts, read_verdicts
 from mathllm.evaluation.exhaustive import AllPairs
-from mathllm.evaluation.report import Tally
 from mathllm.formats import get_format
 from mathllm.inference.engine import CUT, ENDED
 from mathllm.inference.texts import Written
@@ -73,6 +72,6 @@ def kinds(verdicts: Verdicts) -> list[str]:
 
 
 def report_of(verdicts: Verdicts, mistakes: int = 5) -> report.Report:
-    tally = Tally(mistakes)
-    tally.add(verdicts, find(verdicts))
-    return tally.report()
+    found = report.Report()
+    found.add(verdicts, find(verdicts), mistakes)
+    return found

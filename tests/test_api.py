@@ -42,6 +42,16 @@ def test_the_whole_line_from_python(tmp_path: Path) -> None:
     for name in ("correct", "num_examples", "token_accuracy"):
         assert report.to_dict()[name] == result.test[name]
     assert model.evaluate(["1+2", "3+4"]).answers.num_examples == 2
+    assert mathllm.evaluate(model, data / "test.jsonl").answers == report.answers
+
+
+def test_a_temperature_draws_and_a_seed_repeats() -> None:
+    def texts(seed: int) -> list[str]:
+        warm = mathllm.load(device="cpu", temperature=50.0, seed=seed)
+        return [warm.solve("12+34").text for _ in range(5)]
+
+    assert len(set(texts(0))) > 1
+    assert texts(0) == texts(0) != texts(1)
 
 
 def test_bad_questions_raise_what_they_say() -> None:

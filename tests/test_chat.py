@@ -18,15 +18,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mathllm.math_model import MathModel
 from trained import parrot, trained_checkpoint
 
 from mathllm.chat import Chat, Page, answer_lines, layout, make_console
 from mathllm.checkpoint import load_checkpoint
-from mathllm.checkpoint import load_checkpoint
 from mathllm.cli.chat import history_path, line_reader
 from mathllm.errors import MathLLMError
 from mathllm.inference.sampling import SamplingParams
+from mathllm.math_model import MathModel
 from mathllm.tokenizer import TOKENS, encode
 
 
@@ -166,8 +165,8 @@ def test_an_unfinished_problem_that_cannot_be_finished(model):
     ):
         shown = talk(model, line).splitlines()
         assert shown[0] == caret, line
-        # "a sum has 2 to 100 numbers" is not meant
-        assert all("0" not in text.replace("100", "") for text in shown)  # of the trial digit nothing is heard
+        # of the trial digit nothing is heard ("a sum has 2 to 100 numbers" is not it)
+        assert all("0" not in text.replace("100", "") for text in shown)
     assert "room for 32" in talk(model, "1" * 40 + "+")
 
 
@@ -286,6 +285,8 @@ def test_temperature(model):
     chat = chat_with(model, Terminal(), lambda _: "")
     chat.handle("/temperature 0.5")
     assert (chat.params, model.params) == (SamplingParams(0.5), SamplingParams()), "of this chat alone"
+    chat.handle(f"/checkpoint {trained_checkpoint()}")
+    assert (chat.model.path, chat.params) == (trained_checkpoint(), SamplingParams(0.5)), "it stays"
     answers = set(re.findall(r"4\+4 = (\S+)", talk(model, "/temperature 100", *["4+4"] * 8)))
     assert len(answers) > 1
 

@@ -22,16 +22,40 @@ from mathllm.config import Config, build_config
 from mathllm.data.files import generate_dataset
 from mathllm.errors import CheckpointError, UsageError
 from mathllm.files import new_directory, write_bytes
+from mathllm.inference.engine import as_tensors
+from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
 from mathllm.resolve import resolve
 from mathllm.tasks import Problems
+from mathllm.tokenizer import encode
 from mathllm.training.hooks import standard_hooks
 from mathllm.training.run import load_splits, train
 from mathllm.training.state import newest, read_progress
 from mathllm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+FIXTURES = Path(__file__).parent / "fixtures"
 IDS = torch.arange(12)[None]
+
+# checkpoints written by an earlier version, a problem, the beginning of its text, and the logits of the ten digits
+# behind that as that version computed them
+OF_FORMAT_2 = [
+    (
+        "addsub-3digit",
+        ("658+189", "658+189=<think>8+9=17"),
+        [0.8418, 0.8567, -5.035, -1.3618, 2.6531, 27.0391, -0.3561, -6.8456, -10.6088, -4.3307],
+    ),
+    (
+        "add-any-length",
+        ("658+189", "856+981=74"),
+        [-10.1284, 0.8734, 3.3743, -3.8891, 0.6067, -2.1011, -7.9166, 4.1359, 18.2122, 2.8326],
+    ),
+    (
+        "own-thoughts",
+        ("3+4*7", "3+4*7=<think>7"),
+        [0.9399, 1.0754, -11.0947, -2.183, -4.8253, -1.1122, 1.0192, 3.7922, -2.8162, 11.0209],
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +105,57 @@ def test_names_of_weights_have_no_prefix(a_run: Path) -> None:
     names = set(load_checkpoint(a_run).model.state_dict())
     assert set(load_file(a_run / "best" / "model.safetensors")) == names
     assert not any(name.startswith(("module.", "_orig_mod.")) for name in names)
+
+
+@pytest.mark.parametrize(("name", "asked", "expected"), OF_FORMAT_2)
+def test_checkpoints_of_format_2_compute_what_they_always_did(
+    name: str, asked: tuple[str, str], expected: list[float], tmp_path: Path
+) -> None:
+    directory, (expression, text) = FIXTURES / "format-2" / name, asked
+    said = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    assert said["checkpoint_format"] == 2
+    old = load_checkpoint(directory)
+    problem, ids = old.ask(expression).problems, encode(text)[None]
+
+    def logits(model: MathModel) -> torch.Tensor:
+        told = as_tensors(model.format.coordinates(problem, ids, model.model.axes), CPU)
+        with torch.no_grad():
+            return model.model(torch.from_numpy(ids).long(), told)[0]
+
+    torch.testing.assert_close(logits(old)[-1, :10], torch.tensor(expected), atol=2e-3, rtol=0)
+    assert old.solve(expression).correct
+    # written anew, it is of format 3 and the same to the last bit
+    save_model(tmp_path, old.model, build_config({"model": said["model"]}).model, old.data)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["checkpoint_format"] == 3
+    new = load_checkpoint(tmp_path)
+    before, after = old.model.state_dict(), new.model.state_dict()
+    assert before.keys() == after.keys() == load_file(tmp_path / "model.safetensors").keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(logits(new), logits(old))
+    assert (new.data, new.path) == (old.data, tmp_path)
+    assert new.solve(expression) == old.solve(expression)
+
+
+@pytest.mark.parametrize("version", [1, 4, "2", None])
+def test_another_format_is_refused_and_named(version: object, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(FIXTURES / "format-2" / "addsub-3digit", tmp_path / "model"))
+    config = directory / "config.json"
+    said = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**said, "checkpoint_format": version}))
+    with pytest.raises(CheckpointError, match=f"has checkpoint format {version}, and this .* reads 2 to 3"):
+        load_checkpoint(directory)
+
+
+@pytest.mark.parametrize("name", ["addsub-3digit", "add-any-length", "own-thoughts"])
+def test_a_run_may_begin_with_weights_of_format_2(name: str, tmp_path: Path) -> None:
+    start = FIXTURES / "format-2" / name
+    said = json.loads((start / "config.json").read_text(encoding="utf-8"))
+    train = {"init": str(start), "output_dir": str(tmp_path / "run"), "threads": 1}
+    config = resolve(build_config({"model": said["model"], "data": said["data"], "train": train}))
+    source = load_splits(config).source
+    model = Trainer(config, source, source.problems(0, 1), total_steps=1, device=CPU).model
+    expected = load_checkpoint(start).model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
 def test_it_is_found_as_directory_file_or_run(a_run: Path) -> None:

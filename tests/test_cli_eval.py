@@ -56,7 +56,7 @@ def checkpoint_of(directory: Path, model: Transformer, **data: object) -> Path:
 @pytest.fixture
 def half(tmp_path: Path) -> Path:
     """A checkpoint that is right here and there, as if trained on a stream of both tasks."""
-    return checkpoint_of(tmp_path / "half", half_trained(), task="addition,subtraction")
+    return checkpoint_of(tmp_path / "half", half_trained().model, task="addition,subtraction")
 
 
 def sums(path: Path, *lines: str) -> Path:
@@ -115,7 +115,7 @@ def test_only_the_first_problems(half: Path) -> None:
 
 
 def test_without_a_word_the_data_of_its_training(tmp_path: Path) -> None:
-    model = checkpoint_of(tmp_path / "model", half_trained(), data_dir=str(tmp_path / "own"))
+    model = checkpoint_of(tmp_path / "model", half_trained().model, data_dir=str(tmp_path / "own"))
     sums(tmp_path / "own" / "test.jsonl", '{"expression": "1+2", "answer": "3"}')
     sums(tmp_path / "data" / "test.jsonl", '{"expression": "2+2", "answer": "4"}')
     result = run("--checkpoint", model)
@@ -144,7 +144,9 @@ def asked(*arguments: object) -> list[str]:
 
 
 def test_another_seed_draws_other_problems_of_the_test_split(tmp_path: Path) -> None:
-    long = checkpoint_of(tmp_path / "long", half_trained(), task="addition,subtraction", train_ratio=0.5)
+    long = checkpoint_of(
+        tmp_path / "long", half_trained().model, task="addition,subtraction", train_ratio=0.5
+    )
     drawn = ("--checkpoint", long, "--max-examples", 50)
     first, other = asked(*drawn, "--seed", 1), asked(*drawn, "--seed", 2)
     assert first == asked(*drawn, "--seed", 1)
@@ -198,7 +200,7 @@ def test_it_is_said_when_a_result_means_something_else(half: Path, tmp_path: Pat
     result = run("--checkpoint", trained_checkpoint("plain"), "--data-path", other)
     assert "note: this checkpoint was not trained on subtraction" in result.stderr
     # what a checkpoint with a data directory has seen stands in its files, not in the split
-    filed = checkpoint_of(tmp_path / "filed", half_trained(), data_dir="own")
+    filed = checkpoint_of(tmp_path / "filed", half_trained().model, data_dir="own")
     assert "note" not in run("--checkpoint", filed, "--data-path", path).stderr
 
 

@@ -13,10 +13,9 @@ from rich.console import Console
 from mathllm.evaluation import report
 from mathllm.evaluation.breakdown import KINDS, Count, find, wilson_interval
 from mathllm.evaluation.exact_match import judge
-from mathllm.evaluation.report import Tally, evaluate_problems
+from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.evaluation.samples import first_mistakes, sample_rows
 from mathllm.evaluation.show import headline, marked_lines, show_report
-from mathllm.formats import get_format
 
 # kinds of mistakes
 
@@ -132,7 +131,7 @@ def test_least_significant_first_formats_count_places_from_the_units_too() -> No
 
 
 def test_errors_add_up() -> None:
-    verdicts = judge(half_trained(), get_format("column"), mixed_problems())
+    verdicts = judge(half_trained(), mixed_problems())
     got = report_of(verdicts)
     wrong = got.answers.num_examples - got.answers.correct
     assert sum(got.errors.kinds.values()) == wrong > 0
@@ -158,11 +157,11 @@ def test_groups_are_what_they_say() -> None:
 
 
 def test_groups_come_in_the_order_of_numbers_however_parts_are_merged() -> None:
-    tally = Tally()
+    report = Report()
     for expression in ("9999999999+1", "2+3", "99+1"):
         verdicts = written((expression, "<think></think>0<end>"))
-        tally.add(verdicts, find(verdicts))
-    assert list(tally.report().groups["by_operand_digits"]) == ["1", "2", "10"]
+        report.add(verdicts, find(verdicts))
+    assert list(report.groups["by_operand_digits"]) == ["1", "2", "10"]
 
 
 # the interval
@@ -267,7 +266,7 @@ def test_mistakes_come_first_to_last_and_not_too_many() -> None:
 
 
 def test_the_document_has_what_was_promised() -> None:
-    got = evaluate_problems(half_trained(), get_format("column"), mixed_problems())
+    got = evaluate_problems(half_trained(), mixed_problems())
     document = json.loads(json.dumps(got.to_dict(), allow_nan=False))
     for name in ("exact_match", "exact_match_ci95", "correct", "num_examples", "completion_exact_match"):
         assert name in document
@@ -295,7 +294,7 @@ def shown(got: report.Report, complete: bool = False, **options: object) -> str:
 
 
 def test_the_report_reads_without_colours() -> None:
-    text = shown(evaluate_problems(half_trained(), get_format("column"), mixed_problems(), mistakes=2))
+    text = shown(evaluate_problems(half_trained(), mixed_problems(), mistakes=2))
     assert text.startswith("exact match ")
     assert "95% interval" in text
     assert "longest carry chain" in text
@@ -319,11 +318,11 @@ def test_a_perfect_report_is_short() -> None:
 
 
 def test_many_groups_are_shown_as_ranges() -> None:
-    tally = Tally()
+    report = Report()
     for digits in range(1, 35):
         verdicts = written((f"{'1' * digits}+1", "0<end>"), format="plain")
-        tally.add(verdicts, find(verdicts))
-    lines = shown(tally.report()).splitlines()
+        report.add(verdicts, find(verdicts))
+    lines = shown(report).splitlines()
     ranges = [line.split("  ")[0] for line in lines if " to " in line and line[0].isdigit()]
     assert "1 to 4" in ranges
     assert "33 to 34" in ranges

@@ -18,10 +18,9 @@ from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.grid import Grid, draw_cells, evaluate_grid, grid_lengths
 from mathllm.evaluation.show import show_grid
-from mathllm.formats import get_format
-from mathllm.tasks import answer
+from mathllm.tasks import Task, answer, get_tasks
 
-ADDITION, SUBTRACTION = 0, 1
+ADDITION, SUBTRACTION = get_tasks("addition,subtraction")
 
 
 def test_the_lengths_of_a_grid() -> None:
@@ -33,26 +32,26 @@ def test_the_lengths_of_a_grid() -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("code", [ADDITION, SUBTRACTION])
-def test_every_cell_has_problems_of_its_lengths(code: int, signed: bool) -> None:
+@pytest.mark.parametrize("task", [ADDITION, SUBTRACTION])
+def test_every_cell_has_problems_of_its_lengths(task: Task, signed: bool) -> None:
     lengths = np.array([1, 3, 12])
-    problems, cells = draw_cells(lengths, 7, code, signed)
+    problems, cells = draw_cells(task, lengths, 7, signed=signed)
     assert (problems.lengths == lengths[cells]).all()
     found = {(int(a), int(b)): int((cells == (a, b)).all(1).sum()) for a, b in cells}
-    ordered = code == SUBTRACTION and not signed
+    ordered = task is SUBTRACTION and not signed
     assert found == {(a, b): 7 for a in range(3) for b in range(3) if a >= b or not ordered}
-    assert answer(problems).negative.any() == (code == SUBTRACTION and signed)
-    again, _ = draw_cells(lengths, 7, code, signed)
+    assert answer(problems).negative.any() == (task is SUBTRACTION and signed)
+    again, _ = draw_cells(task, lengths, 7, signed=signed)
     assert (again.operands == problems.operands).all()
 
 
 def test_a_grid_counts_what_judging_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, notation = half_trained(), get_format("column")
-    problems, cells = draw_cells(np.array([1, 2]), 30, ADDITION, signed=False)
-    right = judge(model, notation, problems).answer_correct
-    monkeypatch.setattr("mathllm.evaluation.grid.CHUNK_TOKENS", 500)  # many chunks
+    model = half_trained()
+    problems, cells = draw_cells(ADDITION, np.array([1, 2]), 30, signed=False)
+    right = judge(model, problems).answer_correct
+    monkeypatch.setattr("mathllm.evaluation.report.CHUNK_TOKENS", 500)  # many chunks
     seen: list[tuple[int, int]] = []
-    grid = evaluate_grid(model, notation, ADDITION, 2, 1, 30, progress=lambda *done: seen.append(done))
+    grid = evaluate_grid(model, ADDITION, 2, per_cell=30, progress=lambda *done: seen.append(done))
     for a in range(2):
         for b in range(2):
             cell = (cells == (a, b)).all(1)
@@ -64,7 +63,7 @@ def test_a_grid_counts_what_judging_finds(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_too_long_for_the_model() -> None:
     with pytest.raises(UsageError, match="this model writes at most"):
-        evaluate_grid(half_trained(), get_format("column"), ADDITION, 50)
+        evaluate_grid(half_trained(), ADDITION, 50)
 
 
 def shown(grid: Grid, trained: int) -> list[str]:
@@ -128,7 +127,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_a_grid_for_each_task(tmp_path: Path) -> None:
-    save_model(tmp_path, half_trained(), CONFIG, DataConfig(task="addition,subtraction", max_digits=2))
+    save_model(tmp_path, half_trained().model, CONFIG, DataConfig(task="addition,subtraction", max_digits=2))
     result = CliRunner().invoke(app, ["eval", "--checkpoint", str(tmp_path), "--grid", "2", "--json"])
     tasks = json.loads(result.stdout)["tasks"]
     assert tasks["addition"]["num_examples"] == 40

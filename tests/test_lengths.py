@@ -17,54 +17,54 @@ from mathllm.evaluation.breakdown import LENGTH_ERRORS, wrong_lengths
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.lengths import KINDS, RANDOM, STRESS, check_length, draw_length, evaluate_lengths
 from mathllm.formats import get_format
-from mathllm.tasks import chain_lengths
+from mathllm.tasks import TASKS, Task, carry_lengths, get_tasks
 from mathllm.tasks.expressions import numbers_from_ids
 from mathllm.tokenizer import encode_rows
 
-ADDITION, SUBTRACTION = 0, 1
+ADDITION, SUBTRACTION = get_tasks("addition,subtraction")
 
 
-@pytest.mark.parametrize("code", [ADDITION, SUBTRACTION])
+@pytest.mark.parametrize("task", [ADDITION, SUBTRACTION])
 @pytest.mark.parametrize("operands", [2, 4])
 @pytest.mark.parametrize("digits", [1, 2, 30])
-def test_operands_have_exactly_that_many_digits(code: int, operands: int, digits: int) -> None:
-    expected = operands if code == ADDITION else 2
-    problems = draw_length(code, digits, RANDOM, 50, operands)
+def test_operands_have_exactly_that_many_digits(task: Task, operands: int, digits: int) -> None:
+    expected = operands if task is ADDITION else 2
+    problems = draw_length(task, digits, RANDOM, 50, operands=operands)
     assert problems.lengths.tolist() == [[digits] * expected] * 50
-    stressed = questions_of(draw_length(code, digits, STRESS, 200, operands))
+    stressed = questions_of(draw_length(task, digits, STRESS, 200, operands=operands))
     for question in stressed:
         assert len(question.operands) == expected
         assert question.answer >= 0
-        assert question.width == digits or (code == SUBTRACTION and question.width == digits - 1)
-    assert (draw_length(code, digits, RANDOM, 50, operands).operands == problems.operands).all()
-    other = draw_length(code, digits, RANDOM, 50, operands, seed=1)
+        assert question.width == digits or (task is SUBTRACTION and question.width == digits - 1)
+    assert (draw_length(task, digits, RANDOM, 50, operands=operands).operands == problems.operands).all()
+    other = draw_length(task, digits, RANDOM, 50, operands=operands, seed=1)
     assert (other.operands[:, :expected] != problems.operands).any()
 
 
-@pytest.mark.parametrize(("code", "longest"), [(ADDITION, 100), (SUBTRACTION, 99)])
-def test_carry_stress_has_chains_of_every_length(code: int, longest: int) -> None:
-    chains = chain_lengths(draw_length(code, 100, STRESS, 8000))
+@pytest.mark.parametrize(("task", "longest"), [(ADDITION, 100), (SUBTRACTION, 99)])
+def test_carry_stress_has_chains_of_every_length(task: Task, longest: int) -> None:
+    chains = carry_lengths(draw_length(task, 100, STRESS, 8000))
     # half of them run through all columns
     assert (chains == longest).mean() > 0.45
     assert set(range(1, longest + 1)) - set(chains.tolist()) == set()
-    uniform = chain_lengths(draw_length(code, 100, RANDOM, 4000))
+    uniform = carry_lengths(draw_length(task, 100, RANDOM, 4000))
     assert np.percentile(uniform, 99) < 20
     questions = questions_of(draw_length(ADDITION, 20, STRESS, 400))
     assert any(q.operands[0] == 10**20 - 1 and q.operands[1] == 1 for q in questions)
 
 
 def test_the_reports_are_those_of_judging() -> None:
-    model, notation = half_trained(), get_format("column")
-    results = evaluate_lengths(model, notation, ADDITION, [1, 2], n=40).results
+    model = half_trained()
+    results = evaluate_lengths(model, ADDITION, [1, 2], n=40).results
     assert [(result.digits, result.kind) for result in results] == [
         (d, kind) for d in (1, 2) for kind in KINDS
     ]
     for result in results:
-        right = judge(model, notation, draw_length(ADDITION, result.digits, result.kind, 40)).answer_correct
+        right = judge(model, draw_length(ADDITION, result.digits, result.kind, 40)).answer_correct
         answers = result.report.answers
         assert (answers.correct, answers.num_examples) == (right.sum(), 40)
     assert 0 < sum(result.report.answers.correct for result in results) < 160
-    greedy = evaluate_lengths(model, notation, ADDITION, [1, 2], n=40, draft=False).results
+    greedy = evaluate_lengths(model, ADDITION, [1, 2], n=40, draft=False).results
     assert [r.report.answers for r in greedy] == [r.report.answers for r in results]
     assert {r.report.decoded for r in greedy} == {40}
 
@@ -98,7 +98,7 @@ def test_numbers_of_another_length(said: str, true: str, error: str) -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lengths")
-    save_model(path, half_trained(), CONFIG, DataConfig(task="addition,subtraction", max_digits=1))
+    save_model(path, half_trained().model, CONFIG, DataConfig(task="addition,subtraction", max_digits=1))
     return path
 
 
@@ -140,7 +140,7 @@ def test_what_makes_no_sense_is_refused(checkpoint: Path, options: list[str], sa
     assert said in result.exception.message
 
 
-@pytest.mark.parametrize("code", [0, 1, 2])
-def test_the_longest_text_is_known_at_any_length(code: int) -> None:
+@pytest.mark.parametrize("task", TASKS[:3])
+def test_the_longest_text_is_known_at_any_length(task: Task) -> None:
     """Beyond what may be typed in one number, too."""
-    assert check_length(1 << 20, get_format("reversed"), code, 100_000) > 200_000
+    assert check_length(get_format("reversed"), 1 << 20, task, 100_000) > 200_000

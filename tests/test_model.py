@@ -12,8 +12,8 @@ from mathllm.config import SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
 from mathllm.model.attention import turn
-from mathllm.model.norms import EPSILON, rms_norm
-from mathllm.model.positions import Shape, Where, axes_of
+from mathllm.model.norms import EPSILON, make_norm, rms_norm
+from mathllm.model.positions import Shape, Where, axes_of, make_positions
 from mathllm.model.positions.rotary import Rope
 from mathllm.model.transformer import FeedForward, Transformer
 from mathllm.registry import POSITIONS
@@ -307,11 +307,13 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, object], why: 
 
 
 def test_unknown_names_are_errors_where_they_are_used_too() -> None:
-    shape = {"layers": 1, "hidden": 8, "heads": 2, "kv_heads": 2, "feed_forward": 8, "max_length": 8}
-    for wrong in ({"norm": "batchnorm"}, {"activation": "relu"}, {"position": "rotary"}):
-        with pytest.raises(UsageError, match="unknown"):
-            Transformer(**shape, **wrong)
+    with pytest.raises(UsageError, match="unknown norm"):
+        make_norm("batchnorm", 8)
+    with pytest.raises(UsageError, match="unknown activation"):
+        FeedForward(8, 8, "relu")
+    with pytest.raises(UsageError, match="unknown position"):
+        make_positions("rotary", Shape(hidden=8, heads=2, layers=1, max_length=8))
     with pytest.raises(UsageError, match="unknown optimizer 'sgd'"):
-        make_optimizers(Transformer(**shape), "sgd", 0.1, 0.1, 0.0)
+        make_optimizers(Transformer.from_config(TINY), "sgd", 0.1, 0.1, 0.0)
     with pytest.raises(UsageError, match="unknown schedule 'step'"):
         make_schedule("step", 0, 10)

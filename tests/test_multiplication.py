@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
-from mathllm.inference.solver import Solver
 from runs import finished, tiny
-from strategies import ALL_FORMATS, Question, arrays, ask, batches, format_id, integers_of
+from strategies import ALL_FORMATS, Question, arrays, ask, batches, format_id, integers_of, questions_of
 
 import mathllm
 from mathllm.checkpoint import load_checkpoint
@@ -24,8 +23,8 @@ from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tasks.splits import TRAIN, SplitRatios, split_of
 from mathllm.tokenizer import PLUS, decode, encode
 
-(CODE,) = get_tasks("multiplication")
-WITHOUT_THOUGHTS = [notation for notation in ALL_FORMATS if notation.thoughts is None]
+TASKS = get_tasks("multiplication")
+WITHOUT_THOUGHTS = [notation for notation in ALL_FORMATS if not notation.thoughts]
 
 
 def test_times_is_two_tokens() -> None:
@@ -42,25 +41,15 @@ def test_what_is_rendered_reads_back(notation: Format, asked: list[Question]) ->
     assert (parsed.well_formed & parsed.ended).all()
 
 
-@pytest.mark.parametrize("notation", [n for n in WITHOUT_THOUGHTS if n.knows_places], ids=format_id)
-@given(asked=batches(max_digits=6, symbols="+-*"))
-def test_places_do_not_change_when_a_token_is_appended(notation: Format, asked: list[Question]) -> None:
-    rendered = notation.render(arrays(asked))
-    whole = notation.places(rendered.ids)
-    for row, (prompt, length) in enumerate(zip(rendered.prompt_lengths, rendered.lengths, strict=True)):
-        for width in range(int(prompt), int(length)):
-            prefix = rendered.ids[row : row + 1, :width]
-            assert notation.places(prefix)[0].tolist() == whole[row, :width].tolist()
-
-
 def test_a_factor_is_about_no_place() -> None:
-    notation = get_format("reversed")
-    rendered = notation.render(arrays([ask("123*4")]))
+    notation, problems = get_format("reversed"), arrays([ask("123*4")])
+    rendered = notation.render(problems)
     assert decode(rendered.ids[0]) == "321*4=294<end>"
-    assert notation.places(rendered.ids)[0].tolist() == [1, 2, 3, 0, 0, 0, 1, 2, 3, 4, 0]
+    places = notation.coordinates(problems, rendered.ids, ("place",))["place"]
+    assert places[0].tolist() == [1, 2, 3, 0, 0, 0, 1, 2, 3, 4, 0]
 
 
-@pytest.mark.parametrize("name", ["column", "pairwise"])
+@pytest.mark.parametrize("name", ["pairwise", "steps"])
 def test_formats_that_cannot_reason_about_it_say_so(name: str) -> None:
     with pytest.raises(UsageError, match="no thought for task 'multiplication'"):
         get_format(name).render(arrays([ask("12*3")]))
@@ -87,11 +76,11 @@ def test_only_one_digit_factors_have_a_carry_to_be_wrong_about() -> None:
 
 
 def test_every_product_by_one_digit_is_tried_once() -> None:
-    pairs = AllPairs((0, CODE), 30)
+    pairs = AllPairs(get_tasks("addition,multiplication"), 30)
     assert len(pairs) == 31 * 31 + 31 * 10
     products = set(expressions(pairs[31 * 31 :]))
     assert products == {f"{a}*{b}" for a in range(31) for b in range(10)}
-    problems, cells = draw_cells(np.array([1, 2, 3]), 4, CODE, signed=False)
+    problems, cells = draw_cells(*TASKS, np.array([1, 2, 3]), 4, signed=False)
     assert set(map(tuple, cells.tolist())) == {(0, 0), (1, 0), (2, 0)}
     assert problems.lengths.max(0).tolist() == [3, 1]
 
@@ -108,24 +97,23 @@ def test_a_model_learns_to_multiply(tmp_path: Path) -> None:
         "optim.muon_learning_rate=3e-2",
     )
     finished(tiny(tmp_path / "run", *settings))
-    loaded = load_checkpoint(tmp_path / "run")
+    model = load_checkpoint(tmp_path / "run")
     # what it was shown it knows, 3*7 as well as 7*3; the other products are anyone's guess
-    problems = AllPairs((CODE,), 9)[0:100]
+    problems = AllPairs(TASKS, 9)[0:100]
     shown = split_of(problems, SplitRatios(0.7, 0.15)) == TRAIN
     assert 60 < shown.sum() < 90
-    verdicts = judge(loaded.model, loaded.notation, problems)
+    verdicts = judge(model, problems)
     assert verdicts.answer_correct[shown].mean() > 0.9
     solution = mathllm.load(tmp_path / "run").solve(expressions(problems[shown])[0])
     assert "*" in solution.text
-    assert Solver(loaded).unseen(parse_expression("12*34")) == [
+    assert model.unseen(parse_expression("12*34")) == [
         "a number of more than 1 digit",
         "a factor of more than 1 digit",
     ]
-    assert Solver(loaded).unseen(parse_expression("2*34"))[1:] == ["a factor of more than 1 digit"]
-    assert Solver(loaded).unseen(parse_expression("2*3")) == []
-    (completed,) = expressions(Solver(loaded).complete("7*"))
-    assert completed in {f"7*{digit}" for digit in range(10)}
-    assert expressions(Solver(loaded).complete("7*"))[0][2:].isdigit()
+    assert model.unseen(parse_expression("2*34"))[1:] == ["a factor of more than 1 digit"]
+    assert model.unseen(parse_expression("2*3")) == []
+    (completed,) = questions_of(model.finish("7*").problems)
+    assert completed in {ask(f"7*{digit}") for digit in range(10)}
 
 
 def test_a_wrong_token_is_marked_where_it_stands() -> None:

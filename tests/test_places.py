@@ -4,32 +4,69 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ALL_FORMATS, Question, arrays, ask, batches, equation_like_ids, format_id
+from strategies import (
+    ALL_FORMATS,
+    Case,
+    Question,
+    arrays,
+    ask,
+    batches,
+    cases,
+    equation_like_ids,
+    format_id,
+    questions,
+)
 
 from mathllm.errors import UsageError
-from mathllm.formats import FORMATS, Format, get_format
-from mathllm.tokenizer import END, END_THINK, EQUALS, TOKENS, decode_rows, encode
+from mathllm.formats import ALLOWED, FORMATS, Format, Walk, get_format
+from mathllm.tasks import TASKS, Problems, Sampling, answer_widths, get_tasks, sample
+from mathllm.tokenizer import END, END_THINK, EQUALS, TOKENS
 
-WITH_PLACES = [f for f in ALL_FORMATS if f.knows_places]
-any_format = st.sampled_from(WITH_PLACES)
+ADDITION = get_tasks("addition")
+WITH_PLACES = [f for f in ALL_FORMATS if "place" in f.axes(ADDITION)]
+EVERY_FORMAT = [*ALL_FORMATS, *(f for name, f in FORMATS.items() if f not in ALL_FORMATS)]
 DIGITS = set("0123456789")
 
 
-def test_only_plain_without_padding_knows_no_places() -> None:
-    assert [format_id(f) for f in ALL_FORMATS if not f.knows_places] == ["plain", "slots", "slots-padded"]
-    with pytest.raises(UsageError, match="format 'plain' cannot tell the places of an answer") as caught:
-        FORMATS["plain"].places(encode("1+2=")[None])
-    assert caught.value.hint == "use --format reversed, column or pairwise, or zero-padding (--zero-pad)"
-    assert caught.value.exit_code == 2
+def places_of(notation: Format, problems: Problems, ids: np.ndarray) -> np.ndarray:
+    """The places of texts, or of their beginnings."""
+    return notation.coordinates(problems, ids, ("place",))["place"]
+
+
+def test_only_without_padding_or_a_thought_that_counts_places_are_unknown() -> None:
+    assert [format_id(f) for f in ALL_FORMATS if f not in WITH_PLACES] == ["plain", "slots"]
+    for name in ("plain", "slots"):
+        with pytest.raises(
+            UsageError, match=f"format '{name}' cannot tell the places of an answer"
+        ) as caught:
+            FORMATS[name].check_axes(("segment", "place"), ADDITION)
+        assert caught.value.hint == "use --format reversed, column or pairwise, or zero-padding (--zero-pad)"
+        assert caught.value.exit_code == 2
+
+
+def test_each_format_has_its_axes() -> None:
+    axes = {
+        name: set(f.axes(get_tasks("chain" if "steps" in name or name == "filler" else "addition")))
+        for name, f in FORMATS.items()
+    }
+    assert {name for name, known in axes.items() if "run" in known} == {"reversed", "hinted"}
+    assert {name for name, known in axes.items() if "place" not in known} == {"plain", "slots"}
+    assert all("segment" in known for known in axes.values())
+    assert "place" not in FORMATS["plain"].axes(get_tasks("chain"))
+    FORMATS["reversed"].check_axes(("place", "run", "segment"), ADDITION)
+    with pytest.raises(UsageError, match="position of a digit in its number is not its place") as caught:
+        FORMATS["column"].check_axes(("run",), ADDITION)
+    assert caught.value.hint == "use --format reversed: all numbers least significant digit first"
+    with pytest.raises(UsageError, match="format 'column' has no coordinate 'colour'"):
+        FORMATS["column"].check_axes(("place", "colour"), ADDITION)
 
 
 def table(notation: Format, text: str) -> tuple[str, str]:
     """The text with one space between tokens, and the places under them."""
-    ids = notation.render(arrays([ask(text)])).ids
-    tokens = [TOKENS[i] for i in ids[0]]
-    places = [
-        str(place).ljust(len(token)) for place, token in zip(notation.places(ids)[0], tokens, strict=True)
-    ]
+    problems = arrays([ask(text)])
+    ids = notation.render(problems).ids
+    tokens, found = [TOKENS[i] for i in ids[0]], places_of(notation, problems, ids)[0]
+    places = [str(place).ljust(len(token)) for place, token in zip(found, tokens, strict=True)]
     return " ".join(tokens), " ".join(places).rstrip()
 
 
@@ -51,12 +88,34 @@ def table(notation: Format, text: str) -> tuple[str, str]:
             "2 1 0 2 1 0 1       1 1 1 1 2 2 2 2 2 3 1        1 0 0",
         ),
         (
+            "column",
+            False,
+            "58*7",
+            "5 8 + + 7 = <think> 8 + + 7 = 5 6 5 + + 7 + 5 = 4 0 </think> 4 0 6 <end>",
+            "2 1 0 0 0 0 1       1 1 1 1 1 2 2 2 2 2 2 2 2 2 3 3 3        2 1 0 0",
+        ),
+        (
+            "column",
+            False,
+            "58*0",
+            "5 8 + + 0 = <think> 8 + + 0 = 0 5 + + 0 = 0 </think> 0 <end>",
+            "2 1 0 0 0 0 1       1 1 1 1 1 2 2 2 2 2 2 3 1        0 0",
+        ),
+        (
             "pairwise",
             False,
             "99+21",
             "9 9 + 2 1 = <think> 9 9 + 1 2 = 0 2 1 </think> 1 2 0 <end>",
             "2 1 0 2 1 0 0       1 2 0 1 2 1 2 3 4 3        2 1 0 0",
         ),
+        (
+            "slots",
+            True,
+            "9+8",
+            "9 + 8 = <think> 0 0 </think> 1 7 <end>",
+            "1 0 1 0 1       2 3 2        1 0 0",
+        ),
+        ("reversed", False, "123*4", "3 2 1 + + 4 = 2 9 4 <end>", "1 2 3 0 0 0 1 2 3 4 0"),
         ("reversed", False, "99+21", "9 9 + 1 2 = 0 2 1 <end>", "1 2 0 1 2 1 2 3 4 0"),
         ("reversed", False, "3-12", "3 - 2 1 = - 9 <end>", "1 0 1 2 1 1 2 0"),
         ("plain", True, "3-12", "0 3 - 1 2 = - 0 9 <end>", "2 1 0 2 1 2 2 1 0 0"),
@@ -67,25 +126,33 @@ def test_worked_examples(name: str, zero_pad: bool, text: str, tokens: str, plac
     assert table(get_format(name, zero_pad), text) == (tokens, places)
 
 
-@given(any_format, batches(max_digits=8, max_operands=12))
-def test_digits_of_operands_have_their_own_places(notation: Format, asked: list[Question]) -> None:
-    rendered = notation.render(arrays(asked))
-    places = notation.places(rendered.ids)
+@given(cases(WITH_PLACES, max_digits=8, max_operands=12))
+def test_digits_of_operands_have_their_own_places(case: Case) -> None:
+    notation, asked = case
+    problems = arrays(asked)
+    rendered = notation.render(problems)
+    places = places_of(notation, problems, rendered.ids)
     for row, question in enumerate(asked):
         expected: list[int] = []
-        for operand in question.operands:
+        for k, operand in enumerate(question.operands):
             length = question.width if notation.zero_pad else len(str(operand))
             counted = range(1, length + 1)
-            shown = [*(counted if notation.least_significant_first else reversed(counted)), 0]
-            expected += [place for place in shown for _ in range(2 if notation.hints and place else 1)]
+            shown = [*(counted if notation.least_significant_first else reversed(counted))]
+            shown = [place for place in shown for _ in range(1 + notation.hints)]
+            if question.symbol == "*" and k:
+                shown = [0] * len(shown)  # a factor counts in every column alike
+            expected += [*shown, *[0] * (1 + (question.symbol == "*"))]
+        expected = expected[: len(expected) - (question.symbol == "*")]
         assert places[row, : rendered.prompt_lengths[row] - 1].tolist() == expected[:-1]
 
 
-@given(any_format, batches(max_digits=8, max_operands=12))
-def test_the_token_before_an_answer_digit_has_its_place(notation: Format, asked: list[Question]) -> None:
-    ids = notation.render(arrays(asked)).ids
+@given(cases(WITH_PLACES, max_digits=8, max_operands=12))
+def test_the_token_before_an_answer_digit_has_its_place(case: Case) -> None:
+    notation, asked = case
+    problems = arrays(asked)
+    ids = notation.render(problems).ids
     parsed = notation.parse(ids)
-    places = notation.places(ids)
+    places = places_of(notation, problems, ids)
     for row in range(len(asked)):
         start, end = int(parsed.answer_start[row]), int(parsed.answer_end[row])
         columns = [c for c in range(start, end) if TOKENS[ids[row, c]] in DIGITS]
@@ -107,16 +174,28 @@ def test_a_column_thought_announces_the_digits_of_any_difference() -> None:
     pairs += [
         (10**n + r, s) for n in range(2, 7) for r in (0, 1, 30) for s in (10**n - 1, 10**n - 60, 9, 90, 94)
     ]
-    ids = FORMATS["column"].render(arrays([Question("-", pair) for pair in pairs])).ids
-    announced = FORMATS["column"].places(ids)[ids == END_THINK]
-    assert announced.tolist() == [len(str(abs(a - b))) for a, b in pairs]
+    assert announced_by_columns("-", pairs) == [len(str(abs(a - b))) for a, b in pairs]
 
 
-@given(batches(max_digits=8, max_operands=12), st.booleans())
+def test_a_column_thought_announces_the_digits_of_any_product() -> None:
+    numbers = [*range(1200), *(10**n + r for n in range(2, 7) for r in (-1, 0, 1)), 3333334, 1111112]
+    pairs = [(number, factor) for number in numbers for factor in range(10)]
+    assert announced_by_columns("*", pairs) == [len(str(a * b)) for a, b in pairs]
+
+
+def announced_by_columns(symbol: str, pairs: list[tuple[int, int]]) -> list[int]:
+    """Digits of the answers, as the thoughts' last tokens tell."""
+    problems = arrays([Question(symbol, pair) for pair in pairs])
+    ids = FORMATS["column"].render(problems).ids
+    return places_of(FORMATS["column"], problems, ids)[ids == END_THINK].tolist()
+
+
+@given(batches(max_digits=8, max_operands=12, symbols="+-*", factor_digits=1), st.booleans())
 def test_column_steps_have_the_place_of_their_column(asked: list[Question], zero_pad: bool) -> None:
     notation = get_format("column", zero_pad)
-    rendered = notation.render(arrays(asked))
-    places = notation.places(rendered.ids)
+    problems = arrays(asked)
+    rendered = notation.render(problems)
+    places = places_of(notation, problems, rendered.ids)
     for row, prompt in enumerate(rendered.prompt_lengths):
         closing = rendered.ids[row].tolist().index(END_THINK)
         step = 1
@@ -130,8 +209,9 @@ def test_column_steps_have_the_place_of_their_column(asked: list[Question], zero
 @given(batches(max_digits=8, max_operands=6), st.booleans())
 def test_pairwise_thoughts_line_up_digit_by_digit(asked: list[Question], zero_pad: bool) -> None:
     notation = get_format("pairwise", zero_pad)
-    rendered = notation.render(arrays(asked))
-    places = notation.places(rendered.ids)
+    problems = arrays(asked)
+    rendered = notation.render(problems)
+    places = places_of(notation, problems, rendered.ids)
     for row in range(len(asked)):
         tokens = [TOKENS[i] for i in rendered.ids[row]]
         parsed = notation.parse(rendered.ids[row : row + 1])
@@ -154,53 +234,148 @@ def cut_rows(rows: list[list[int]]) -> np.ndarray:
     return np.array([row + [END] * (width - len(row)) for row in rows], np.uint8)
 
 
-def assert_stable(notation: Format, ids: np.ndarray) -> None:
+def assert_stable(notation: Format, problems: Problems, ids: np.ndarray) -> None:
     """Places of a prefix are those of the whole, from the first `=` on, whatever comes next."""
-    whole = notation.places(ids)
+    whole = places_of(notation, problems, ids)
     equals = [row.tolist().index(EQUALS) for row in ids]
     for width in range(1, ids.shape[1]):
-        prefix = notation.places(ids[:, :width])
+        prefix = places_of(notation, problems, ids[:, :width])
         for row, first in enumerate(equals):
             if width > first:  # before that, more digits of an operand may be to come
                 assert prefix[row].tolist() == whole[row, :width].tolist()
     # and rows do not look at one another
     for row in range(len(ids)):
-        assert notation.places(ids[row : row + 1]).tolist() == whole[row : row + 1].tolist()
+        alone = places_of(notation, problems[row : row + 1], ids[row : row + 1])
+        assert alone.tolist() == whole[row : row + 1].tolist()
 
 
-@given(any_format, batches(max_digits=5, max_operands=4, max_size=4))
-def test_places_never_change_when_a_token_is_appended(notation: Format, asked: list[Question]) -> None:
-    assert_stable(notation, notation.render(arrays(asked)).ids)
+@given(cases(WITH_PLACES, max_digits=5, max_operands=4, max_size=4))
+def test_places_never_change_when_a_token_is_appended(case: Case) -> None:
+    notation, asked = case
+    assert_stable(notation, arrays(asked), notation.render(arrays(asked)).ids)
 
 
-@given(any_format, batches(max_digits=4, max_size=3), st.data())
-def test_nor_whatever_a_model_makes_up(notation: Format, asked: list[Question], data: st.DataObject) -> None:
-    rendered = notation.render(arrays(asked))
+@given(cases(WITH_PLACES, max_digits=4, max_size=3), st.data())
+def test_nor_whatever_a_model_makes_up(case: Case, data: st.DataObject) -> None:
+    notation, asked = case
+    problems = arrays(asked)
+    assert_stable(notation, problems, made_up(data, notation, problems))
+
+
+def made_up(data: st.DataObject, notation: Format, problems: Problems) -> np.ndarray:
+    """Texts that are true up to some point, and nonsense from there."""
+    rendered = notation.render(problems)
     rows = []
     for row, prompt in enumerate(rendered.prompt_lengths):
-        # true up to some point, nonsense from there
         start = data.draw(st.integers(int(prompt), int(rendered.lengths[row])))
         rows.append(rendered.ids[row, :start].tolist() + data.draw(equation_like_ids))
-    assert_stable(notation, cut_rows(rows))
+    return cut_rows(rows)
 
 
 @pytest.mark.parametrize("notation", WITH_PLACES, ids=format_id)
-@pytest.mark.parametrize("text", ["99+1", "12-15", "100-99", "1+2+3"])
+@pytest.mark.parametrize("text", ["99+1", "12-15", "100-99", "1+2+3", "58*7", "12*0"])
 def test_no_token_at_all_changes_the_places_before_it(notation: Format, text: str) -> None:
-    rendered = notation.render(arrays([ask(text)]))
+    problems = arrays([ask(text)])
+    if notation.refusals(problems):
+        return
+    rendered, many = notation.render(problems), problems[np.zeros(len(TOKENS), int)]
     for length in range(int(rendered.prompt_lengths[0]), int(rendered.lengths[0])):
         prefix = rendered.ids[:, :length]
         followed = np.hstack(
             [np.repeat(prefix, len(TOKENS), axis=0), np.arange(len(TOKENS), dtype=np.uint8)[:, None]]
         )
-        assert (notation.places(followed)[:, :-1] == notation.places(prefix)).all()
+        before = places_of(notation, problems, prefix)
+        assert (places_of(notation, many, followed)[:, :-1] == before).all()
 
 
-@given(any_format, st.lists(equation_like_ids.map(lambda ids: [1, *ids]), min_size=1, max_size=4))
-def test_any_ids_have_places(notation: Format, rows: list[list[int]]) -> None:
-    ids = cut_rows(rows)
-    places = notation.places(ids)
+@given(
+    st.sampled_from(WITH_PLACES),
+    questions(max_digits=4),
+    st.lists(equation_like_ids.map(lambda ids: [1, *ids]), min_size=1, max_size=4),
+)
+def test_any_ids_have_places(notation: Format, question: Question, rows: list[list[int]]) -> None:
+    ids, problems = cut_rows(rows), arrays([question] * len(rows))
+    places = places_of(notation, problems, ids)
     assert places.shape == ids.shape
     assert places.min() >= 0
-    # a place is a count of digits or steps: never more than there are tokens
-    assert places.max() <= max(ids.shape[1], *(len(text) for text in decode_rows(ids))) + 1
+    # a place is a count of digits or steps: never more than there are tokens, or digits of the padded answer
+    assert places.max() <= max(ids.shape[1], int(answer_widths(problems).max())) + 1
+
+
+@given(cases(max_digits=6, max_operands=4))
+def test_runs_and_segments(case: Case) -> None:
+    notation, asked = case
+    ids = notation.render(arrays(asked)).ids
+    told = notation.coordinates(arrays(asked), ids, ("run", "segment"))
+    assert set(told) == {"run", "segment"}
+    for row, tokens in enumerate(ids.tolist()):
+        first, run = tokens.index(EQUALS), 0
+        for column, token in enumerate(tokens):
+            run = (run + 1) * (token < 10)
+            # a hint and its digit are at one position
+            assert told["run"][row, column] == ((run + 1) // 2 if notation.hints else run)
+            assert told["segment"][row, column] == (column >= first)
+
+
+@st.composite
+def drawn_problems(draw: st.DrawFn) -> tuple[Format, Problems]:
+    """A format and problems of one or more of the tasks that it knows."""
+    notation = draw(st.sampled_from(EVERY_FORMAT))
+    known = [task for task in TASKS if notation.knows_task(task)]
+    first = draw(st.sampled_from(known))
+    others = [task for task in known if task is not first and task.meaning == first.meaning]
+    tasks = (first, *draw(st.lists(st.sampled_from(others), unique=True))) if others else (first,)
+    how = Sampling(draw(st.integers(1, 6)), draw(st.integers(2, 4)), "digits", draw(st.booleans()))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    return notation, sample(rng, draw(st.integers(1, 8)), tasks, how)
+
+
+@given(drawn_problems(), st.booleans(), st.data())
+def test_a_walk_says_the_same_token_by_token_as_of_the_whole(
+    case: tuple[Format, Problems], true: bool, data: st.DataObject
+) -> None:
+    notation, problems = case
+    ids = notation.render(problems).ids if true else made_up(data, notation, problems)
+    known = notation.axes([TASKS[code] for code in np.unique(problems.task)])
+    axes = data.draw(st.lists(st.sampled_from(known), unique=True))
+    whole = Walk(notation, problems, axes)
+    told = whole.read(ids)
+    assert set(told) == set(axes)
+
+    walk, rows = Walk(notation, problems, axes), np.arange(len(problems))
+    start = data.draw(st.integers(int((ids == EQUALS).argmax(1).max()) + 1, ids.shape[1]))
+    beginning = walk.read(ids[:, :start])
+    for axis in axes:
+        assert beginning[axis].tolist() == told[axis][:, :start].tolist()
+    assert not whole.restricts or walk.choices.tolist() == whole.choices[:, :start].tolist()
+    for column in range(start, ids.shape[1]):
+        if data.draw(st.integers(0, 3)) == 0:
+            kept = data.draw(st.lists(st.sampled_from(range(len(rows))), min_size=1, unique=True))
+            walk.keep(np.array(kept))
+            rows = rows[kept]
+        pushed = walk.push(ids[rows, column])
+        assert set(pushed) == set(axes)
+        for axis in axes:
+            assert pushed[axis].tolist() == told[axis][rows, column].tolist()
+        if whole.restricts:
+            assert (walk.allowed() == ALLOWED[whole.choices[rows, column]]).all()
+        else:
+            assert walk.allowed() is None
+    assert whole.restricts == walk.restricts == notation.counted
+
+
+@given(drawn_problems())
+def test_what_is_rendered_may_follow(case: tuple[Format, Problems]) -> None:
+    notation, problems = case
+    rendered = notation.render(problems)
+    walk = Walk(notation, problems, ())
+    assert walk.read(rendered.ids) == {}
+    for row, (prompt, end) in enumerate(zip(rendered.prompt_lengths, rendered.lengths, strict=True)):
+        columns = np.arange(prompt, end)
+        assert ALLOWED[walk.choices[row, columns - 1], rendered.ids[row, columns]].all()
+        # where a thought is held to digits, nothing else is left to choose
+        closing = np.flatnonzero(rendered.ids[row, :end] == END_THINK)
+        if notation.counted:
+            held = walk.choices[row, prompt - 1 : closing[-1]]
+            assert (held > 0).all()
+        assert not walk.choices[row, closing[-1] if len(closing) else 0 :].any()

@@ -15,8 +15,10 @@ from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.lengths import KINDS, RANDOM, draw_length
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.resolve import resolve
-from mathllm.tasks import Problems, Sampling, sample
+from mathllm.tasks import Problems, Sampling, get_tasks, sample
 from mathllm.tokenizer import decode_rows
+
+ADDITION, SUBTRACTION = get_tasks("addition,subtraction")
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +46,19 @@ def eval_expression(text: str) -> int:
 
 
 def wrong_answers(model: MathModel, problems: Problems) -> int:
-    report = evaluate_problems(model.checkpoint.model, model.checkpoint.notation, problems)
+    report = evaluate_problems(model, problems)
     return report.answers.num_examples - report.answers.correct
 
 
 def test_all_small_numbers(shipped: MathModel) -> None:
-    assert wrong_answers(shipped, AllPairs((0, 1), 40, True)[:]) == 0
+    assert wrong_answers(shipped, AllPairs((ADDITION, SUBTRACTION), 40, True)[:]) == 0
 
 
 @pytest.mark.parametrize("method", ["uniform", "balanced"])
 def test_a_sample_of_all_numbers_up_to_999(shipped: MathModel, method: str) -> None:
     rng = np.random.default_rng(2024)
-    assert wrong_answers(shipped, sample(rng, 3000, (0,), Sampling(3, 2, method))) == 0
-    assert wrong_answers(shipped, sample(rng, 3000, (1,), Sampling(3, 2, method, signed=True))) == 0
+    assert wrong_answers(shipped, sample(rng, 3000, (ADDITION,), Sampling(3, 2, method))) == 0
+    assert wrong_answers(shipped, sample(rng, 3000, (SUBTRACTION,), Sampling(3, 2, method, signed=True))) == 0
 
 
 def test_they_are_known_by_name_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +85,8 @@ def test_sums_of_hundreds_of_digits(any_length: MathModel, expression: str) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_of_sums_ten_times_as_long_as_in_training(any_length: MathModel, kind: str) -> None:
-    assert any_length.checkpoint.data.max_digits == 10
-    assert wrong_answers(any_length, draw_length(0, 100, kind, 50, seed=7)) == 0
+    assert any_length.data.max_digits == 10
+    assert wrong_answers(any_length, draw_length(ADDITION, 100, kind, 50, seed=7)) == 0
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,9 @@ def test_the_truth_is_a_draft_and_verdicts_are_those_of_decoding(
     path: Path, digits: int, operands: int
 ) -> None:
     """Two operands they know, so that nothing is decoded; three they were never shown."""
-    loaded = load(path, device="cpu").checkpoint
-    problems = draw_length(0, digits, RANDOM, 60, operands)
-    quick, greedy = (judge(loaded.model, loaded.notation, problems, draft=draft) for draft in (True, False))
+    model = load(path, device="cpu")
+    problems = draw_length(ADDITION, digits, RANDOM, 60, operands=operands)
+    quick, greedy = (judge(model, problems, draft=draft) for draft in (True, False))
     assert greedy.decoded.all()
     assert quick.decoded.any() == (operands == 3)
     assert greedy.answer_correct.all() == (operands == 2)

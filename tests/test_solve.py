@@ -15,7 +15,6 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from mathllm.math_model import MathModel, Solution, is_unfinished
 from safetensors.torch import load_file, save_file
 from trained import parrot, trained_checkpoint
 from typer.testing import CliRunner
@@ -28,7 +27,8 @@ from mathllm.formats import FORMATS
 from mathllm.inference.engine import CUT, ENDED
 from mathllm.inference.sampling import SamplingParams
 from mathllm.inference.texts import Written
-from mathllm.tasks.expressions import expressions, parse_expression
+from mathllm.math_model import MathModel, Solution, is_unfinished
+from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions
 from mathllm.tokenizer import END
 
 ADDITIONS = [f"{a}+{b}" for a in range(10) for b in range(10)]
@@ -76,9 +76,10 @@ def test_many_at_once_are_as_one_by_one(model):
 @pytest.mark.parametrize("path", ["column", OWN_THOUGHTS])
 def test_eight_threads_may_ask_one_model_at_once(path, threads):
     if path == "column":
-        model, asked = load_checkpoint(trained_checkpoint(task="addition,subtraction")), ADDITIONS[::3]
+        model, asked = load_checkpoint(trained_checkpoint(task="addition,subtraction")), ADDITIONS[::12]
     else:  # which is told where its tokens stand, and held to as many thoughts as there are steps
         model, asked = load_checkpoint(path), ["3+4*7-2*3", "4", "1-2", "9*9+1", "5+5+5"]
+    many = asked * (900 // len(asked))  # so many that they are shared out to threads
     start = threading.Barrier(8)
     seen: set[int] = set()
 
@@ -90,11 +91,11 @@ def test_eight_threads_may_ask_one_model_at_once(path, threads):
         for row in order:
             solved[row] = model.solve(asked[row])
             seen.add(torch.get_num_threads())
-        return [solved[row] for row in range(len(asked))] + model.generate(asked * 200)
+        return [solved[row] for row in range(len(asked))] + model.generate(many)
 
     torch.set_num_threads(threads)
     try:
-        alone = [model.solve(text) for text in asked] + model.generate(asked * 200)
+        alone = [model.solve(text) for text in asked] + model.generate(many)
         with ThreadPoolExecutor(8) as pool:
             answers = [pool.submit(ask, number) for number in range(8)]
             while not all(answer.done() for answer in answers):
@@ -318,6 +319,43 @@ def test_a_seed_repeats_an_answer(model):
 
     assert answers(1) == answers(1)
     assert answers(1) != answers(2)
+
+
+def test_answers_of_one_model_differ_unless_the_random_numbers_are_given(model):
+    warm = load_checkpoint(model.path, params=SamplingParams(temperature=20.0))
+    assert len({warm.solve("4+4").text for _ in range(20)}) > 10
+    asked = warm.ask("4+4")
+    given = [warm.complete(asked, generator=torch.Generator().manual_seed(3)) for _ in range(5)]
+    assert len({warm.read(written)[0].text for written in given}) == 1
+    # what one call asks for is that call's alone
+    warmed = [model.read(model.complete(asked, params=warm.params))[0].text for _ in range(9)]
+    assert len(set(warmed)) > 4
+    assert model.solve("4+4").correct
+
+
+def test_completions_end_where_they_are_told_to(model):
+    asked = model.render(parse_expressions(["8+9", "9-4", "12+3", "7-7"]))
+    whole, limits = model.complete(asked), np.array([1, 3, 40, 6])
+    cut = model.complete(asked, limits=limits)
+    written = whole.lengths - whole.prompt_lengths
+    assert (cut.lengths - cut.prompt_lengths).tolist() == np.minimum(written, limits).tolist()
+    assert (cut.reasons[[0, 1, 3]] == CUT).all()
+    assert model.right(whole)[[0, 1, 3]].all()
+    assert not model.right(cut)[[0, 1, 3]].any()
+    for row, length in enumerate(cut.lengths):
+        assert cut.ids[row, :length].tolist() == whole.ids[row, :length].tolist()
+        assert (cut.ids[row, length:] == END).all()
+
+
+def test_what_fits_is_rendered_and_what_does_not_is_named_by_row(model):
+    problems = parse_expressions(["1+1", "9" * 40 + "+1", "2+2", "1111+2222"])
+    rendered, refused = model.fit(problems)
+    assert expressions(rendered.problems) == ["1+1", "2+2"]
+    assert sorted(refused) == [1, 3]
+    assert "the problem alone takes" in refused[1].message
+    assert "the problem and its solution take" in refused[3].message
+    with pytest.raises(UsageError, match="the problem alone"):
+        model.render(problems)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import (
     ALL_FORMATS,
+    OPERATOR_CODES,
     SYMBOLS,
     Question,
     arrays,
@@ -22,6 +24,7 @@ from strategies import (
 )
 
 from mathllm.errors import UsageError
+from mathllm.formats import Format
 from mathllm.tasks import (
     SAMPLINGS,
     TASK_NAMES,
@@ -30,13 +33,16 @@ from mathllm.tasks import (
     Sampling,
     answer,
     answer_widths,
-    chain_lengths,
+    by_task,
+    carry_lengths,
     concatenate,
     get_tasks,
-    make_problems,
+    operands_asked,
+    readable_beside,
     sample,
+    sizes,
 )
-from mathllm.tasks.expressions import expressions
+from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions
 from mathllm.tasks.numbers import significant
 from mathllm.tasks.splits import SplitRatios, hash_problems, split_of
 
@@ -102,7 +108,7 @@ def test_extreme_answers(question: Question) -> None:
 @given(batches(max_digits=12, max_operands=12, symbols="+-*"), spare, spare)
 def test_chains_are_counted_as_on_paper(asked: list[Question], more_operands: int, more_digits: int) -> None:
     problems = arrays(asked, more_operands, more_digits)
-    assert chain_lengths(problems).tolist() == [longest_chain(q) for q in asked]
+    assert carry_lengths(problems).tolist() == [longest_chain(q) for q in asked]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_chains_are_counted_as_on_paper(asked: list[Question], more_operands: in
     ],
 )
 def test_chains_of_some_problems(text: str, chain: int) -> None:
-    assert chain_lengths(arrays([ask(text)])).tolist() == [chain]
+    assert carry_lengths(arrays([ask(text)])).tolist() == [chain]
     assert longest_chain(ask(text)) == chain
 
 
@@ -159,7 +165,7 @@ def test_sampled_problems_keep_within_their_limits(
     problems = sample(np.random.default_rng(seed), n, get_tasks(names), how)
     assert len(problems) == n
     assert problems.operands.dtype == np.uint8
-    assert set(problems.task) <= set(get_tasks(names))
+    assert set(problems.task) <= {task.code for task in get_tasks(names)}
     asked = questions_of(problems)
     for question in asked:
         assert question.width <= max_digits
@@ -173,6 +179,8 @@ def test_sampled_problems_keep_within_their_limits(
         assert (problems.operands[:, :operands, :width] == expected.operands).all()
         assert not problems.operands[:, operands:].any()
         assert not problems.lengths[:, operands:].any()
+        assert (problems.operators[:, : operands - 1] == expected.operators).all()
+        assert not problems.operators[:, operands - 1 :].any()
         assert not problems.operands[:, :, width:].any()
 
 
@@ -226,7 +234,7 @@ def test_balanced_sums_are_even_in_digits_of_the_answer_and_in_chains(
     max_digits: int, max_operands: int
 ) -> None:
     problems = draw("balanced", max_digits=max_digits, max_operands=max_operands)
-    lengths, chains = answer(problems).lengths, chain_lengths(problems)
+    lengths, chains = answer(problems).lengths, carry_lengths(problems)
     assert_even(lengths, range(1, max_digits + 2))
     for length in range(
         1, max_digits + 1
@@ -241,7 +249,7 @@ def test_balanced_differences_are_even_in_digits_of_the_answer_and_in_chains(
     max_digits: int, signed: bool
 ) -> None:
     problems = draw("balanced", "subtraction", max_digits=max_digits, signed=signed)
-    lengths, chains = answer(problems).lengths, chain_lengths(problems)
+    lengths, chains = answer(problems).lengths, carry_lengths(problems)
     assert_even(lengths, range(1, max_digits + 1))
     for length in range(1, max_digits + 1):
         assert_even(chains[lengths == length], range(max_digits))
@@ -257,15 +265,14 @@ def test_balanced_products_are_even_in_digits_of_the_answer(max_digits: int) -> 
 @pytest.mark.parametrize("digits", [1, 2, 30])
 def test_stress_of_products_carries_far(digits: int) -> None:
     rng = np.random.default_rng(0)
-    problems, plain = (
-        make_problems(TASKS[2].of_length(rng, 400, 2, digits, stress), 2) for stress in (True, False)
-    )
+    (task,) = get_tasks("multiplication")
+    problems, plain = (task.of_length(rng, 400, 2, digits, stress=stress) for stress in (True, False))
     for drawn in (problems, plain):
         assert set(drawn.lengths[:, 0].tolist()) == {digits}
         assert set(drawn.lengths[:, 1].tolist()) == {1}
     if digits > 9:
-        assert np.median(chain_lengths(problems)) > 2 * np.median(chain_lengths(plain))
-        assert chain_lengths(problems).max() == digits
+        assert np.median(carry_lengths(problems)) > 2 * np.median(carry_lengths(plain))
+        assert carry_lengths(problems).max() == digits
 
 
 @pytest.mark.parametrize("names", ["addition", "subtraction"])
@@ -283,7 +290,7 @@ def test_balanced_sampling_leaves_out_no_problem(names: str, max_digits: int) ->
 def test_several_samplings_give_equal_shares_of_each() -> None:
     """Among pairs of one digit, sums above 9 are half of the balanced and 45 of 100 of the uniform ones."""
     carries = [
-        chain_lengths(draw(method, max_digits=1, n=200_000)).mean()
+        carry_lengths(draw(method, max_digits=1, n=200_000)).mean()
         for method in ("balanced", "uniform", "balanced,uniform")
     ]
     assert carries == pytest.approx([0.5, 0.45, 0.475], abs=0.005)
@@ -315,19 +322,27 @@ def test_the_same_generator_gives_the_same_problems() -> None:
 
 
 def fields(problems: Problems) -> tuple[np.ndarray, ...]:
-    return problems.operands, problems.lengths, problems.task
+    return problems.operands, problems.lengths, problems.operators, problems.task
+
+
+def followed(notation: Format, problems: Problems) -> object:
+    axes = notation.axes([task for task, _ in by_task(problems)])
+    return notation.coordinates(problems, notation.render(problems).ids, axes)
 
 
 USES: dict[str, Callable[[Problems], object]] = {
     "answer": answer,
     "answer_widths": answer_widths,
-    "chain_lengths": chain_lengths,
+    "carry_lengths": carry_lengths,
     "expressions": expressions,
     "hash": hash_problems,
     "split": lambda problems: split_of(problems, SplitRatios()),
     "concatenate": lambda problems: concatenate([problems, problems]),
     **{f"render {f.name} {f.zero_pad}": f.render for f in ALL_FORMATS},
-    **{f"prompts {f.name} {f.zero_pad}": f.prompts for f in ALL_FORMATS},
+    **{f"prompts {f.name} {f.zero_pad}": f.prompt_lengths for f in ALL_FORMATS},
+    **{f"follow {f.name} {f.zero_pad}": partial(followed, f) for f in ALL_FORMATS},
+    "sizes": sizes,
+    "by_task": by_task,
 }
 
 
@@ -361,16 +376,17 @@ def test_rows_can_be_picked_and_put_together(asked: list[Question], data: st.Dat
 
 def test_operands_past_their_number_are_taken_out() -> None:
     digits = np.array([[[1], [2], [3]], [[4], [5], [6]]], np.uint8)
-    problems = make_problems(digits, 0, np.array([2, 3]))
+    (addition,) = get_tasks("addition")
+    problems = addition.problems(digits, np.array([2, 3]))
     assert questions_of(problems) == [ask("1+2"), ask("4+5+6")]
-    assert questions_of(make_problems(digits, 0)) == [ask("1+2+3"), ask("4+5+6")]
+    assert questions_of(addition.problems(digits)) == [ask("1+2+3"), ask("4+5+6")]
     assert digits.all()
 
 
 def test_no_problems_at_all_are_fine_too() -> None:
     nothing = arrays([ask("1+2")])[:0]
     assert len(answer(nothing)) == 0
-    assert chain_lengths(nothing).shape == (0,)
+    assert carry_lengths(nothing).shape == (0,)
     assert len(sample(np.random.default_rng(0), 0, BOTH, Sampling())) == 0
     assert expressions(nothing) == []
 
@@ -396,10 +412,54 @@ def test_tasks_are_chosen_by_name() -> None:
         "multiplication",
         "chain",
     )  # their order is their code: never change it
-    assert get_tasks("addition") == (0,)
-    assert get_tasks(" subtraction , addition ") == (1, 0)
-    assert get_tasks(["subtraction"]) == (1,)
-    assert [task.symbol for task in TASKS] == ["+", "-", "*", ""]
+    assert [task.code for task in TASKS] == [0, 1, 2, 3]
+    assert get_tasks("addition") == (TASKS[0],)
+    assert get_tasks(" subtraction , addition ") == (TASKS[1], TASKS[0])
+    assert get_tasks(["subtraction"]) == (TASKS[1],)
+    assert [task.symbol for task in TASKS[:3]] == ["+", "-", "*"]
+    for task in TASKS:  # an example is one
+        assert parse_expression(task.example, (task,)).task.tolist() == [task.code]
+
+
+def test_tasks_that_would_read_one_text_in_two_ways_do_not_go_together() -> None:
+    with pytest.raises(UsageError, match="one text would have two answers") as caught:
+        get_tasks("chain,addition")
+    assert caught.value.hint == "train two models"
+    assert [task.name for task in readable_beside(get_tasks("chain"))] == ["chain"]
+    beside = [task.name for task in readable_beside(get_tasks("subtraction"))]
+    assert beside == ["subtraction", "addition", "multiplication"]
+
+
+@given(batches(max_digits=6, max_operands=6, symbols="+-*"))
+def test_problems_are_measured_by_their_tasks(asked: list[Question]) -> None:
+    problems = arrays(asked)
+    assert sizes(problems).tolist() == [q.width for q in asked]
+    assert operands_asked(problems).tolist() == [len(q.operands) for q in asked]
+    found = {task.name: questions_of(problems[rows]) for task, rows in by_task(problems)}
+    symbols = {SYMBOLS[symbol]: symbol for symbol in SYMBOLS}
+    assert found == {
+        name: [q for q in asked if q.symbol == symbols[name]]
+        for name in TASK_NAMES
+        if any(SYMBOLS[q.symbol] == name for q in asked)
+    }
+
+
+@pytest.mark.parametrize("names", TASK_NAMES)
+@pytest.mark.parametrize("stress", [False, True])
+@pytest.mark.parametrize("digits", [1, 2, 9])
+def test_problems_of_one_length_are_of_that_length(names: str, stress: bool, digits: int) -> None:
+    (task,) = get_tasks(names)
+    problems = task.of_length(np.random.default_rng(0), 200, 2, digits, stress=stress)
+    assert len(problems) == 200
+    assert (problems.task == task.code).all()
+    # the hardest may be one digit shorter
+    assert set(sizes(problems).tolist()) <= ({digits, max(1, digits - 1)} if stress else {digits})
+    assert sizes(problems).max() == digits
+    assert not answer(problems).negative.any()
+    if not task.one_digit:
+        assert (problems.operators[:, 0] == OPERATOR_CODES[task.symbol]).all()
+    parsed = parse_expressions(expressions(problems), (task,))
+    assert expressions(parsed) == expressions(problems)
 
 
 @pytest.mark.parametrize(
@@ -410,6 +470,11 @@ def test_tasks_are_chosen_by_name() -> None:
         ("", "unknown task ''", None),
         ("addition,addition", "name each task once, not 'addition,addition'", None),
         ([], "name each task once", None),
+        (
+            "addition,chain",
+            "addition is worked out in integers and chain from left to right modulo 10",
+            "train two models",
+        ),
     ],
 )
 def test_unknown_tasks_are_refused(names: str, message: str, hint: str | None) -> None:

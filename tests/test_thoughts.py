@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mathllm.inference.solver import Solver
 from typer.testing import CliRunner
 
 from mathllm.checkpoint import OWN_THOUGHTS, SHIPPED, load_checkpoint
@@ -17,8 +16,11 @@ from mathllm.cli.main import app
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.thoughts import Slot, best_matching, examine
+from mathllm.tasks import get_tasks
+from mathllm.tasks.expressions import parse_expression
 
 CPU = torch.device("cpu")
+(CHAIN,) = get_tasks("chain")
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32 - 1))
@@ -43,15 +45,9 @@ def test_agreement_renaming_and_information_of_a_thought() -> None:
 
 
 def test_the_model_that_ships_thinks_in_states_that_its_answers_hang_on() -> None:
-    checkpoint = load_checkpoint(OWN_THOUGHTS, CPU)
+    model = load_checkpoint(OWN_THOUGHTS, CPU)
     seen: list[tuple[int, int]] = []
-    report = examine(
-        checkpoint.model,
-        checkpoint.notation,
-        6,
-        n=300,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    report = examine(model, CHAIN, 6, n=300, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (8, 8)
     assert len(report.slots) == 6
     assert report.answers.correct >= 297
@@ -66,12 +62,12 @@ def test_the_model_that_ships_thinks_in_states_that_its_answers_hang_on() -> Non
 
 def test_a_model_whose_answers_do_not_hang_on_its_thoughts_is_found_out() -> None:
     """The same model, its weights shaken until it is wrong: nothing follows a donor any more."""
-    checkpoint = load_checkpoint(OWN_THOUGHTS, CPU)
+    model = load_checkpoint(OWN_THOUGHTS, CPU)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in checkpoint.model.parameters():
+        for parameter in model.model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator))
-    report = examine(checkpoint.model, checkpoint.notation, 3, n=200)
+    report = examine(model, CHAIN, 3, n=200)
     assert report.answers.correct < 60
     assert report.followed.correct < 0.4 * report.followed.num_examples
     assert all(slot.information < 2 for slot in report.slots)
@@ -96,18 +92,19 @@ def test_the_command_prints_a_table_and_a_document_and_draws(tmp_path: Path) -> 
 
 def test_a_model_whose_thoughts_are_no_states_is_refused() -> None:
     with pytest.raises(UsageError, match="what its thoughts should mean is not known"):
-        examine(*(lambda c: (c.model, c.notation))(load_checkpoint(SHIPPED, CPU)), 3)
+        examine(load_checkpoint(SHIPPED, CPU), CHAIN, 3)
 
 
 def test_the_invented_thought_is_shown_and_the_answer_is_right() -> None:
-    solver = Solver(load_checkpoint(OWN_THOUGHTS, CPU))
-    solution = solver.solve("3+4*7-2*3")
+    model = load_checkpoint(OWN_THOUGHTS, CPU)
+    solution = model.solve("3+4*7-2*3")
     assert solution.correct
     assert solution.answer == 1
     assert len(solution.steps[0]) == 4
     assert solution.text == f"3+4*7-2*3=<think>{solution.steps[0]}</think>1<end>"
-    many = solver.solve_many(["9*9", "1-2", "4"])
+    many = model.generate(["9*9", "1-2", "4"])
     assert [one.answer for one in many] == [1, 9, 4]
     with pytest.raises(UsageError, match="written whole"):
-        solver.complete("7+")
-    assert solver.unseen(solver.parse("1+2+3+4+5+6+7")) == ["a chain of more than 5 numbers"]
+        model.finish("7+")
+    longer = parse_expression("1+2+3+4+5+6+7", model.readable)
+    assert model.unseen(longer) == ["a chain of more than 5 numbers"]

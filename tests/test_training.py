@@ -12,7 +12,7 @@ from rich.console import Console
 from runs import finished, records, tiny, weights
 
 from mathllm.checkpoint import load_checkpoint
-from mathllm.config import build_config
+from mathllm.config import ObjectiveConfig, build_config
 from mathllm.data.batches import Batch, make_batch, micro_batches
 from mathllm.data.sources import ProblemStream
 from mathllm.errors import DeviceError, TrainingError, UsageError
@@ -22,8 +22,7 @@ from mathllm.model.transformer import Transformer
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tasks.splits import TEST, VAL, SplitRatios, split_of
 from mathllm.training.loggers import start_wandb
-from mathllm.training.objectives import Moment
-from mathllm.training.objectives.teacher_forcing import TeacherForcing
+from mathllm.training.objectives import Moment, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.run import count_steps, load_splits, train
 from mathllm.training.trainer import Trainer
@@ -44,7 +43,7 @@ def model_and_rows(count: int = 40) -> tuple[Transformer, Rendered]:
 
 
 def teacher_forcing(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    return TeacherForcing().loss(model, batch, Moment(0, 0.0, torch.Generator()))["loss"]
+    return make_objective(ObjectiveConfig()).loss(model, batch, Moment(0, 0.0, torch.Generator()))["loss"]
 
 
 def mean_loss(model: Transformer, rendered: Rendered) -> float:

@@ -6,14 +6,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from mathllm.cli import options
 from mathllm.cli.output import Output
-from mathllm.errors import unknown_choice
+from mathllm.config import SIZES, recipe_names
+from mathllm.errors import check_choice
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mathllm.bench import Measurement, SectionResult
 
 
@@ -51,10 +52,7 @@ def bench(
     mathllm bench --only target --recipe demo --recipe addsub-40k
     mathllm bench --json --output-file bench.json
     """
-    from rich.console import Console
-
     from mathllm.bench import ALWAYS, SECTIONS, Options, about, run_section
-    from mathllm.config import SIZES, recipe_names
 
     sections = check(only, SECTIONS, "section") or ALWAYS
     how = Options(
@@ -80,15 +78,12 @@ def bench(
 def check(names: list[str] | None, known: Any, kind: str) -> tuple[str, ...]:
     """The names as they are. Raises UsageError for one that is not known."""
     for name in names or ():
-        if name not in known:
-            raise unknown_choice(kind, name, known)
+        check_choice(kind, name, known)
     return tuple(dict.fromkeys(names or ()))
 
 
 def show(console: Console, result: SectionResult) -> None:
     """A section as a table."""
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
     table.add_column(result.section)
     for title in ("median", "", "lowest to highest", ""):

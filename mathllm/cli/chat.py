@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+import mathllm
 from mathllm.cli import options
 
 
@@ -33,12 +34,10 @@ def chat(
     echo 12+34 | mathllm chat
     """
     from mathllm.chat import Chat, answer_lines, make_console
-    from mathllm.checkpoint import load_checkpoint
-    from mathllm.device import pick_device
     from mathllm.inference.sampling import SamplingParams
 
     params = SamplingParams(temperature, top_k, top_p)
-    model = load_checkpoint(checkpoint, pick_device(device))
+    model = mathllm.load(checkpoint, device)
     forgive_bytes()
     if sys.stdin is not None and sys.stdin.isatty():
         Chat(model, make_console(), line_reader(), params=params, seed=seed).run()
@@ -58,8 +57,7 @@ def forgive_bytes() -> None:
 def history_path() -> Path:
     """Where line history is kept; see the XDG base directory specification."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    return home / "mathllm" / "history"
+    return (Path(state) if os.path.isabs(state) else Path.home() / ".local/state") / "mathllm/history"
 
 
 def line_reader() -> Callable[[str], str]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
+import mathllm
 from mathllm.cli import options
+from mathllm.cli.output import progress_bar
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mathllm.math_model import MathModel
 
 RECIPE = "demo"
@@ -36,9 +37,6 @@ def demo(
     Data and run lie in one directory; checkpoints/demo is replaced without a word.
     Afterwards mathllm chat talks to the model that it has trained.
     """
-    from rich.console import Console
-
-    from mathllm.checkpoint import load_checkpoint
     from mathllm.config import build_config
     from mathllm.data.files import generate_dataset
     from mathllm.training.run import check_directory, train
@@ -62,7 +60,7 @@ def demo(
         raise typer.Exit(128 + result.outcome.signal)
     console.print(f"{result.outcome.step:,} steps in {result.outcome.seconds:.0f} s")
 
-    model = load_checkpoint(output_dir)
+    model = mathllm.load(output_dir)
     headline(console, "3. Is it exactly right?")
     if result.test is not None:
         test = result.test
@@ -97,7 +95,6 @@ def show_rows(console: Console, path: Path, count: int = 3) -> None:
 
 def check_all_pairs(console: Console, model: MathModel, limit: int) -> None:
     """Exact match on every pair of operands, and the first mistakes."""
-    from mathllm.cli.progress import progress_bar
     from mathllm.evaluation.exhaustive import AllPairs
     from mathllm.evaluation.report import evaluate_problems
     from mathllm.evaluation.show import show_mistakes

@@ -8,13 +8,14 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
+
+from mathllm import __version__
 from mathllm.cli import options
 from mathllm.cli.output import Output
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from mathllm.errors import MathLLMError
 
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "wandb")
 # what each extra brings
@@ -46,8 +47,6 @@ def doctor(*, checkpoint: options.Checkpoint = None, as_json: options.Json = Fal
 
 def versions() -> dict[str, str]:
     """Of mathllm, of what it stands on, and of the system."""
-    from mathllm import __version__
-
     found = {"mathllm": __version__, "python": f"{platform.python_version()} ({sys.executable})"}
     for package in PACKAGES:
         try:
@@ -78,7 +77,6 @@ def devices() -> dict[str, Any]:
 def checkpoints(asked: str | None) -> dict[str, str]:
     """The runs under checkpoints/, and which checkpoint a command takes without a word, or for the one asked."""
     from mathllm.checkpoint import DEFAULT_ROOT, find_checkpoint
-    from mathllm.errors import MathLLMError
 
     found = {str(run): about(run) for run in sorted(DEFAULT_ROOT.glob("[!.]*")) if run.is_dir()}
     try:
@@ -91,7 +89,6 @@ def checkpoints(asked: str | None) -> dict[str, str]:
 def about(path: Path) -> str:
     """What a checkpoint says of itself, or what is wrong with it."""
     from mathllm.checkpoint import find_checkpoint, read_config
-    from mathllm.errors import MathLLMError
 
     try:
         config = read_config(find_checkpoint(path))
@@ -107,7 +104,6 @@ def about(path: Path) -> str:
 def data() -> dict[str, str]:
     """The data directory that training takes without a word."""
     from mathllm.data.files import METADATA, read_metadata
-    from mathllm.errors import MathLLMError
 
     if not Path("data", METADATA).is_file():
         return {"data": "none: mathllm train makes problems as it goes"}

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
+import mathllm
 from mathllm.cli import options
-from mathllm.cli.by_length import by_digits, grids, parse_lengths
 from mathllm.cli.options import number, option
-from mathllm.cli.output import Output
-from mathllm.cli.progress import progress_bar
+from mathllm.cli.output import Output, progress_bar
 from mathllm.errors import DataError, UsageError
 from mathllm.files import new_file
 from mathllm.flags import MACHINE, OUTPUT, PROBLEMS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mathllm.evaluation.exact_match import ProblemSet
-    from mathllm.evaluation.report import Report
     from mathllm.math_model import MathModel
     from mathllm.tasks import Problems
 
@@ -109,42 +106,51 @@ def evaluate(
     output = Output(as_json, output_file, plot, (samples,))
     lengths = parse_lengths(digits) if digits is not None else None
 
-    from mathllm.checkpoint import load_checkpoint
-    from mathllm.device import pick_device
+    from mathllm.evaluation.grid import evaluate_grid
+    from mathllm.evaluation.lengths import evaluate_lengths
     from mathllm.evaluation.report import evaluate_problems
+    from mathllm.evaluation.show import show_grid, show_lengths, show_report
 
-    loaded = load_checkpoint(checkpoint, pick_device(device))
+    loaded = mathllm.load(checkpoint, device)
     how: dict[str, Any] = {"seed": seed, "draft": draft, "batch_size": batch_size}
     if grid is not None:
-        share = grids(loaded, output, limit=grid, step=grid_step, per_cell=per_cell, **how)
+        how |= {"limit": grid, "step": grid_step, "per_cell": per_cell, "signed": loaded.data.signed}
+        share = by_length(loaded, output, measure=evaluate_grid, show=show_grid, **how)
     elif lengths is not None:
-        share = by_digits(
-            loaded, output, lengths=lengths, n=max_examples or PER_LENGTH, operands=operands, **how
-        )
+        if operands > (most := max(task.max_operands for task in loaded.tasks)):
+            raise UsageError(f"{loaded.data.task} has at most {most} operands, not {operands}")
+        how |= {"lengths": lengths, "n": max_examples or PER_LENGTH, "operands": operands}
+        share = by_length(loaded, output, measure=evaluate_lengths, show=show_lengths, **how)
     else:
+        typed = seed if options.given(context, "seed") else None
         problems, source = choose_problems(
             loaded,
             data_path=data_path,
             data_dir=data_dir,
             exhaustive=exhaustive,
             max_examples=max_examples,
-            seed=seed if options.given(context, "seed") else None,
+            seed=typed,
         )
-        complete = exhaustive is not None and max_examples is None
-        with _samples_file(samples) as file, progress_bar("evaluating") as progress:
-            report = evaluate_problems(
-                loaded,
-                problems,
-                batch_size=batch_size,
-                mistakes=mistakes,
-                samples=file,
-                progress=progress,
-                draft=draft,
-            )
+        how = {"draft": draft, "batch_size": batch_size, "mistakes": mistakes}
+        with ExitStack() as stack:
+            if samples is not None:  # the file gets its name only when it is whole
+                path = stack.enter_context(new_file(samples))
+                how["samples"] = stack.enter_context(path.open("w", encoding="utf-8"))
+            how["progress"] = stack.enter_context(progress_bar("evaluating"))
+            report = evaluate_problems(loaded, problems, **how)
         about = {"checkpoint": str(loaded.path), "data": source, "format": loaded.format.name}
-        output.give({**about, **report.to_dict()}, lambda console: _show(console, about, report, complete))
+
+        def show(console: Console) -> None:
+            for name, value in about.items():
+                console.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
+            console.print()
+            show_report(console, report, exhaustive is not None and max_examples is None)
+
+        output.give({**about, **report.to_dict()}, show)
         share = report.exact_match
-    check_threshold(share, fail_under)
+    if fail_under is not None and share < fail_under:
+        print(f"exact match {share:.6g} is below {fail_under:g}", file=sys.stderr)
+        raise typer.Exit(BELOW_THRESHOLD)
 
 
 def check_options(context: typer.Context, mode: str) -> None:
@@ -157,20 +163,53 @@ def check_options(context: typer.Context, mode: str) -> None:
             raise UsageError(f"{option_name} needs --{modes[0]}", "see mathllm eval --help")
 
 
-def check_threshold(exact_match: float, fail_under: float | None) -> None:
-    if fail_under is not None and exact_match < fail_under:
-        print(f"exact match {exact_match:.6g} is below {fail_under:g}", file=sys.stderr)
-        raise typer.Exit(BELOW_THRESHOLD)
+def parse_lengths(text: str) -> list[int]:
+    """Numbers of digits from `10,100`. Raises UsageError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 and int(part) > 0 for part in parts):
+        raise UsageError(f"--digits takes numbers of digits, not {text!r}", "for example --digits 10,100")
+    return sorted({int(part) for part in parts})
+
+
+def by_length(
+    loaded: MathModel,
+    output: Output,
+    *,
+    measure: Callable[..., Any],
+    show: Callable[[Console, Any, int], None],
+    **how: Any,
+) -> float:
+    """Exact match of each task by the number of digits, as tables or as JSON; `how` is for `measure`, whose results
+    `show` prints. Returns the share that is right in all."""
+    found = {}
+    for task in loaded.tasks:
+        with progress_bar(f"{task.name} by length") as progress:
+            found[task.name] = measure(loaded, task, progress=progress, **how)
+    trained = loaded.data.max_digits
+    if output.plot is not None:
+        from mathllm.evaluation.plots import plot_grids
+
+        plot_grids(found, trained, output.plot)
+
+    def show_all(console: Console) -> None:
+        for task, result in found.items():
+            console.print(f"{task}: {loaded.path}, {result.seconds:.1f} s", markup=False, soft_wrap=True)
+            show(console, result, trained)
+
+    tasks = {task: result.to_dict() for task, result in found.items()}
+    output.give({"checkpoint": str(loaded.path), "trained_up_to_digits": trained, "tasks": tasks}, show_all)
+    counts = [result.answers for result in found.values()]
+    return float(sum(count.correct for count in counts) / sum(count.num_examples for count in counts))
 
 
 def choose_problems(
     model: MathModel,
     *,
-    data_path: Path | None = None,
-    data_dir: Path | None = None,
-    exhaustive: int | None = None,
-    max_examples: int | None = None,
-    seed: int | None = None,
+    data_path: Path | None,
+    data_dir: Path | None,
+    exhaustive: int | None,
+    max_examples: int | None,
+    seed: int | None,
 ) -> tuple[ProblemSet, str]:
     """The problems that the options ask for, and a line that says which these are.
 
@@ -181,18 +220,21 @@ def choose_problems(
     from mathllm.data.importing import read_problems
     from mathllm.evaluation.exhaustive import AllPairs
 
-    if sum(option is not None for option in (data_path, data_dir, exhaustive)) > 1:
+    named = [one for one in (data_path, data_dir, exhaustive) if one is not None]
+    if len(named) > 1:
         raise UsageError("--data-path, --data-dir and --exhaustive exclude each other", "give one of them")
-    if seed is not None and (data_path, data_dir, exhaustive) != (None, None, None):
+    if seed is not None and named:
         raise UsageError("--seed does nothing where no problem is drawn", "leave it out")
     problems: ProblemSet
     if exhaustive is not None:
         pairs = AllPairs(model.tasks, exhaustive, model.data.signed)
         problems, source = pairs, pairs.about
     else:
-        path = _test_file(data_dir) if data_dir is not None else data_path
-        if path is None and seed is None:
-            path = _default_file(model)
+        homes = [data_dir] if data_dir is not None else [Path(model.data.data_dir or "data"), Path("data")]
+        files = [home / "test.jsonl" for home in homes if seed is None]
+        path = data_path or next((file for file in files if file.is_file()), None)
+        if path is None and data_dir is not None:
+            raise UsageError(f"{data_dir} holds no test.jsonl", "make a dataset: mathllm gen-data")
         if path is None:
             return _fresh_problems(model, max_examples or SAMPLED, seed)
         found = read_problems(path, model.readable)
@@ -200,24 +242,11 @@ def choose_problems(
             raise DataError(f"there is no problem in {path}", "make more: mathllm gen-data")
         _remark(model, found)
         problems, source = found, str(path)
-        if data_path is None and data_dir is None:
+        if not named:
             print(f"no data was named: taking {source}", file=sys.stderr)
     if max_examples is not None and max_examples < len(problems):
         return problems[:max_examples], f"the first {max_examples:,} of {source}"
     return problems, source
-
-
-def _test_file(data_dir: Path) -> Path:
-    path = data_dir / "test.jsonl"
-    if not path.is_file():
-        raise UsageError(f"{data_dir} holds no test.jsonl", "make a dataset: mathllm gen-data")
-    return path
-
-
-def _default_file(model: MathModel) -> Path | None:
-    trained_on = [Path(model.data.data_dir)] if model.data.data_dir else []
-    files = [directory / "test.jsonl" for directory in (*trained_on, Path("data"))]
-    return next((file for file in files if file.is_file()), None)
 
 
 def _fresh_problems(model: MathModel, most: int, seed: int | None) -> tuple[ProblemSet, str]:
@@ -246,22 +275,3 @@ def _remark(model: MathModel, problems: Problems) -> None:
         if seen:
             total = f"{seen:,} of {len(problems):,} problems"
             print(f"note: {total} are of the split that this checkpoint was trained on", file=sys.stderr)
-
-
-@contextmanager
-def _samples_file(path: Path | None) -> Iterator[TextIO | None]:
-    """A file to write into, which gets its name only when it is whole; None without a path."""
-    if path is None:
-        yield None
-        return
-    with new_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yield file
-
-
-def _show(console: Console, about: dict[str, str], report: Report, complete: bool) -> None:
-    from mathllm.evaluation.show import show_report
-
-    for name, value in about.items():
-        console.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
-    console.print()
-    show_report(console, report, complete)

@@ -11,7 +11,7 @@ import typer
 
 from mathllm.cli import options
 from mathllm.cli.options import option
-from mathllm.cli.progress import progress_bar
+from mathllm.cli.output import progress_bar
 from mathllm.errors import UsageError
 from mathllm.flags import PROBLEMS
 

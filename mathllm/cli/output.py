@@ -1,19 +1,19 @@
-"""Where the result of a command goes: to stdout as text or as JSON, and to files."""
+"""Where the result of a command goes, to stdout as text or as JSON, and to files; and its progress bar on stderr."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from mathllm.errors import UsageError
 from mathllm.files import write_json
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,21 @@ class Output:
 
     def give(self, document: Any, show: Callable[[Console], None]) -> None:
         """The result: a JSON document, or what `show` prints of it."""
-        from rich.console import Console
-
         if self.as_json:
             print(json.dumps(document, indent=2))
         else:
             show(Console(highlight=False))
         if self.file is not None:
             write_json(self.file, document)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that takes how much is done and how much there is, and draws it where stderr is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import mathllm
 from mathllm.cli import options
+from mathllm.cli.chat import forgive_bytes
 from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain
 
 if TYPE_CHECKING:
@@ -52,11 +54,8 @@ def solve(
         raise UsageError("there is nothing to solve", "for example: mathllm solve 658+189")
 
     from mathllm.chat import make_console
-    from mathllm.checkpoint import load_checkpoint
-    from mathllm.cli.chat import forgive_bytes
-    from mathllm.device import pick_device
 
-    model = load_checkpoint(checkpoint, pick_device(device))
+    model = mathllm.load(checkpoint, device)
     forgive_bytes()
     if from_stdin:
         good = answer_all(model, (line.rstrip("\r\n") for line in sys.stdin or ()), as_json, numbered=True)

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from mathllm.cli import options
 from mathllm.cli.output import Output
+from mathllm.errors import UsageError
 from mathllm.files import write_json
 from mathllm.percent import percent_down
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from mathllm.study import Study
 
 
@@ -56,9 +56,6 @@ def study(
     mathllm study thoughts                      # reasoning learned from the answer alone, and controls
     mathllm study mine.toml --set train.max_steps=200
     """
-    from rich.console import Console
-
-    from mathllm.errors import UsageError
     from mathllm.study import load_study, measure
 
     output = Output(as_json, plot=plot)
@@ -80,8 +77,6 @@ def study(
 
 def parse_seeds(text: str | None, count: int) -> list[int]:
     """Seeds from `0,1,2`, or the first `count`. Raises UsageError for anything else."""
-    from mathllm.errors import UsageError
-
     if text is None:
         return list(range(count))
     parts = [part.strip() for part in text.split(",")]
@@ -92,7 +87,6 @@ def parse_seeds(text: str | None, count: int) -> list[int]:
 
 def report(chosen: Study, root: Path, settings: list[str], output: Output) -> None:
     """Prints the tables of what is finished, writes results.json, and draws a picture where there should be one."""
-    from mathllm.errors import UsageError
     from mathllm.evaluation.lengths import RANDOM
     from mathllm.study import finished_results, shares
 
@@ -133,8 +127,6 @@ def show(console: Console, chosen: Study, *, results: list[dict[str, Any]], othe
 
 def table(chosen: Study, found: dict[tuple[str, str], list[float]], columns: list[str], title: str) -> Table:
     """A line for each variant, a column for each length."""
-    from rich.table import Table
-
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
     result.add_column(title)
     for column in (*columns, "seeds"):

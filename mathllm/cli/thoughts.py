@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+from rich.console import Console
+from rich.table import Table
+
+import mathllm
 from mathllm.cli import options
 from mathllm.cli.options import number
-from mathllm.cli.output import Output
-from mathllm.cli.progress import progress_bar
+from mathllm.cli.output import Output, progress_bar
 from mathllm.flags import PROBLEMS
+from mathllm.percent import percent_down
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mathllm.evaluation.thoughts import ThoughtReport
 
 
@@ -38,11 +40,9 @@ def thoughts(
     """
     output = Output(as_json, output_file, plot)
 
-    from mathllm.checkpoint import load_checkpoint
-    from mathllm.device import pick_device
     from mathllm.evaluation.thoughts import examine
 
-    loaded = load_checkpoint(checkpoint, pick_device(device))
+    loaded = mathllm.load(checkpoint, device)
     with progress_bar("decoding") as progress:
         report = examine(loaded, loaded.tasks[0], steps, examples, progress=progress)
     path = str(loaded.path)
@@ -55,22 +55,14 @@ def thoughts(
 
 def show(console: Console, path: str, report: ThoughtReport) -> None:
     """A line for each thought, and what the answers are with other problems' thoughts."""
-    from rich.table import Table
-
-    from mathllm.percent import percent_down
-
     console.print(f"{path}: {report.task}s of {report.steps} steps", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
     for title in ("thought", "true state %", "renamed %", "bits of 3.32", "donor followed"):
         table.add_column(title, justify="right")
     for place, slot in enumerate(report.slots, 1):
-        table.add_row(
-            str(place),
-            percent_down(slot.agreement),
-            percent_down(slot.renamed),
-            f"{slot.information:.2f}",
-            f"{slot.followed.correct:,} of {slot.followed.num_examples:,}",
-        )
+        shares = map(percent_down, (slot.agreement, slot.renamed))
+        followed = f"{slot.followed.correct:,} of {slot.followed.num_examples:,}"
+        table.add_row(str(place), *shares, f"{slot.information:.2f}", followed)
     console.print(table)
     for count, what in (
         (report.answers, "answers are right"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from mathllm.cli import options
 from mathllm.cli.options import option
@@ -18,8 +19,6 @@ from mathllm.flags import OUTPUT, parse_assignments
 from mathllm.registry import OBJECTIVES
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mathllm.config import Config
     from mathllm.training.run import TrainResult
 
@@ -52,8 +51,6 @@ def train(
     mathllm train --recipe addsub-3digit --output-dir checkpoints/mine
     torchrun --nproc-per-node 2 -m mathllm train
     """
-    from rich.console import Console
-
     from mathllm.training.distributed import is_main
     from mathllm.training.run import train as run_training
 

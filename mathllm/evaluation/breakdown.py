@@ -16,7 +16,9 @@ carry that two operands (or however many there are) could not make.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -125,8 +127,7 @@ def wrong_lengths(said: Numbers, true: Numbers) -> Digits:
     twice = np.take_along_axis(ours, place, 1) == np.take_along_axis(ours, np.maximum(place - 1, 0), 1)
     doubled = (longer == 1) & (shared >= true.lengths) & (below > 0) & twice[:, 0]
     choices = [dropped, doubled, longer < 0, longer > 0]
-    found: Digits = np.select(choices, range(1, len(LENGTH_ERRORS)), 0).astype(np.uint8)
-    return found
+    return np.select(choices, range(1, len(LENGTH_ERRORS)), 0).astype(np.uint8)
 
 
 def _common(same: Bools) -> Ints:
@@ -138,8 +139,7 @@ def _common(same: Bools) -> Ints:
 def _from_the_top(digits: Digits, lengths: Ints) -> Digits:
     """Digits [N, D] with the most significant first, what is no digit behind."""
     source = lengths[:, None] - 1 - np.arange(digits.shape[1])
-    top: Digits = np.take_along_axis(digits, source % digits.shape[1], 1)
-    return top
+    return np.take_along_axis(digits, source % digits.shape[1], 1)
 
 
 def _thought_correct(verdicts: Verdicts) -> Bools | None:
@@ -163,6 +163,10 @@ class Count:
     correct: int
     num_examples: int
 
+    @classmethod
+    def of(cls, right: Bools) -> Count:
+        return cls(int(right.sum()), len(right))
+
     def __add__(self, other: Count) -> Count:
         return Count(self.correct + other.correct, self.num_examples + other.num_examples)
 
@@ -173,6 +177,17 @@ class Count:
     @property
     def interval(self) -> tuple[float, float]:
         return wilson_interval(self.correct, self.num_examples)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "exact_match": self.exact_match,
+            "exact_match_ci95": list(self.interval),
+            "correct": self.correct,
+            "num_examples": self.num_examples,
+        }
+
+
+NOTHING = Count(0, 0)
 
 
 def wilson_interval(correct: int, num_examples: int, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -198,9 +213,8 @@ def group(verdicts: Verdicts, findings: Findings) -> Groups:
     """Counts by task, digits of the longest operand, digits of the answer, and longest run of carries or
     borrows; numbers ascend."""
     problems, right = verdicts.problems, verdicts.answer_correct
-    right_of = {task.name: right[rows] for task, rows in by_task(problems)}
     return {
-        "by_task": {name: Count(int(part.sum()), len(part)) for name, part in right_of.items()},
+        "by_task": {task.name: Count.of(right[rows]) for task, rows in by_task(problems)},
         "by_operand_digits": _count(sizes(problems), right),
         "by_answer_digits": _count(findings.truth.lengths, right),
         "by_carries": _count(carry_lengths(problems), right),
@@ -218,6 +232,12 @@ def merge(left: Groups, right: Groups) -> Groups:
     merged: Groups = {}
     for name in left | right:
         one, other = left.get(name, {}), right.get(name, {})
-        keys = sorted(one | other, key=lambda key: (len(key), key) if key.isdecimal() else (0, key))
-        merged[name] = {key: one.get(key, Count(0, 0)) + other.get(key, Count(0, 0)) for key in keys}
+        merged[name] = {
+            key: one.get(key, NOTHING) + other.get(key, NOTHING) for key in ascending(one | other)
+        }
     return merged
+
+
+def ascending(names: Iterable[str]) -> list[str]:
+    """Words, and then numbers by their value."""
+    return sorted(names, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))

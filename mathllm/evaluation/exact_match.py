@@ -93,6 +93,11 @@ def judge(
     return read_verdicts(model.format, gold, written, hits, ~certain)
 
 
+def moved(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None]:
+    """The progress of a part of the work, before which some of the `total` was done."""
+    return lambda done, _: progress(before + done, total) if progress is not None else None
+
+
 def read_verdicts(
     format: Format, gold: Rendered, written: Written, token_hits: Ints, decoded: Bools
 ) -> Verdicts:

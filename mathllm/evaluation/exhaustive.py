@@ -74,5 +74,4 @@ def _triangle(index: Ints) -> tuple[Ints, Ints]:
 
 def _digits(values: Ints, width: int) -> Digits:
     """Digits [..., width] of values [...], least significant first."""
-    digits: Digits = (values[..., None] // 10 ** np.arange(width) % 10).astype(np.uint8)
-    return digits
+    return (values[..., None] // 10 ** np.arange(width) % 10).astype(np.uint8)

@@ -1,7 +1,4 @@
-"""Exact match by the lengths of both operands: how far beyond its training a model is right, and where it breaks.
-
-grid = evaluate_grid(model, task, limit=100, step=10, per_cell=20)
-"""
+"""Exact match by the lengths of both operands: how far beyond its training a model is right, and where it breaks."""
 
 from __future__ import annotations
 
@@ -14,13 +11,11 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
-from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.lengths import check_length
+from mathllm.evaluation.report import judged_parts
 from mathllm.inference.texts import Reasoner
 from mathllm.tasks import Problems, Task
 from mathllm.tasks.numbers import Ints
-
-CHUNK_TOKENS = 1 << 22  # of problems judged at once
 
 
 @dataclass(frozen=True)
@@ -42,12 +37,8 @@ class Grid:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a JSON document: rows are lengths of the first operand."""
-        answers = self.answers
         return {
-            "exact_match": answers.exact_match,
-            "exact_match_ci95": list(answers.interval),
-            "correct": answers.correct,
-            "num_examples": answers.num_examples,
+            **self.answers.to_dict(),
             "grid_lengths": self.lengths.tolist(),
             "grid_correct": self.correct.tolist(),
             "grid_num_examples": self.num_examples.tolist(),
@@ -98,12 +89,8 @@ def evaluate_grid(
     problems, cells = draw_cells(task, lengths, per_cell, signed=signed, seed=seed)
     longest = check_length(model.format, model.max_length, task, limit, signed=signed)
     correct, num_examples = np.zeros((2, len(lengths), len(lengths)), np.int64)
-    rows = max(1, CHUNK_TOKENS // longest)
-    for start in range(0, len(problems), rows):
-        part = slice(start, start + rows)
-        right = judge(model, problems[part], batch_size=batch_size, draft=draft).answer_correct
-        np.add.at(correct, tuple(cells[part].T), right)
+    how: dict[str, Any] = {"batch_size": batch_size, "draft": draft, "progress": progress}
+    for part, verdicts in judged_parts(model, problems, longest, **how):
+        np.add.at(correct, tuple(cells[part].T), verdicts.answer_correct)
         np.add.at(num_examples, tuple(cells[part].T), 1)
-        if progress is not None:
-            progress(min(start + rows, len(problems)), len(problems))
     return Grid(lengths, correct, num_examples, time.perf_counter() - started)

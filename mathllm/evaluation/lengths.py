@@ -1,11 +1,8 @@
-"""Exact match at chosen numbers of digits, on random problems and on carry stress: how far did it generalize?
-
-for result in evaluate_lengths(model, task, [10, 100]).results:
-    print(result.digits, result.kind, result.report.answers)
-"""
+"""Exact match at chosen numbers of digits, on random problems and on carry stress: how far did it generalize?"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mathllm.errors import UsageError
-from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.breakdown import NOTHING, Count
+from mathllm.evaluation.exact_match import moved
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Format
 from mathllm.inference.texts import Reasoner
@@ -45,7 +43,7 @@ class LengthReport:
 
     @property
     def answers(self) -> Count:
-        return sum((result.report.answers for result in self.results), Count(0, 0))
+        return sum((result.report.answers for result in self.results), NOTHING)
 
     @property
     def seconds(self) -> float:
@@ -102,15 +100,9 @@ def evaluate_lengths(
     for digits in lengths:
         check_length(model.format, model.max_length, task, digits, operands=operands)
     results: list[LengthResult] = []
-    total = 2 * n * len(lengths)
-    for digits in lengths:
-        for kind in KINDS:
-
-            def advance(done: int, _: int, before: int = len(results) * n) -> None:
-                if progress is not None:
-                    progress(before + done, total)
-
-            problems = draw_length(task, digits, kind, n, operands=operands, seed=seed)
-            report = evaluate_problems(model, problems, batch_size=batch_size, progress=advance, draft=draft)
-            results.append(LengthResult(digits, kind, report))
+    for digits, kind in itertools.product(lengths, KINDS):
+        advance = moved(progress, len(results) * n, len(KINDS) * n * len(lengths))
+        problems = draw_length(task, digits, kind, n, operands=operands, seed=seed)
+        report = evaluate_problems(model, problems, batch_size=batch_size, progress=advance, draft=draft)
+        results.append(LengthResult(digits, kind, report))
     return LengthReport(tuple(results))

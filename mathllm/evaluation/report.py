@@ -1,10 +1,4 @@
-"""Evaluation from problems to a report.
-
-Problems are judged in chunks, so that a million of them take no more memory than some thousands.
-
-    report = evaluate_problems(model, problems)
-    print(report.exact_match, report.to_dict())
-"""
+"""Evaluation from problems to a report, in parts: a million problems take no more memory than some thousands."""
 
 from __future__ import annotations
 
@@ -16,30 +10,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 from mathllm.errors import UsageError
-from mathllm.evaluation.breakdown import (
-    KINDS,
-    LENGTH_ERRORS,
-    WRONG_VALUE,
-    Count,
-    Findings,
-    Groups,
-    find,
-    group,
-    merge,
-)
-from mathllm.evaluation.exact_match import ProblemSet, Verdicts, check_lengths, judge
+from mathllm.evaluation import breakdown
+from mathllm.evaluation.breakdown import NOTHING, Count, Findings, Groups
+from mathllm.evaluation.exact_match import ProblemSet, Verdicts, check_lengths, judge, moved
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.samples import Mistake, first_mistakes, write_samples
-from mathllm.formats import Format
 from mathllm.inference.texts import Reasoner
-from mathllm.tasks.numbers import Ints
+from mathllm.tasks.numbers import Bools
 
-NOTHING = Count(0, 0)
 CHUNK_TOKENS = 1 << 22  # of problems judged at once
 CHECKED_ROWS = 10_000  # rendered at once, to see how long they are
 
 
-@dataclass(frozen=True)
+@dataclass
 class Errors:
     """How often what went wrong. `kinds` has all of breakdown.KINDS, which add up to the wrong answers.
 
@@ -48,12 +31,34 @@ class Errors:
     (breakdown.LENGTH_ERRORS). The last two are None for formats without a thought.
     """
 
-    kinds: dict[str, int]
-    first_wrong_digit: dict[str, int]
-    carry: int
-    lengths: dict[str, int]
-    thought_right_answer_wrong: int | None
-    thought_wrong_answer_right: int | None
+    kinds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(breakdown.KINDS, 0))
+    first_wrong_digit: dict[str, int] = field(default_factory=dict)
+    carry: int = 0
+    lengths: dict[str, int] = field(default_factory=lambda: dict.fromkeys(breakdown.LENGTH_ERRORS[1:], 0))
+    thought_right_answer_wrong: int | None = None
+    thought_wrong_answer_right: int | None = None
+
+    def add(self, right: Bools, findings: Findings) -> None:
+        """Counts one part of the data, whose answers [N] are `right` or wrong."""
+        for kind, name in enumerate(self.kinds):
+            self.kinds[name] += int((findings.kind == kind).sum())
+        for error, name in enumerate(self.lengths, 1):
+            self.lengths[name] += int((findings.length_error == error).sum())
+        wrong_value = findings.kind == breakdown.WRONG_VALUE
+        self.carry += int(findings.carry_error[wrong_value].sum())
+        places = findings.first_wrong[wrong_value].tolist()
+        counts = Counter(self.first_wrong_digit) + Counter(
+            str(place) if place else "sign" for place in places
+        )
+        self.first_wrong_digit = {place: counts[place] for place in breakdown.ascending(counts)}
+        thought = findings.thought_correct
+        if thought is not None:
+            self.thought_right_answer_wrong = (self.thought_right_answer_wrong or 0) + int(
+                (thought & ~right).sum()
+            )
+            self.thought_wrong_answer_right = (self.thought_wrong_answer_right or 0) + int(
+                (~thought & right).sum()
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -66,21 +71,31 @@ class Errors:
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Report:
     """The result of an evaluation. `answers` counts right answers, `completions` texts that are gold to the
     last token, `tokens` gold tokens predicted from the gold before them; `decoded` rows were decoded token by
     token, as the draft did not settle them.
     """
 
-    answers: Count
-    completions: Count
-    tokens: Count
-    errors: Errors
-    groups: Groups
-    mistakes: tuple[Mistake, ...]
-    decoded: int
-    seconds: float
+    answers: Count = NOTHING
+    completions: Count = NOTHING
+    tokens: Count = NOTHING
+    errors: Errors = field(default_factory=Errors)
+    groups: Groups = field(default_factory=dict)
+    mistakes: tuple[Mistake, ...] = ()
+    decoded: int = 0
+    seconds: float = 0.0
+
+    def add(self, verdicts: Verdicts, findings: Findings, mistakes: int = 5) -> None:
+        """Counts one part of the data; `mistakes` is how many are kept in all."""
+        self.answers += Count.of(verdicts.answer_correct)
+        self.completions += Count.of(verdicts.completion_correct)
+        self.tokens += Count(int(verdicts.token_hits.sum()), int(verdicts.token_counts.sum()))
+        self.errors.add(verdicts.answer_correct, findings)
+        self.groups = breakdown.merge(self.groups, breakdown.group(verdicts, findings))
+        self.mistakes += first_mistakes(verdicts, findings, mistakes - len(self.mistakes))
+        self.decoded += int(verdicts.decoded.sum())
 
     @property
     def exact_match(self) -> float:
@@ -89,82 +104,15 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """All of it for a JSON document."""
         return {
-            **_count_dict(self.answers),
+            **self.answers.to_dict(),
             "completion_exact_match": self.completions.exact_match,
             "token_accuracy": self.tokens.exact_match,
             "errors": self.errors.to_dict(),
-            **{
-                name: {key: _count_dict(c) for key, c in counts.items()}
-                for name, counts in self.groups.items()
-            },
+            **{name: {key: c.to_dict() for key, c in counts.items()} for name, counts in self.groups.items()},
             "mistakes": [asdict(mistake) for mistake in self.mistakes],
             "decoded": self.decoded,
             "seconds": round(self.seconds, 3),
         }
-
-
-def _count_dict(count: Count) -> dict[str, Any]:
-    return {
-        "exact_match": count.exact_match,
-        "exact_match_ci95": list(count.interval),
-        "correct": count.correct,
-        "num_examples": count.num_examples,
-    }
-
-
-@dataclass
-class Tally:
-    """Adds verdicts up, part by part, and keeps the first mistakes."""
-
-    most_mistakes: int = 5
-    answers: Count = NOTHING
-    completions: Count = NOTHING
-    tokens: Count = NOTHING
-    decoded: int = 0
-    kinds: Counter[int] = field(default_factory=Counter)
-    first_wrong: Counter[int] = field(default_factory=Counter)
-    carry: int = 0
-    lengths: Counter[int] = field(default_factory=Counter)
-    thinks: bool = False
-    thought_right_answer_wrong: int = 0
-    thought_wrong_answer_right: int = 0
-    groups: Groups = field(default_factory=dict)
-    mistakes: list[Mistake] = field(default_factory=list)
-
-    def add(self, verdicts: Verdicts, findings: Findings) -> None:
-        """Counts one part of the data."""
-        n, right = len(verdicts), verdicts.answer_correct
-        self.answers += Count(int(right.sum()), n)
-        self.completions += Count(int(verdicts.completion_correct.sum()), n)
-        self.tokens += Count(int(verdicts.token_hits.sum()), int(verdicts.token_counts.sum()))
-        self.decoded += int(verdicts.decoded.sum())
-        self.kinds.update(findings.kind[~right].tolist())
-        wrong_value = findings.kind == WRONG_VALUE
-        self.first_wrong.update(findings.first_wrong[wrong_value].tolist())
-        self.carry += int(findings.carry_error[wrong_value].sum())
-        self.lengths.update(findings.length_error.tolist())
-        if findings.thought_correct is not None:
-            self.thinks = True
-            self.thought_right_answer_wrong += int((findings.thought_correct & ~right).sum())
-            self.thought_wrong_answer_right += int((~findings.thought_correct & right).sum())
-        self.groups = merge(self.groups, group(verdicts, findings))
-        self.mistakes += first_mistakes(verdicts, findings, self.most_mistakes - len(self.mistakes))
-
-    def report(self, seconds: float = 0.0) -> Report:
-        """What has been counted so far."""
-        digits = {
-            str(place) if place else "sign": self.first_wrong[place] for place in sorted(self.first_wrong)
-        }
-        errors = Errors(
-            kinds={name: self.kinds[kind] for kind, name in enumerate(KINDS)},
-            first_wrong_digit=digits,
-            carry=self.carry,
-            lengths={name: self.lengths[i] for i, name in enumerate(LENGTH_ERRORS) if i},
-            thought_right_answer_wrong=self.thought_right_answer_wrong if self.thinks else None,
-            thought_wrong_answer_right=self.thought_wrong_answer_right if self.thinks else None,
-        )
-        counts = (self.answers, self.completions, self.tokens)
-        return Report(*counts, errors, self.groups, tuple(self.mistakes), self.decoded, seconds)
 
 
 def evaluate_problems(
@@ -183,32 +131,36 @@ def evaluate_problems(
     where there are none, and before anything is judged where some are too long for the model or the format cannot
     write them.
     """
-    n = len(problems)
-    if n == 0:
+    if len(problems) == 0:
         raise UsageError("there is no problem to evaluate")
-    started = time.perf_counter()
+    started, report = time.perf_counter(), Report()
     # of all pairs the longest text is known, and a look at each of them would take long before anything is seen
     longest = problems.longest_text(model.format) if isinstance(problems, AllPairs) else math.inf
     if longest > model.max_length:
-        longest = check_lengths(model.max_length, problems, text_lengths(model.format, problems))
-    tally = Tally(mistakes)
-    rows = max(1, int(CHUNK_TOKENS // longest))
-    for start in range(0, n, rows):
-
-        def advance(done: int, _: int, before: int = start) -> None:
-            if progress is not None:
-                progress(before + done, n)
-
-        part = problems[start : start + rows]
-        verdicts = judge(model, part, batch_size=batch_size, draft=draft, progress=advance)
-        findings = find(verdicts)
-        tally.add(verdicts, findings)
+        parts = (problems[start : start + CHECKED_ROWS] for start in range(0, len(problems), CHECKED_ROWS))
+        lengths = (model.format.render(part).lengths for part in parts)
+        longest = check_lengths(model.max_length, problems, lengths)
+    how: dict[str, Any] = {"batch_size": batch_size, "draft": draft, "progress": progress}
+    for _, verdicts in judged_parts(model, problems, int(longest), **how):
+        findings = breakdown.find(verdicts)
+        report.add(verdicts, findings, mistakes)
         if samples is not None:
             write_samples(samples, verdicts, findings)
-    return tally.report(time.perf_counter() - started)
+    report.seconds = time.perf_counter() - started
+    return report
 
 
-def text_lengths(format: Format, problems: ProblemSet) -> Iterator[Ints]:
-    """Tokens of each problem's whole text, some thousands at a time."""
-    for start in range(0, len(problems), CHECKED_ROWS):
-        yield format.render(problems[start : start + CHECKED_ROWS]).lengths
+def judged_parts(
+    model: Reasoner,
+    problems: ProblemSet,
+    longest: int,
+    *,
+    batch_size: int,
+    draft: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[slice, Verdicts]]:
+    """Verdicts on problems of at most `longest` tokens, part by part, with the rows that each is about."""
+    rows = max(1, CHUNK_TOKENS // longest)
+    for start in range(0, len(problems), rows):
+        part, advance = slice(start, start + rows), moved(progress, start, len(problems))
+        yield part, judge(model, problems[part], batch_size=batch_size, draft=draft, progress=advance)

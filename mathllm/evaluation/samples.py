@@ -59,33 +59,21 @@ def write_samples(file: TextIO, verdicts: Verdicts, findings: Findings) -> None:
     file.writelines(json.dumps(sample) + "\n" for sample in samples)
 
 
-def first_mistakes(verdicts: Verdicts, findings: Findings, most: int) -> list[Mistake]:
+def first_mistakes(verdicts: Verdicts, findings: Findings, most: int) -> tuple[Mistake, ...]:
     """The first `most` wrong answers, in the order of the problems."""
     rows = np.flatnonzero(~verdicts.answer_correct)[:most]
-    found: list[Mistake] = []
     if len(rows) == 0:
-        return found
-    gold_texts = verdicts.format.texts(
-        verdicts.problems[rows], verdicts.gold.ids[rows], verdicts.gold.lengths[rows]
-    )
-    samples = sample_rows(verdicts, findings, rows)
-    for row, sample, gold_text in zip(rows, samples, gold_texts, strict=True):
-        ids = verdicts.written.ids[row, : verdicts.written.lengths[row]]
-        gold = verdicts.gold.ids[row, : verdicts.gold.lengths[row]]
-        wrong_from, wrong_to = _token_span(sample["text"], ids, _first_difference(ids, gold))
-        found.append(
-            Mistake(
-                sample["expression"],
-                sample["answer"],
-                sample["predicted"],
-                sample["error"],
-                sample["text"],
-                gold_text,
-                wrong_from,
-                wrong_to,
-            )
-        )
-    return found
+        return ()
+    gold, written = verdicts.gold[rows], verdicts.written
+    gold_texts = verdicts.format.texts(gold.problems, gold.ids, gold.lengths)
+    found = []
+    for number, (row, sample) in enumerate(zip(rows, sample_rows(verdicts, findings, rows), strict=True)):
+        ids = written.ids[row, : written.lengths[row]]
+        wrong = _first_difference(ids, gold.ids[number, : gold.lengths[number]])
+        said = [sample[name] for name in ("expression", "answer", "predicted", "error", "text")]
+        said += [gold_texts[number], *_token_span(sample["text"], ids, wrong)]
+        found.append(Mistake(*said))
+    return tuple(found)
 
 
 def _first_difference(ids: Ids, gold: Ids) -> int:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.breakdown import NOTHING, Count
 from mathllm.evaluation.grid import Grid
 from mathllm.evaluation.lengths import LengthReport
 from mathllm.evaluation.report import Report
@@ -85,7 +85,7 @@ def _ranges(counts: dict[str, Count]) -> dict[str, Count]:
         return counts
     parts = [keys[start : start + size] for start in range(0, len(keys), size)]
     names = [part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts]
-    sums = [sum((counts[key] for key in part), Count(0, 0)) for part in parts]
+    sums = [sum((counts[key] for key in part), NOTHING) for part in parts]
     return dict(zip(names, sums, strict=True))
 
 

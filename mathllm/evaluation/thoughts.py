@@ -1,9 +1,4 @@
 """What do the thoughts of a model mean? Where the state after each step is known: the true thoughts of its format.
-
-report = examine(model, steps=8)
-for slot in report.slots:
-    print(slot.agreement, slot.renamed, slot.information, slot.followed)
-
 Reading alone (agreement, mutual information) may show what is only there by the way; so thoughts are changed, too: in
 the donor swap a thought is replaced by another problem's, and the answer should be what follows from the state there
 (interchange intervention, arXiv 2106.02997).
@@ -19,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from mathllm.errors import UsageError
-from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.breakdown import NOTHING, Count
 from mathllm.evaluation.lengths import RANDOM, check_length, draw_length
 from mathllm.formats import Format, Rendered
 from mathllm.formats.base import Thought
 from mathllm.inference.texts import Reasoner, pad_ids
 from mathllm.tasks import Task
-from mathllm.tasks.numbers import Bools, Ints
+from mathllm.tasks.numbers import Ints
 from mathllm.tokenizer import END, END_THINK, THINK, Ids
 
 DIGITS = 10
@@ -82,7 +77,7 @@ class ThoughtReport:
 
     @property
     def followed(self) -> Count:
-        return sum((slot.followed for slot in self.slots), Count(0, 0))
+        return sum((slot.followed for slot in self.slots), NOTHING)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a JSON document."""
@@ -149,10 +144,10 @@ def examine(
         telling = states[donor, slot] != states[:, slot]
         counts = np.zeros((DIGITS, DIGITS), np.int64)
         np.add.at(counts, (states[:, slot], thoughts[:, slot]), 1)
-        slots.append(Slot(counts, count((changed == expected)[telling])))
+        slots.append(Slot(counts, Count.of((changed == expected)[telling])))
     done(steps + 2)
     own = states[:, -1]
-    return ThoughtReport(task.name, steps, count(answers == own), count(shuffled == own), tuple(slots))
+    return ThoughtReport(task.name, steps, Count.of(answers == own), Count.of(shuffled == own), tuple(slots))
 
 
 def complete(model: Reasoner, gold: Rendered, forced: Ids, steps: int) -> tuple[Ids, Ints]:
@@ -191,7 +186,3 @@ def best_matching(counts: Ints) -> int:
             best[taken ^ (1 << column)] + counts[row, column] for column in range(size) if taken >> column & 1
         )
     return int(best[-1])
-
-
-def count(right: Bools) -> Count:
-    return Count(int(right.sum()), len(right))

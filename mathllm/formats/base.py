@@ -169,7 +169,8 @@ class Format:
             try:
                 self.check_task(task)
                 bad, reason = self.thoughts.get(task.name, Thought()).refusal(part)
-                error = UsageError(f"format {self.name!r} cannot write this: {reason}")
+                hint = "write it in another way, or use another format"
+                error = UsageError(f"format {self.name!r} cannot write this: {reason}", hint)
             except UsageError as unknown:
                 bad, error = np.ones(len(part), np.bool_), unknown
             if bad.any():

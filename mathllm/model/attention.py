@@ -17,7 +17,7 @@ MANY_ROWS = 32  # from so many rows on, two products for all heads are faster th
 
 
 class Attention(nn.Module):
-    """Multi-head attention; `kv_heads` < `heads` shares keys and values (GQA, arXiv 2305.13245).
+    """Multi-head attention; `kv_heads` < `heads` shares keys and values (GQA, arXiv 2305.13245; 0: all have their own).
 
     With `qk_norm` queries and keys are scaled to unit RMS per head (arXiv 2010.04245; here without a trained
     scale), and the scores are multiplied by `qk_scale`: how sharp attention can be.
@@ -25,20 +25,15 @@ class Attention(nn.Module):
 
     def __init__(self, *, hidden: int, heads: int, kv_heads: int, qk_norm: bool, qk_scale: float) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.qk_norm = heads, kv_heads, qk_norm
+        self.heads, self.kv_heads, self.qk_norm = heads, kv_heads or heads, qk_norm
         self.head_width = hidden // heads
         self.scale = qk_scale / math.sqrt(self.head_width)
         # one product for queries, keys and values: three small ones would each read x again
-        self.qkv = BlockLinear(hidden, (heads + 2 * kv_heads) * self.head_width)
+        self.qkv = BlockLinear(hidden, (heads + 2 * self.kv_heads) * self.head_width)
         self.out = BlockLinear(hidden, hidden)
 
     def forward(
-        self,
-        qkv: Tensor,
-        turns: Tensor | None,
-        mask: Tensor | None,
-        cache: Cache | None,
-        layer: int,
+        self, qkv: Tensor, turns: Tensor | None, mask: Tensor | None, cache: Cache | None, layer: int
     ) -> Tensor:
         """What `qkv` makes of x (B, T, C) -> (B, T, C); see `Scheme.turns`, and `attention_mask` for the mask."""
         batch, length, _ = qkv.shape
@@ -57,14 +52,9 @@ class Attention(nn.Module):
         if length == 1 and batch >= MANY_ROWS and not (q.is_cuda or torch.is_grad_enabled()):
             y = attend_once(q, k, v, mask, self.scale)
         else:
+            shared, causal = self.heads != self.kv_heads, mask is None and length > 1
             y = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                is_causal=mask is None and length > 1,
-                scale=self.scale,
-                enable_gqa=self.heads != self.kv_heads,
+                q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=shared
             )
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out

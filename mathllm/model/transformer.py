@@ -1,7 +1,5 @@
 """The decoder: pre-norm blocks of attention and feed-forward over sixteen tokens.
 
-    logits = Transformer(layers=2, hidden=64, ...)(ids)        # (B, T) -> (B, T, V)
-
 It knows tensors only: token ids or embeddings, positions, an optional cache. Objectives, formats and decoding
 live elsewhere.
 """
@@ -10,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +24,8 @@ from mathllm.model.positions import Shape, Where, make_positions
 if TYPE_CHECKING:
     from mathllm.config import ModelConfig
 
-
 ACTIVATIONS = ("gelu", "relu2", "swiglu")
+TOKENS = 16  # of the vocabulary
 
 
 class FeedForward(nn.Module):
@@ -56,13 +54,13 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
-    def __init__(self, attention: Attention, feed_forward: FeedForward, norm: str) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        hidden = attention.out.out_features
-        self.attention_norm = make_norm(norm, hidden)
-        self.attention = attention
-        self.feed_forward_norm = make_norm(norm, hidden)
-        self.feed_forward = feed_forward
+        own = ("hidden", "heads", "kv_heads", "qk_norm", "qk_scale")
+        self.attention_norm = make_norm(config.norm, config.hidden)
+        self.attention = Attention(**{name: getattr(config, name) for name in own})
+        self.feed_forward_norm = make_norm(config.norm, config.hidden)
+        self.feed_forward = FeedForward(config.hidden, config.feed_forward, config.activation)
 
     def forward(
         self,
@@ -83,47 +81,22 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A decoder-only transformer, see ModelConfig for its arguments; `from_config` builds one from that."""
+    """A decoder-only transformer; `from_config` builds one whose weights are those of a seed."""
 
-    def __init__(
-        self,
-        *,
-        layers: int,
-        hidden: int,
-        heads: int,
-        kv_heads: int,
-        feed_forward: int,
-        max_length: int,
-        position: str = "rope",
-        position_settings: Mapping[str, Any] | None = None,
-        norm: str = "rmsnorm",
-        activation: str = "gelu",
-        qk_norm: bool = True,
-        qk_scale: float = 1.0,
-        tie_embeddings: bool = False,
-        loops: int = 1,
-        vocab_size: int = 16,
-    ) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.max_length, self.vocab_size, self.loops = max_length, vocab_size, loops
-        self.heads, self.kv_heads, self.head_width = heads, kv_heads or heads, hidden // heads
-        self.spread = underflow_spread(qk_scale, self.head_width) if qk_norm else None
-        self.embedding = nn.Embedding(vocab_size, hidden)
-        self.positions = make_positions(position, Shape(hidden, heads, layers, max_length), position_settings)
+        hidden, heads = config.hidden, config.heads
+        self.max_length, self.loops, self.vocab_size = config.max_length, config.loops, TOKENS
+        self.heads, self.kv_heads, self.head_width = heads, config.kv_heads or heads, hidden // heads
+        self.spread = underflow_spread(config.qk_scale, self.head_width) if config.qk_norm else None
+        self.embedding = nn.Embedding(self.vocab_size, hidden)
+        shape = Shape(hidden, heads, config.layers, config.max_length)
+        self.positions = make_positions(config.position, shape, config.position_settings)
         self.axes = self.positions.axes  # the coordinates that `forward` has to be told
-        self.blocks = nn.ModuleList(
-            Block(
-                Attention(
-                    hidden=hidden, heads=heads, kv_heads=self.kv_heads, qk_norm=qk_norm, qk_scale=qk_scale
-                ),
-                FeedForward(hidden, feed_forward, activation),
-                norm,
-            )
-            for _ in range(layers)
-        )
-        self.final_norm = make_norm(norm, hidden)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.final_norm = make_norm(config.norm, hidden)
         # a tied head is the embedding itself: it holds no weight of its own, so none is saved twice
-        self.head = None if tie_embeddings else nn.Linear(hidden, vocab_size, bias=False)
+        self.head = None if config.tie_embeddings else nn.Linear(hidden, self.vocab_size, bias=False)
         self._initialise(hidden)
 
     @classmethod
@@ -131,7 +104,7 @@ class Transformer(nn.Module):
         """A new model; the same seed gives the same weights, whatever else draws random numbers."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(**{name: value for name, value in vars(config).items() if name != "size"})
+            return cls(config)
 
     def _initialise(self, hidden: int) -> None:
         nn.init.normal_(self.embedding.weight, std=1.0 if self.head is not None else 1 / math.sqrt(hidden))

@@ -178,8 +178,8 @@ class Task:
         if self.sizes(problem)[0] > max_digits:
             found.append(f"a number of more than {plural(max_digits, 'digit')}")
         for k in range(1, problem.operands.shape[1]):
-            most = self.digits_of(k, max_digits)
-            if most < min(max_digits, problem.lengths[0, k]):
+            most = self.digits_of(k, self.most_digits)
+            if most < problem.lengths[0, k]:
                 found.append(f"a factor of more than {plural(most, 'digit')}")
         return found
 

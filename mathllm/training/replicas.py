@@ -9,15 +9,15 @@ The number is part of a run's settings, so that a resumed run has it too, on any
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from mathllm.device import workers
+
 T = TypeVar("T")
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class Replicas:
@@ -25,34 +25,25 @@ class Replicas:
 
     def __init__(self, model: nn.Module, count: int) -> None:
         self.models = [model, *(share_weights(model) for _ in range(count - 1))]
-        # OpenMP's number of threads belongs to the thread that sets it
-        self.pool = (
-            ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
-        )
 
     def run(self, work: Callable[[nn.Module, int], T]) -> list[T]:
         """`work(model, number)` for every copy at once, in order; then all gradients are the first model's."""
-        if self.pool is None:
+        count = len(self.models)
+        if count == 1:
             return [work(self.models[0], 0)]
-        results = list(self.pool.map(work, self.models, range(len(self.models))))
+        results = list(workers(count).map(work, self.models, range(count)))
         with torch.no_grad():
-            for parameters in zip(*(model.parameters() for model in self.models), strict=True):
-                add_gradients(parameters)
+            for first, *others in zip(*(model.parameters() for model in self.models), strict=True):
+                for other in others:
+                    if other.grad is not None:
+                        first.grad = other.grad if first.grad is None else first.grad.add_(other.grad)
+                        other.grad = None
         return results
 
 
-def share_weights(model: Model) -> Model:
+def share_weights(model: nn.Module) -> nn.Module:
     """A copy whose parameters lie in the same memory and have no gradient."""
     twin = copy.deepcopy(model)
     for own, original in zip(twin.parameters(), model.parameters(), strict=True):
         own.data, own.grad = original.data, None
     return twin
-
-
-def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Moves the sum of all gradients into the first parameter's."""
-    first, *others = parameters
-    for other in others:
-        if other.grad is not None:
-            first.grad = other.grad if first.grad is None else first.grad.add_(other.grad)
-            other.grad = None

@@ -19,22 +19,21 @@ __all__ = ["Scheme", "Shape", "Together", "Where", "axes_of", "make_positions", 
 
 def make_positions(name: str, shape: Shape, settings: Mapping[str, Any] | None = None) -> Scheme:
     """The scheme of that name, or several: `one+other`. Raises UsageError for an unknown one."""
-    schemes = [
-        scheme(shape, own_settings(scheme, settings or {})) for scheme in position_classes(name).values()
-    ]
+    schemes = [scheme(shape, own) for scheme, own in chosen(name, settings or {})]
     return schemes[0] if len(schemes) == 1 else Together(schemes)
 
 
 def axes_of(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What the schemes of that name have to be told beside the order of tokens."""
-    schemes = position_classes(name).values()
-    return union(scheme.axes_with(own_settings(scheme, settings)) for scheme in schemes)
+    return union(scheme.axes_with(own) for scheme, own in chosen(name, settings))
 
 
 def room_for(name: str, settings: Mapping[str, Any], max_digits: int) -> tuple[int, str]:
     """The highest coordinate that training such a model may meet, and the setting that leads there (see
     SchemeSettings.room)."""
-    of_each: list[SchemeSettings] = [
-        own_settings(scheme, settings) for scheme in position_classes(name).values()
-    ]
-    return max(one.room(max_digits) for one in of_each)
+    return max(own.room(max_digits) for _, own in chosen(name, settings))
+
+
+def chosen(name: str, settings: Mapping[str, Any]) -> list[tuple[type[Scheme], SchemeSettings]]:
+    """The classes of the schemes that make up a name, each with those of the settings that are its own."""
+    return [(scheme, own_settings(scheme, settings)) for scheme in position_classes(name).values()]

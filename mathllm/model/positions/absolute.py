@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -13,13 +11,11 @@ from mathllm.model.positions.base import Scheme, Shape, Table, Where, angles, ch
 class Learned(Scheme):
     """A trained vector per position, as in GPT-2."""
 
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
+    def build(self, shape: Shape) -> None:
         self.table = Table(shape.max_length, shape.hidden)
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
-        embedded: Tensor = x + self.table(where.index)
-        return embedded
+        return x + self.table(where.index)
 
 
 class Sinusoidal(Scheme):
@@ -27,8 +23,7 @@ class Sinusoidal(Scheme):
 
     table: Tensor
 
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
+    def build(self, shape: Shape) -> None:
         angle = angles(shape.max_length, shape.hidden)
         self.register_buffer("table", torch.cat([angle.sin(), angle.cos()], dim=-1), persistent=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -61,6 +61,10 @@ class Scheme(nn.Module):
         super().__init__()
         self.settings: Any = settings or self.Settings()
         self.axes = self.axes_with(self.settings)
+        self.build(shape)
+
+    def build(self, shape: Shape) -> None:
+        """Makes what the scheme has to hold for a model of that shape: its weights and tables."""
 
     @classmethod
     def axes_with(cls, settings: Any) -> tuple[str, ...]:
@@ -142,6 +146,8 @@ def union(axes: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 class Table(nn.Embedding):
     """A trained vector for each of so many positions, small at first."""
+
+    __call__: Callable[[Any, Tensor], Tensor]  # of the instance itself and positions
 
     def __init__(self, positions: int, hidden: int) -> None:
         super().__init__(positions, hidden)

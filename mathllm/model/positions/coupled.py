@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from mathllm.errors import check_at_least
 from mathllm.model.positions.base import Ints, Scheme, SchemeSettings, Shape, Table, Where
-from mathllm.model.positions.rotary import Rope, rotations
+from mathllm.model.positions.rotary import Rope
 
 MOVED = ("place", "run")  # the axes that count digits
 
@@ -55,13 +54,11 @@ class Coupled(Placed):
 
     axes = ("place",)
 
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
+    def build(self, shape: Shape) -> None:
         self.table = Table(shape.max_length, shape.hidden)
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
-        embedded: Tensor = x + self.table(where.axes[self.axes[0]])
-        return embedded
+        return x + self.table(where.axes[self.axes[0]])
 
 
 class Abacus(Coupled):
@@ -74,16 +71,10 @@ class Abacus(Coupled):
     axes = ("run",)
 
 
-class CoupledRope(Placed):
+class CoupledRope(Placed, Rope):
     """Rotary embedding over places instead of positions: digits that line up are turned alike."""
 
     axes = ("place",)
-    table: Tensor
-    check = Rope.check
-
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
-        self.register_buffer("table", rotations(shape), persistent=False)
 
     def turns(self, where: Where) -> Tensor | None:
         return self.table[where.axes["place"]]

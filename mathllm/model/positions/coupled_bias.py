@@ -102,8 +102,7 @@ class CoupledBias(Placed):
 
     Settings = BiasSettings
 
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
+    def build(self, shape: Shape) -> None:
         chosen: BiasSettings = self.settings
         self.key_axes = chosen.over
         self.relative = nn.ModuleDict(
@@ -120,8 +119,7 @@ class CoupledBias(Placed):
         return cast("dict[str, Relative]", self.relative)
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
-        embedded: Tensor = x + self.segments(where.axes["segment"])
-        return embedded
+        return x + self.segments(where.axes["segment"])
 
     def pairs(self, query: Where, key: Where) -> Tensor:
         planes = [part.planes(query.axes[axis], key.axes[axis]) for axis, part in self.parts.items()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +13,7 @@ class Alibi(Scheme):
 
     slopes: Tensor
 
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
+    def build(self, shape: Shape) -> None:
         slopes = 2 ** (-8 * torch.arange(1, shape.heads + 1, dtype=torch.float32) / shape.heads)
         self.register_buffer("slopes", slopes, persistent=False)
 
@@ -36,8 +33,7 @@ class Fire(Scheme):
 
     INNER, FREQUENCY, THRESHOLD = 32, 0.1, 512.0
 
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
+    def build(self, shape: Shape) -> None:
         self.networks = nn.ModuleList(
             nn.Sequential(nn.Linear(1, self.INNER), nn.ReLU(), nn.Linear(self.INNER, shape.heads))
             for _ in range(shape.layers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -22,14 +21,12 @@ class Randomized(Scheme):
     whole range; ours must not change when a token is appended, so training shows rows as dense as that, too.
     """
 
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
+    def build(self, shape: Shape) -> None:
         self.table = Table(SPREAD * shape.max_length, shape.hidden)
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
         numbers = where.axes[DRAWN] if DRAWN in where.axes else SPREAD * where.index
-        embedded: Tensor = x + self.table(numbers)
-        return embedded
+        return x + self.table(numbers)
 
     def draw(self, told: Mapping[str, Ints], shape: tuple[int, int], seed: Sequence[int]) -> dict[str, Ints]:
         """Ordered random numbers, in some rows as close as SPREAD to a token and in others spread out over all."""

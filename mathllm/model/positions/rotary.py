@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -18,9 +16,10 @@ class Rope(Scheme):
 
     table: Tensor
 
-    def __init__(self, shape: Shape, settings: Any = None) -> None:
-        super().__init__(shape, settings)
-        self.register_buffer("table", rotations(shape), persistent=False)
+    def build(self, shape: Shape) -> None:
+        # unit complex numbers (max_length, 1, D / 2) for every position and pair of a head's channels
+        angle = angles(shape.max_length, shape.hidden // shape.heads)[:, None]
+        self.register_buffer("table", torch.polar(torch.ones_like(angle), angle), persistent=False)
 
     @classmethod
     def check(cls, name: str, hidden: int, heads: int) -> None:
@@ -28,9 +27,3 @@ class Rope(Scheme):
 
     def turns(self, where: Where) -> Tensor | None:
         return self.table[where.index]
-
-
-def rotations(shape: Shape) -> Tensor:
-    """Unit complex numbers (max_length, 1, D / 2) for every position and pair of a head's channels."""
-    angle = angles(shape.max_length, shape.hidden // shape.heads)[:, None]
-    return torch.polar(torch.ones_like(angle), angle)

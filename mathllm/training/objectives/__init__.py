@@ -1,11 +1,9 @@
 """What is learned from problems: one file per objective, and the function that makes the one that settings name.
 
-To add one, write a class with what `Objective` (base.py) asks for, and name it in `mathllm.registry`.
+To add one, write an `Objective` (base.py), and name it in `mathllm.registry`.
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 from mathllm.config import ObjectiveConfig
 from mathllm.registry import objective_class, own_settings
@@ -16,5 +14,5 @@ __all__ = ["Lesson", "Moment", "Objective", "Room", "make_objective"]
 
 def make_objective(config: ObjectiveConfig) -> Objective:
     """The objective that the settings name."""
-    kind = objective_class(config.name)
-    return cast(Objective, kind(own_settings(kind, config.settings)))
+    kind: type[Objective] = objective_class(config.name)
+    return kind(own_settings(kind, config.settings))

@@ -1,14 +1,17 @@
-"""What an objective is: it says what one step means."""
+"""What an objective is: it says what one step means. Teacher forcing, unless it says otherwise: to predict every token
+of the completion from the true tokens before it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mathllm.data.batches import IGNORED, micro_batches
 from mathllm.formats import Format, Rendered
 from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
@@ -46,11 +49,19 @@ class Room:
     device: torch.device
 
 
-class Objective(Protocol):
+@dataclass(frozen=True)
+class NoSettings:
+    """There is nothing to set."""
+
+
+class Objective:
     """What one step means. `Settings` is a dataclass of what can be set under [objective], and the constructor takes
     one. A step asks in this order, each process for the whole batch, and each of its threads for rows of its own."""
 
-    Settings: ClassVar[type]
+    Settings: ClassVar[type] = NoSettings
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
 
     @staticmethod
     def check(format: Format, compiled: bool) -> None:
@@ -61,18 +72,20 @@ class Objective(Protocol):
 
         It may be none: then the step changes no weight.
         """
+        return Lesson(model.format.render(problems))
 
     def scored(self, rendered: Rendered) -> Bools:
         """The tokens [N, T] that count: what is summed up in the loss is divided by their number in the whole
         step."""
+        return rendered.loss_mask
 
     def batches(self, lesson: Lesson, rows: Ints, room: Room) -> Iterator[Any]:
         """The given rows in batches."""
+        return micro_batches(lesson.rendered, rows, room.rows, room.tokens, room.device, lesson.coordinates)
 
     def loss(self, model: nn.Module, batch: Any, moment: Moment) -> dict[str, Tensor]:
         """Sums over a batch's tokens that count: `loss` (nats), which is learned from, and what else to report."""
-
-
-def written_down(model: MathModel, problems: Problems) -> Lesson:
-    """The texts of problems as the format has them."""
-    return Lesson(model.format.render(problems))
+        logits = model(batch.inputs, batch.coordinates).flatten(0, 1)
+        return {
+            "loss": F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        }

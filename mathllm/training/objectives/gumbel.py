@@ -20,19 +20,16 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mathllm.data.batches import IGNORED
 from mathllm.errors import UsageError, check_at_least, check_choice
 from mathllm.formats import Format, Rendered
-from mathllm.math_model import MathModel
 from mathllm.model.cache import GrowingCache
 from mathllm.model.transformer import Transformer
-from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END_THINK
-from mathllm.training.objectives.base import Lesson, Moment, Room, written_down
+from mathllm.training.objectives.base import Lesson, Moment, Objective, Room
 
 DIGITS = 10  # what thoughts are made of
 CALM = 0.8  # of training, after which there is no noise left, and the temperature stays
@@ -84,13 +81,10 @@ class ThoughtBatch:
     coordinates: Mapping[str, Tensor]
 
 
-class GumbelThoughts:
-    """The objective of `--use-gumbel`."""
+class GumbelThoughts(Objective):
+    """The objective of `--use-gumbel`: texts are as they are written, but their thoughts will be the model's own."""
 
     Settings = GumbelSettings
-
-    def __init__(self, settings: GumbelSettings) -> None:
-        self.settings = settings
 
     @staticmethod
     def check(format: Format, compiled: bool) -> None:
@@ -104,10 +98,6 @@ class GumbelThoughts:
             raise UsageError(
                 "thoughts are emitted one by one: there is nothing to compile", "leave out --compile"
             )
-
-    def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
-        """The texts as they are written; their thoughts will be the model's own."""
-        return written_down(model, problems)
 
     def scored(self, rendered: Rendered) -> Bools:
         """True [N, T] for the answers, `<end>` included."""
@@ -210,11 +200,11 @@ def emit(logits: Tensor, noise: Tensor, temperature: float, estimator: str) -> T
 
 def make_thought_batch(
     rendered: Rendered,
-    rows: NDArray[np.int64],
+    rows: Ints,
     prompt: int,
     end: int,
     device: torch.device,
-    coordinates: Mapping[str, NDArray[np.int64]] | None,
+    coordinates: Mapping[str, Ints] | None,
 ) -> ThoughtBatch:
     """Rows whose thoughts begin at column `prompt` and whose `</think>` is at column `end`."""
     lengths = rendered.lengths[rows]
@@ -228,7 +218,7 @@ def make_thought_batch(
     return ThoughtBatch(ids[:, :prompt], ids[:, prompt:end], ids[:, end:-1], targets, located)
 
 
-def _thought_ends(rendered: Rendered) -> NDArray[np.int64]:
+def _thought_ends(rendered: Rendered) -> Ints:
     """The column of each row's `</think>` [N]."""
-    ends: NDArray[np.int64] = (rendered.ids == END_THINK).argmax(1)
+    ends: Ints = (rendered.ids == END_THINK).argmax(1)
     return ends

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mathllm.errors import check_at_least
-from mathllm.formats import Format
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
-from mathllm.training.objectives.base import Lesson, Moment
-from mathllm.training.objectives.teacher_forcing import by_length, completions, cross_entropy
+from mathllm.training.objectives.base import Lesson, Moment, Objective
 
 
 @dataclass(frozen=True)
@@ -34,28 +32,17 @@ class RejectionSettings:
         SamplingParams(self.temperature)  # which knows what a temperature can be
 
 
-class RejectionSampling:
+class RejectionSampling(Objective):
     """Teacher forcing on what the model has drawn itself: the ids as they were, `<end>` included."""
 
     Settings = RejectionSettings
-    scored = staticmethod(completions)
-    batches = staticmethod(by_length)
-    loss = staticmethod(cross_entropy)
-
-    def __init__(self, settings: RejectionSettings) -> None:
-        self.samples, self.params = settings.samples, SamplingParams(settings.temperature)
-
-    @staticmethod
-    def check(format: Format, compiled: bool) -> None:
-        """It goes with everything: the text is the model's own, whatever the format."""
 
     def prepare(self, model: MathModel, problems: Problems, moment: Moment) -> Lesson:
         """The right ones among the drawn texts, each once for a problem. Reports the share of the drawn ones that are
         right (`accepted`), and of the problems that have any (`solved`)."""
-        of = np.repeat(np.arange(len(problems)), self.samples)  # the problem of each text
-        written = model.complete(
-            model.format.render(problems)[of], params=self.params, generator=moment.generator
-        )
+        of = np.repeat(np.arange(len(problems)), self.settings.samples)  # the problem of each text
+        params = SamplingParams(self.settings.temperature)
+        written = model.complete(model.format.render(problems)[of], params=params, generator=moment.generator)
         right = model.right(written)
         # not among all: a text that was cut looks like one that has ended, behind which `<end>` pads
         rows = np.flatnonzero(right)
