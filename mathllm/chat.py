@@ -31,7 +31,7 @@ from mathllm.math_model import MathModel, Solution, is_unfinished
 from mathllm.percent import percent_sure
 from mathllm.tasks import extent
 from mathllm.tasks.expressions import expressions
-from mathllm.tokenizer import END, TOKENS, Ids, decode
+from mathllm.tokenizer import END, TOKENS, decode
 
 PROMPT = "> "
 INDENT = "  "  # as wide as the prompt, so that a caret stands under what was typed
@@ -71,16 +71,18 @@ class Chat:
             "/temperature": self.temperature,
             "/tokens": self.tokens,
             "/checkpoint": self.checkpoint,
-            "/quit": self.leave,
-            "/exit": self.leave,
+            "/quit": lambda _: False,
+            "/exit": lambda _: False,
         }
         self.show_tokens = False
-        self.prompt: Ids | None = None  # of the last problem
+        self.asked: Rendered | None = None  # the last problem
         self.written: list[Step] = []  # what the model answered to it
 
     def run(self) -> None:
         """Reads and answers until the end of the input or `quit`."""
-        self.say(*greeting(self.model))
+        task, digits = self.model.tasks[0], self.model.data.max_digits
+        example = task.example if task.one_digit else f"{'658'[:digits]}{task.symbol}{'189'[:digits]}"
+        self.say(*description(self.model), f"type a problem like {example}, or /help; Ctrl-D leaves")
         while True:
             try:
                 self.console.print()
@@ -130,11 +132,11 @@ class Chat:
         """Streams what the model makes of a problem."""
         asked, notes = self.problem(line)
         self.say(*notes)
-        self.prompt, self.written = prompt_of(asked), []
+        self.asked, self.written = asked, []
         steps = self.model.stream(asked, self.params, self.generator)
         work_out(self.model, asked, steps, self.console, self.written)
         if self.show_tokens:
-            self.console.print(token_table(self.prompt, self.written))
+            self.console.print(token_table(self.asked, self.written))
 
     # the commands: each is given what follows its name, and returns False to leave
 
@@ -162,21 +164,18 @@ class Chat:
             self.say(f"tokens are shown {'after every answer' if self.show_tokens else 'by /tokens only'}")
         elif value:
             raise unknown_choice("setting of /tokens", value, ("on", "off"))
-        elif self.prompt is None:
+        elif self.asked is None:
             self.say("there is no answer yet")
         else:
-            self.console.print(token_table(self.prompt, self.written))
+            self.console.print(token_table(self.asked, self.written))
         return True
 
     def checkpoint(self, path: str) -> bool:
         if path:
             self.model = load_checkpoint(os.path.expanduser(path), self.model.device)
-            self.prompt, self.written = None, []
+            self.asked, self.written = None, []
         self.say(*description(self.model))
         return True
-
-    def leave(self, _: str) -> bool:
-        return False
 
     def say(self, *texts: str, style: str = TALK) -> None:
         """Talk, which is neither a thought nor an answer, wrapped between words."""
@@ -209,23 +208,12 @@ def description(model: MathModel) -> list[str]:
     ]
 
 
-def greeting(model: MathModel) -> list[str]:
-    task, digits = model.tasks[0], model.data.max_digits
-    example = task.example if task.one_digit else f"{'658'[:digits]}{task.symbol}{'189'[:digits]}"
-    return [*description(model), f"type a problem like {example}, or /help; Ctrl-D leaves"]
-
-
-def prompt_of(asked: Rendered) -> Ids:
-    """The ids [P] of the prompt of one problem."""
-    return asked.ids[0, : asked.prompt_lengths[0]]
-
-
 def work_out(
     model: MathModel, asked: Rendered, steps: Iterable[Step], console: Console, written: list[Step]
 ) -> Solution:
     """Shows a problem being solved step by step, and whether it came out right; `written` is filled with the
     steps."""
-    prompt = prompt_of(asked)
+    prompt = asked.ids[0, : asked.prompt_lengths[0]]
     equation = f"{INDENT}{expressions(asked.problems)[0]} = "
     # an answer that starts with its units is shown as it is written first, and the right way round then
     backwards = model.format.least_significant_first
@@ -305,12 +293,13 @@ def verdict(solution: Solution, console: Console) -> Text:
     return text.append(f"  confidence {percent_sure(solution.confidence)}", TALK)
 
 
-def token_table(prompt: Ids, written: list[Step]) -> Table:
+def token_table(asked: Rendered, written: list[Step]) -> Table:
     """The prompt's tokens, then those that the model wrote, each with the likeliest other one."""
     table = Table(box=None, header_style=TALK, padding=(0, 2), pad_edge=True)
     for name in ("position", "id", "token", "probability", "runner-up", ""):
         table.add_column(name, justify="right" if name in ("position", "id", "probability", "") else "left")
-    for position, token in enumerate(prompt.tolist()):
+    prompt = asked.ids[0, : asked.prompt_lengths[0]].tolist()
+    for position, token in enumerate(prompt):
         table.add_row(str(position), str(token), TOKENS[token], style=TALK)
     for position, step in enumerate(written, len(prompt)):
         probabilities, token = step.logits[0].softmax(-1).tolist(), int(step.ids[0])

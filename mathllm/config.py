@@ -77,9 +77,8 @@ class ModelConfig:
             scheme.check(name, self.hidden, self.heads)
         # without the spaces that it may have been given with
         object.__setattr__(self, "position", "+".join(schemes))
-        object.__setattr__(
-            self, "position_settings", _POSITION.complete(self.position, schemes, self.position_settings)
-        )
+        settings = _POSITION.complete(self.position, schemes, self.position_settings)
+        object.__setattr__(self, "position_settings", settings)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, with the settings of the position beside them."""
@@ -120,15 +119,12 @@ class DataConfig:
         check_at_least("data.curriculum_steps", self.curriculum_steps, 0)
         check_at_least("data.curriculum_start", self.curriculum_start, 1)
         check_at_least("data.thought_length", self.thought_length, 0)
-        if self.thought_length > MAX_THOUGHTS:
-            raise UsageError(
-                f"data.thought_length must be at most {MAX_THOUGHTS:,}, not {self.thought_length:,}"
-            )
+        if (length := self.thought_length) > MAX_THOUGHTS:
+            raise UsageError(f"data.thought_length must be at most {MAX_THOUGHTS:,}, not {length:,}")
         object.__setattr__(self, "task", ",".join(name.strip() for name in self.task.split(",")))
         if self.curriculum_steps and (self.data_dir or self.num_examples):
-            raise UsageError(
-                "a curriculum over length needs an endless stream", "leave out data_dir and num_examples"
-            )
+            hint = "leave out data_dir and num_examples"
+            raise UsageError("a curriculum over length needs an endless stream", hint)
 
 
 @dataclass(frozen=True)
@@ -297,12 +293,10 @@ def from_saved(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
     found = {section: dict(entries) for section, entries in tables.items()}
     name = found.get("objective", {}).get("name", ObjectiveConfig.name)
     if name in OBJECTIVES:
-        own, every = (
-            setting_names([registry.objective_class(name)]),
-            setting_names(map(registry.objective_class, OBJECTIVES)),
-        )
-        for key in set(every) - set(own):
-            found.get("objective", {}).pop(key, None)
+        own = setting_names([registry.objective_class(name)])
+        for key in setting_names(map(registry.objective_class, OBJECTIVES)):
+            if key not in own:
+                found.get("objective", {}).pop(key, None)
     return found
 
 
@@ -340,24 +334,16 @@ class _Dial:
     def complete(self, name: str, owners: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """All settings of the `owners`, which `name` stands for: those given, and defaults. Raises UsageError for an
         unknown one, and for one of another class that is not at its default."""
-        values = {}
+        values, known = {}, (*owners, *self.choices)
         for key, value in given.items():
             # of the chosen classes if they have it, else of the first one that does
-            user = next(
-                (
-                    user
-                    for user in [*owners, *self.choices]
-                    if key in get_type_hints(self.load(user).Settings)
-                ),
-                None,
-            )
+            user = next((one for one in known if key in setting_names([self.load(one)])), None)
             if user is None:
                 every = setting_names(map(self.load, self.choices))
                 raise unknown_choice(f"setting in [{self.section}]", key, [*_kinds(self.section), *every])
-            values[key] = converted(
-                f"{self.section}.{key}", value, get_type_hints(self.load(user).Settings)[key]
-            )
-            default = getattr(self.load(user).Settings, key)
+            settings = self.load(user).Settings
+            values[key] = converted(f"{self.section}.{key}", value, get_type_hints(settings)[key])
+            default = getattr(settings, key)
             if user not in owners and values[key] != default:
                 raise UsageError(
                     f"{self.section}.{key} does nothing with {self.kind} {name!r}",
@@ -367,15 +353,8 @@ class _Dial:
         return {key: value for settings in complete for key, value in dataclasses.asdict(settings).items()}
 
 
-_POSITION = _Dial("model", "position", "position_settings", POSITIONS, registry.position_class, "--position ")
-_OBJECTIVE = _Dial(
-    "objective",
-    "objective",
-    "settings",
-    OBJECTIVES,
-    registry.objective_class,
-    "--set objective.name=",
-)
+_POSITION = _Dial("model", "position", "position_settings", POSITIONS, "--position ")
+_OBJECTIVE = _Dial("objective", "objective", "settings", OBJECTIVES, "--set objective.name=")
 _DIALS = {dial.section: dial for dial in (_POSITION, _OBJECTIVE)}
 
 
@@ -389,7 +368,6 @@ def load_recipe(name: str) -> dict[str, dict[str, Any]]:
     tables = load_toml("recipe", "recipes", name)
     for section, entries in tables.items():
         if not isinstance(entries, dict):
-            raise UsageError(
-                f"recipe {name}: {section!r} stands outside a table", f"tables: {', '.join(SECTIONS)}"
-            )
+            hint = f"tables: {', '.join(SECTIONS)}"
+            raise UsageError(f"recipe {name}: {section!r} stands outside a table", hint)
     return tables

@@ -93,9 +93,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")
         if not (equals and dot):
-            raise UsageError(
-                f"--set takes section.key=value, not {text!r}", "for example --set model.layers=3"
-            )
+            hint = "for example --set model.layers=3"
+            raise UsageError(f"--set takes section.key=value, not {text!r}", hint)
         tables.setdefault(section, {})[key] = value.strip()
     return tables
 

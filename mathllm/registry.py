@@ -52,13 +52,13 @@ SAMPLINGS = {
     "balanced": Choice("", "answers and runs of carries of every length equally often: 99+1, 100-99"),
 }
 POSITIONS = {
-    "learned": Choice("mathllm.model.positions.absolute:Learned"),
-    "sinusoidal": Choice("mathllm.model.positions.absolute:Sinusoidal"),
-    "rope": Choice("mathllm.model.positions.rotary:Rope"),
+    "learned": Choice("mathllm.model.positions.order:Learned"),
+    "sinusoidal": Choice("mathllm.model.positions.order:Sinusoidal"),
+    "rope": Choice("mathllm.model.positions.order:Rope"),
     "nope": Choice("mathllm.model.positions.base:Scheme"),
-    "alibi": Choice("mathllm.model.positions.distance:Alibi"),
-    "fire": Choice("mathllm.model.positions.distance:Fire"),
-    "randomized": Choice("mathllm.model.positions.randomized:Randomized"),
+    "alibi": Choice("mathllm.model.positions.order:Alibi"),
+    "fire": Choice("mathllm.model.positions.order:Fire"),
+    "randomized": Choice("mathllm.model.positions.order:Randomized"),
     "abacus": Choice("mathllm.model.positions.coupled:Abacus"),
     "coupled": Choice("mathllm.model.positions.coupled:Coupled"),
     "coupled-rope": Choice("mathllm.model.positions.coupled:CoupledRope"),
@@ -72,7 +72,7 @@ def _own(key: str, default: Any, help_text: str, **flag: Any) -> Setting:
 
 
 OBJECTIVES = {
-    "teacher-forcing": Choice("mathllm.training.objectives.base:Objective"),
+    "teacher-forcing": Choice("mathllm.training.objectives:Objective"),
     "gumbel": Choice(
         "mathllm.training.objectives.gumbel:GumbelThoughts",
         "Score the answer alone: thoughts are the model's own.",

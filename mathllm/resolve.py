@@ -1,7 +1,5 @@
 """The one judge of settings: which of them go together, and what those are that were left open.
 
-    config = resolve(build_config({"data": {"task": "subtraction"}}))
-
 Whoever makes data, trains or compares asks it first: what it lets through can be rendered, trained and decoded.
 """
 

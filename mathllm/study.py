@@ -21,7 +21,7 @@ from mathllm.config import Config, build_config, from_saved
 from mathllm.device import pick_device
 from mathllm.errors import DataError, MathLLMError, UsageError, check_choice
 from mathllm.evaluation.lengths import check_length, evaluate_lengths
-from mathllm.files import load_toml, toml_names, write_json
+from mathllm.files import load_toml, write_json
 from mathllm.formats import get_format
 from mathllm.resolve import resolve
 from mathllm.tasks import get_tasks
@@ -130,11 +130,6 @@ class Study:
 def folder(variant: str) -> str:
     """The name of a variant as that of a directory."""
     return "".join(c if c.isalnum() else "-" for c in variant)
-
-
-def study_names() -> list[str]:
-    """The studies in the package."""
-    return toml_names("studies")
 
 
 def load_study(name: str) -> Study:

@@ -8,8 +8,19 @@ import torch
 from runs import TINY
 from typer.testing import CliRunner
 
-from mathllm.bench import ALWAYS, SECTIONS, Options, data, decoding, evaluation, machine, target, training
-from mathllm.bench.measure import rate, seconds_of
+from mathllm.bench import (
+    ALWAYS,
+    SECTIONS,
+    Options,
+    data,
+    decoding,
+    evaluation,
+    machine,
+    rate,
+    seconds_of,
+    target,
+    training,
+)
 from mathllm.cli.bench import number, remarks
 from mathllm.cli.main import app
 from mathllm.errors import MathLLMError, UsageError

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from rich.console import Console
 from runs import Child, command_line, records, same_run, state_bytes
 
 from mathllm.checkpoint import find_checkpoint, step_checkpoints
@@ -148,7 +147,7 @@ def test_the_result_as_json(run: Any) -> None:
 def test_almost_all_is_not_said_to_be_all(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome("finished", step=9, best_step=9, best_exact_match=1.0, seconds=1.0)
     result = TrainResult(Path("out"), outcome, {"correct": 19_999, "num_examples": 20_000})
-    report(result, Console(stderr=True), as_json=False)
+    report(result, as_json=False)
     assert capsys.readouterr().out.startswith(
         "test exact match 99.995% (19,999 of 20,000; 95% interval 99.97% to "
     )

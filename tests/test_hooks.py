@@ -15,8 +15,7 @@ from mathllm.config import Config
 from mathllm.data.sources import ProblemStream
 from mathllm.evaluation.exact_match import Verdicts
 from mathllm.resolve import resolve
-from mathllm.training import loggers
-from mathllm.training.hooks import standard_hooks
+from mathllm.training.hooks import shown, standard_hooks
 from mathllm.training.run import load_splits
 from mathllm.training.trainer import Hook, Outcome, Trainer
 
@@ -146,7 +145,7 @@ class Service:
 
 def test_w_and_b_gets_what_metrics_jsonl_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service()
-    monkeypatch.setattr(loggers, "start_wandb", lambda *_: (service, "W&B logs to a test"))
+    monkeypatch.setattr("mathllm.training.hooks.start_wandb", lambda *_: (service, "W&B logs to a test"))
     config = tiny(tmp_path / "run", *SETTINGS)
     run(config, *standard_hooks(config))
     for name in ("train/loss", "val/exact_match", "perf/tokens_per_second"):
@@ -159,5 +158,5 @@ def test_w_and_b_gets_what_metrics_jsonl_gets(tmp_path: Path, monkeypatch: pytes
 
 def test_the_progress_bar_has_room_for_an_objectives_own_numbers() -> None:
     latest = {"train/loss": 0.25, "train/accepted": 0.5, "train/learning_rate": 0.01, "val/exact_match": 1.0}
-    assert loggers.shown(latest) == "loss 0.2500 match 100.00% lr 1e-02 accepted 0.5"
-    assert "match 99.995%" in loggers.shown({"val/exact_match": 19_999 / 20_000})
+    assert shown(latest) == "loss 0.2500 match 100.00% lr 1e-02 accepted 0.5"
+    assert "match 99.995%" in shown({"val/exact_match": 19_999 / 20_000})

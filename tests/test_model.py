@@ -14,7 +14,7 @@ from mathllm.formats import get_format
 from mathllm.model.attention import turn
 from mathllm.model.norms import EPSILON, make_norm, rms_norm
 from mathllm.model.positions import Shape, Where, axes_of, make_positions
-from mathllm.model.positions.rotary import Rope
+from mathllm.model.positions.order import Rope
 from mathllm.model.transformer import FeedForward, Transformer
 from mathllm.registry import POSITIONS
 from mathllm.training.optim import make_optimizers, make_schedule

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from mathllm.cli.main import app
 from mathllm.cli.study import cell
 from mathllm.errors import DataError, UsageError
-from mathllm.study import RESULT, load_study, shares, study_names
+from mathllm.files import toml_names
+from mathllm.study import RESULT, load_study, shares
 
 STUDY = """
 recipe = "length-100x"
@@ -33,7 +34,7 @@ def invoke(*arguments: object) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("name", study_names())
+@pytest.mark.parametrize("name", toml_names("studies"))
 def test_every_variant_of_the_package_can_be_trained(name: str) -> None:
     study = load_study(name)
     runs = study.runs(Path("anywhere"), range(study.seeds))  # checks them all

@@ -21,7 +21,7 @@ from mathllm.formats import Rendered, get_format
 from mathllm.model.transformer import Transformer
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tasks.splits import TEST, VAL, SplitRatios, split_of
-from mathllm.training.loggers import start_wandb
+from mathllm.training.hooks import start_wandb
 from mathllm.training.objectives import Moment, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.run import count_steps, load_splits, train

@@ -80,7 +80,10 @@ class Parrot(torch.nn.Module):
     def make_cache(self, batch: int, max_length: int) -> "Parrot.Cursor":
         return Parrot.Cursor()
 
-    def forward(self, tokens: torch.Tensor, coordinates: dict, cache: "Parrot.Cursor") -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, coordinates: dict, cache: "Parrot.Cursor | None" = None
+    ) -> torch.Tensor:
+        cache = cache or Parrot.Cursor()
         if cache.written == self.interrupt:
             raise KeyboardInterrupt
         logits = torch.zeros(*tokens.shape, VOCAB_SIZE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mathllm.bench.measure import Measurement, Options, rate, seconds_of
+from mathllm.bench import Measurement, Options, rate, seconds_of
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset
 from mathllm.formats import formats_for, get_format

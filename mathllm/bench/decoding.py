@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from mathllm.bench.measure import Measurement, Options, rate, seconds_of
+from mathllm.bench import Measurement, Options, rate, seconds_of
 from mathllm.config import build_config
 from mathllm.device import pick_device
 from mathllm.inference.engine import decode, generate
@@ -31,10 +31,8 @@ def measure(options: Options) -> list[Measurement]:
         ids = torch.from_numpy(prompts).to(device).long()
         firsts = seconds_of(partial(first_token, model, ids), options.repeats, device)
         tokens = batch * WRITTEN
-        more: dict[str, float | str] = {
-            "ms_to_first_token": 1e3 * statistics.median(firsts),
-            "ms_per_token": 1e3 * statistics.median(times) / WRITTEN,
-        }
+        first, each = (1e3 * statistics.median(seconds) for seconds in (firsts, times))
+        more = {"ms_to_first_token": first, "ms_per_token": each / WRITTEN}
         found.append(rate(f"{SIZE}, batch {batch:,}, {WRITTEN} tokens", tokens, "tokens/s", times, **more))
     return found
 

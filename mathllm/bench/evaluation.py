@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from mathllm.bench.measure import Measurement, Options, rate, seconds_of
+from mathllm.bench import Measurement, Options, rate, seconds_of
 from mathllm.checkpoint import SHIPPED, load_checkpoint
 from mathllm.data.sources import held_out
 from mathllm.device import pick_device
@@ -26,27 +27,29 @@ def measure(options: Options) -> list[Measurement]:
     loaded = load_checkpoint(SHIPPED, pick_device(options.device))
     problems = held_out(loaded.data, TEST, PROBLEMS)
     few = problems[np.arange(ONE_BY_ONE) * (len(problems) // ONE_BY_ONE)]
-    device, repeats = pick_device(options.device), options.repeats
+    repeats = max(1, options.repeats // 2)
     verdicts: dict[bool, Verdicts] = {}
 
     def evaluate(draft: bool) -> None:
         verdicts[draft] = judge(loaded, problems, draft=draft)
 
     drafted, decoded = (
-        seconds_of(partial(evaluate, draft), max(1, repeats // 2), device) for draft in (True, False)
+        seconds_of(partial(evaluate, draft), repeats, loaded.device) for draft in (True, False)
     )
     texts: list[list[int]] = []
-    alone = seconds_of(lambda: texts.extend(without_cache(loaded, few)), 1, device)
-    check_equal(verdicts, few_written(loaded, few), texts)
+    alone = seconds_of(lambda: texts.extend(without_cache(loaded, few)), 1, loaded.device)
+    written = judge(loaded, few).written
+    ours = [ids[:length].tolist() for ids, length in zip(written.ids, written.lengths, strict=True)]
+    same = (verdicts[True].answer_correct == verdicts[False].answer_correct).all()
+    if not same or texts[-len(ours) :] != ours:
+        raise MathLLMError("three ways of greedy decoding wrote different texts", "please report this")
     slowest = ONE_BY_ONE / alone[0]
     found = []
     for what, times in (("gold as draft", drafted), ("cached, in batches", decoded)):
         speed = rate(f"{what}, {len(problems):,} problems", len(problems), "problems/s", times)
-        found.append(Measurement(**{**vars(speed), "more": {"times_one_by_one": speed.value / slowest}}))
-    return [
-        *found,
-        rate(f"without a cache, one by one, {ONE_BY_ONE} problems", ONE_BY_ONE, "problems/s", alone),
-    ]
+        found.append(replace(speed, more={"times_one_by_one": speed.value / slowest}))
+    what = f"without a cache, one by one, {ONE_BY_ONE} problems"
+    return [*found, rate(what, ONE_BY_ONE, "problems/s", alone)]
 
 
 @torch.inference_mode()
@@ -62,16 +65,3 @@ def without_cache(loaded: MathModel, problems: Problems) -> list[list[int]]:
             text.append(int(logits[0, -1].argmax()))
         completions.append(text)
     return completions
-
-
-def few_written(loaded: MathModel, problems: Problems) -> list[list[int]]:
-    """What evaluation says that the model writes for the same problems."""
-    written = judge(loaded, problems).written
-    return [ids[:length].tolist() for ids, length in zip(written.ids, written.lengths, strict=True)]
-
-
-def check_equal(verdicts: dict[bool, Verdicts], ours: list[list[int]], alone: list[list[int]]) -> None:
-    """Raises MathLLMError where one way says another thing than the others."""
-    same = (verdicts[True].answer_correct == verdicts[False].answer_correct).all()
-    if not same or alone[-len(ours) :] != ours:
-        raise MathLLMError("three ways of greedy decoding wrote different texts", "please report this")

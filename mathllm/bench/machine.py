@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mathllm.bench.measure import Measurement, Options, rate, seconds_of
+from mathllm.bench import Measurement, Options, rate, seconds_of
 from mathllm.config import SIZES
 from mathllm.device import pick_device, pick_precision, workers
 from mathllm.training.trainer import MICRO_BATCH_TOKENS

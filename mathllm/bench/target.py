@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mathllm.bench.measure import Measurement, Options
+from mathllm.bench import Measurement, Options
 from mathllm.config import build_config
 from mathllm.training.run import train
 from mathllm.training.state import METRICS
@@ -23,16 +23,11 @@ def measure(options: Options) -> list[Measurement]:
     found = []
     for recipe in options.recipes:
         with tempfile.TemporaryDirectory() as directory:
-            own = {
-                "output_dir": str(Path(directory) / "run"),
-                "eval_steps": EVERY,
-                "device": options.device,
-                "target_exact_match": 1.0,
-                "wandb": "off",
-            }
-            config = build_config({"train": own}, recipe=recipe)
+            run = Path(directory) / "run"
+            own = {"output_dir": str(run), "eval_steps": EVERY, "device": options.device, "wandb": "off"}
+            config = build_config({"train": {**own, "target_exact_match": 1.0}}, recipe=recipe)
             train(config, console=Console(file=StringIO()))
-            lines = (Path(directory) / "run" / METRICS).read_text(encoding="utf-8").splitlines()
+            lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
         reached = [row for row in map(json.loads, lines) if "val/exact_match" in row]
         rows = config.train.batch_size * config.train.grad_accumulation
         for target in TARGETS:

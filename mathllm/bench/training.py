@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
+from typing import NamedTuple
 
+from mathllm.bench import Measurement, Options, rate, seconds_of
 from mathllm.bench.machine import peak, thread_counts
-from mathllm.bench.measure import Measurement, Options, rate, seconds_of
 from mathllm.config import Config, build_config
 from mathllm.device import pick_device, pick_precision
 from mathllm.evaluation.lengths import RANDOM, draw_length
@@ -38,46 +40,33 @@ def measure(options: Options) -> list[Measurement]:
         first = 0.0  # seconds a FLOP at the shortest length
         for length in DIGITS:
             steps = training_step(size, length, options)
-            per_token = steps.parameters * 6 + attention_flops(steps.config, length)
+            shape = steps.config.model
+            # scores and mixtures of a row of this length, forward and backward, half of them masked
+            per_token = steps.parameters * 6 + 6.0 * shape.layers * shape.hidden * length
             measured = rate(f"{size}, {length} tokens a row", steps.tokens, "tokens/s", steps.times)
             cost = 1 / (measured.value * per_token)
             first = first or cost
-            more: dict[str, float | str] = {
-                "share_of_peak": 6 * steps.parameters * measured.value / limit,
-                "cost_per_flop": cost / first,
-            }
-            found.append(Measurement(**{**vars(measured), "more": more}))
+            share = 6 * steps.parameters * measured.value / limit
+            found.append(replace(measured, more={"share_of_peak": share, "cost_per_flop": cost / first}))
     return found
 
 
-class Steps:
-    """Timed training steps: tokens of each, seconds of each, and the model."""
+class Steps(NamedTuple):
+    """Timed training steps: the model and its size, tokens of each step, and seconds of each."""
 
-    def __init__(self, trainer: Trainer, repeats: int) -> None:
-        self.config, self.parameters = trainer.config, trainer.model.num_parameters
-        done: list[int] = []
-
-        def step() -> None:
-            done.append(trainer.train_step(len(done))[1])
-
-        self.times = seconds_of(step, repeats, trainer.device)
-        self.tokens = statistics.mean(done)
+    config: Config
+    parameters: int
+    tokens: float
+    times: list[float]
 
 
 def training_step(size: str, length: int, options: Options) -> Steps:
-    digits = DIGITS[length]
-    data = {"format": "reversed", "max_digits": digits}
+    model, data = {"size": size}, {"format": "reversed", "max_digits": DIGITS[length]}
     train = {"batch_size": TOKENS[size] // length, "output_dir": "unused", "wandb": "off"}
-    model = {"size": size}
-    config = resolve(
-        build_config({"model": model, "data": data, "train": {**train, "device": options.device}})
-    )
-    source = SameLength(digits)
-    device = pick_device(options.device)
+    config = build_config({"model": model, "data": data, "train": {**train, "device": options.device}})
+    config, device = resolve(config), pick_device(options.device)
+    source = SameLength(DIGITS[length])
     trainer = Trainer(config, source, source.problems(0, 1), total_steps=1000, device=device)
-    return Steps(trainer, options.repeats)
-
-
-def attention_flops(config: Config, length: int) -> float:
-    """FLOPs of scores and mixtures for a token of a row of this length, forward and backward, half of them masked."""
-    return 6.0 * config.model.layers * config.model.hidden * length
+    done: list[int] = []
+    times = seconds_of(lambda: done.append(trainer.train_step(len(done))[1]), options.repeats, device)
+    return Steps(config, trainer.model.num_parameters, statistics.mean(done), times)

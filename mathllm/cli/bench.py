@@ -105,10 +105,8 @@ def remarks(one: Measurement) -> str:
     """What else is to be said, like `share of peak 53%`."""
     parts = []
     for name, value in one.more.items():
-        if isinstance(value, str):
-            parts.append(value)
-        elif name.startswith("share"):
-            parts.append(f"{name.replace('_', ' ')} {value:.0%}")
-        else:
-            parts.append(f"{name.replace('_', ' ')} {number(value)}")
+        figure = (
+            value if isinstance(value, str) else f"{value:.0%}" if name.startswith("share") else number(value)
+        )
+        parts.append(figure if isinstance(value, str) else f"{name.replace('_', ' ')} {figure}")
     return ", ".join(parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +54,9 @@ def demo(
 
     headline(console, f"1. Data: {EXAMPLES:,} sums of numbers of up to {config.data.max_digits} digits")
     generate_dataset(config.data, EXAMPLES, seed, data_dir, overwrite=overwrite)
-    show_rows(console, data_dir / "train.jsonl")
+    with (data_dir / "train.jsonl").open(encoding="utf-8") as rows:
+        for row in islice(rows, 3):
+            console.print(json.loads(row)["text"], markup=False)
 
     headline(console, "2. Training")
     result = train(config, overwrite=overwrite, console=Console(stderr=True))
@@ -84,15 +88,6 @@ def headline(console: Console, text: str) -> None:
     console.print(f"\n[bold]{text}[/]")
 
 
-def show_rows(console: Console, path: Path, count: int = 3) -> None:
-    """The first texts of a data file."""
-    import json
-
-    with path.open(encoding="utf-8") as file:
-        for _ in range(count):
-            console.print(json.loads(next(file))["text"], markup=False)
-
-
 def check_all_pairs(console: Console, model: MathModel, limit: int) -> None:
     """Exact match on every pair of operands, and the first mistakes."""
     from mathllm.evaluation.exhaustive import AllPairs
@@ -104,9 +99,8 @@ def check_all_pairs(console: Console, model: MathModel, limit: int) -> None:
         report = evaluate_problems(model, pairs, progress=progress)
     right, of = report.answers.correct, report.answers.num_examples
     style = "bold green" if right == of else "bold yellow"
-    console.print(
-        f"[{style}]{right:,} of {of:,}[/] pairs of numbers from 0 to {limit:,} are right ({report.seconds:.0f} s)"
-    )
+    pairs_of = f"pairs of numbers from 0 to {limit:,}"
+    console.print(f"[{style}]{right:,} of {of:,}[/] {pairs_of} are right ({report.seconds:.0f} s)")
     show_mistakes(console, report)
 
 
@@ -119,7 +113,5 @@ def show_reasoning(console: Console, model: MathModel) -> None:
     for step in solution.steps:
         console.print(f"  {step}", markup=False)
     verdict = "right" if solution.correct else "wrong"
-    console.print(
-        f"{SAMPLE} = {solution.answer}   {verdict}, confidence {percent_sure(solution.confidence)}",
-        markup=False,
-    )
+    sure = percent_sure(solution.confidence)
+    console.print(f"{SAMPLE} = {solution.answer}   {verdict}, confidence {sure}", markup=False)

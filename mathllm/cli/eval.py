@@ -81,9 +81,9 @@ def evaluate(
     samples: Annotated[Path | None, option("Write one line of JSON per problem to a file.", OUTPUT)] = None,
     fail_under: Annotated[
         float | None,
-        typer.Option(
-            help="Exit with code 3 if less than this share is right: 0.999, or 1 for all.",
-            rich_help_panel=OUTPUT,
+        option(
+            "Exit with code 3 if less than this share is right: 0.999, or 1 for all.",
+            OUTPUT,
             metavar="SHARE",
             min=0,
             max=1,

@@ -58,9 +58,8 @@ def gen_data(
     data = DataConfig(**{one.key: settings[one.parameter] for one in OF_DATA})
     with progress_bar("rows") as progress:
         if source is None:
-            metadata = generate_dataset(
-                resolve_data(data), num_examples, seed, output_dir, overwrite, progress
-            )
+            data = resolve_data(data)
+            metadata = generate_dataset(data, num_examples, seed, output_dir, overwrite, progress)
         else:
             refuse_sampling_options(context)
             metadata = import_dataset(source, data, output_dir, overwrite, progress)
@@ -73,12 +72,10 @@ def gen_data(
 def refuse_sampling_options(context: typer.Context) -> None:
     """An option that would do nothing is an error."""
     for name in OF_SAMPLING:
-        given = context.get_parameter_source(name)
-        if given is not None and given.name != "DEFAULT":
+        if options.given(context, name):
             flag = "--" + name.replace("_", "-")
-            raise UsageError(
-                f"{flag} says how to sample, but with --from nothing is sampled", f"leave {flag} out"
-            )
+            reason = f"{flag} says how to sample, but with --from nothing is sampled"
+            raise UsageError(reason, f"leave {flag} out")
 
 
 def show(metadata: dict[str, Any], output_dir: Path) -> None:
@@ -87,10 +84,8 @@ def show(metadata: dict[str, Any], output_dir: Path) -> None:
 
     data = metadata["data"]
     tasks = data["task"].replace(",", " and ")
-    size = f"up to {data['max_digits']}" + (
-        " numbers" if get_tasks(data["task"])[0].one_digit else "-digit operands"
-    )
-    typer.echo(f"{output_dir}: {tasks}, {size}, {data['format']} format")
+    of = " numbers" if get_tasks(data["task"])[0].one_digit else "-digit operands"
+    typer.echo(f"{output_dir}: {tasks}, up to {data['max_digits']}{of}, {data['format']} format")
     for split, counts in metadata["counts"].items():
         rows, distinct = counts["rows"], counts["distinct_problems"]
         repeated = f" of {distinct:,} different problems" if distinct < rows else ""

@@ -70,13 +70,12 @@ def main() -> None:
     """The console script."""
     try:
         app()
-    except MathLLMError as error:
+    except (MathLLMError, OSError) as error:
         if os.environ.get("MATHLLM_TRACEBACK"):
             raise
+        if isinstance(
+            error, OSError
+        ):  # a disk, a file or a network drive that failed where nobody expected it
+            error = MathLLMError(f"the system refused: {error}", "mathllm --traceback COMMAND shows where")
         complain(error)
         sys.exit(error.exit_code)
-    except OSError as error:  # a disk, a file or a network drive that failed where nobody expected it
-        if os.environ.get("MATHLLM_TRACEBACK"):
-            raise
-        complain(MathLLMError(f"the system refused: {error}", "mathllm --traceback COMMAND shows where"))
-        sys.exit(1)

@@ -11,7 +11,7 @@ import typer
 
 from mathllm.config import SECTIONS, ObjectiveConfig
 from mathllm.errors import UsageError
-from mathllm.flags import MACHINE, MODEL, OUTPUT, PROBLEMS, Flag, Setting, settings_of
+from mathllm.flags import MACHINE, MODEL, OUTPUT, PROBLEMS, Setting, settings_of
 from mathllm.registry import objective_settings
 
 SAMPLING, MORE = "Sampling", "All other settings (a recipe gives way to --set, and both to a flag)"
@@ -23,27 +23,20 @@ SETTINGS = [
     + (objective_settings(ObjectiveConfig.name) if section == "objective" else [])
 ]
 
+_TRAINING = {one.key: one.flag for one in SETTINGS if one.section == "train"}
+
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def option(
-    help_text: str, panel: str, *names: str, default: str = "", parse: Any = None, metavar: str | None = None
-) -> Any:
+def option(help_text: str, panel: str, *names: str, default: str = "", **more: Any) -> Any:
     """An option; `default` is what the help says of it, where the value of the parameter does not say it."""
-    shown = f" [dim]\\[default: {default}][/]" if default else ""
-    return typer.Option(
-        *names,
-        help=help_text + shown,
-        rich_help_panel=panel,
-        show_default=not default,
-        metavar=metavar,
-        callback=parse,
-    )
+    shown = help_text + (f" [dim]\\[default: {default}][/]" if default else "")
+    return typer.Option(*names, help=shown, rich_help_panel=panel, show_default=not default, **more)
 
 
 def number(help_text: str, panel: str, least: int = 1) -> Any:
     """An option for a whole number."""
-    return typer.Option(help=help_text, rich_help_panel=panel, metavar="N", min=least)
+    return option(help_text, panel, metavar="N", min=least)
 
 
 def given(context: typer.Context, name: str) -> bool:
@@ -52,14 +45,9 @@ def given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def option_of(key: str, default: str = "", parse: Any = None) -> Any:
+def option_of(key: str, **more: Any) -> Any:
     """The option of a setting of training, for another command that has it, too."""
-    flag = _of_training(key)
-    return option(flag.help, flag.panel, default=default, parse=parse)
-
-
-def _of_training(key: str) -> Flag:
-    return next(one.flag for one in SETTINGS if (one.section, one.key) == ("train", key))
+    return option(_TRAINING[key].help, _TRAINING[key].panel, **more)
 
 
 def _seed(value: int) -> int:
@@ -68,40 +56,22 @@ def _seed(value: int) -> int:
     return value
 
 
-Checkpoint = Annotated[
-    str | None,
-    option(
-        "A checkpoint, its model.safetensors, or the run that holds it.",
-        MODEL,
-        default="the newest under checkpoints/",
-    ),
-]
-DataDir = Annotated[
-    Path | None,
-    option(
-        "Directory that mathllm gen-data made.",
-        PROBLEMS,
-        default="the one trained on, else data, else new problems",
-    ),
-]
-BatchSize = Annotated[int, number(_of_training("batch_size").help, MACHINE)]
+_CHECKPOINT = "A checkpoint, its model.safetensors, or the run that holds it."
+_TAKEN = "the one trained on, else data, else new problems"
+Checkpoint = Annotated[str | None, option(_CHECKPOINT, MODEL, default="the newest under checkpoints/")]
+DataDir = Annotated[Path | None, option("Directory that mathllm gen-data made.", PROBLEMS, default=_TAKEN)]
+BatchSize = Annotated[int, number(_TRAINING["batch_size"].help, MACHINE)]
 Device = Annotated[str, option_of("device")]
-Seed = Annotated[int, option_of("seed", parse=_seed)]
+Seed = Annotated[int, option_of("seed", callback=_seed)]
 Json = Annotated[bool, option("Print the result as JSON.", OUTPUT, "--json")]
 OutputDir = Annotated[Path, option_of("output_dir")]
 OutputFile = Annotated[Path | None, option("Write the result to a JSON file, too.", OUTPUT)]
 Overwrite = Annotated[bool, option("Replace what is there.", OUTPUT, "--overwrite")]
-Plot = Annotated[
-    Path | None, option("Draw the result into a .png, .svg or .pdf (needs the extra plots).", OUTPUT)
-]
+_DRAWN = "Draw the result into a .png, .svg or .pdf (needs the extra plots)."
+Plot = Annotated[Path | None, option(_DRAWN, OUTPUT)]
 Set = Annotated[
     list[str] | None,
-    option(
-        "Any setting, as in model.layers=3; repeatable.",
-        MORE,
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-    ),
+    option("Any setting, as in model.layers=3; repeatable.", MORE, "--set", metavar="SECTION.KEY=VALUE"),
 ]
 Temperature = Annotated[float, option("0 always takes the likeliest token.", SAMPLING)]
 TopK = Annotated[int, option("Only the k likeliest tokens; 0: all.", SAMPLING)]
@@ -134,12 +104,13 @@ def _parameter(one: Setting, optional: bool) -> inspect.Parameter:
         default = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
     # a switch may set what is no bool
     kind: Any = flag.kind or (bool if flag.values else one.kind)
-    shown = option(flag.help, flag.panel, one.option, default=default)
     return inspect.Parameter(
         one.parameter,
         inspect.Parameter.KEYWORD_ONLY,
-        default=None if optional else one.default,
-        annotation=Annotated[kind | None if optional else kind, shown],
+        default=None if optional else value,
+        annotation=Annotated[
+            kind | None if optional else kind, option(flag.help, flag.panel, one.option, default=default)
+        ],
     )
 
 

@@ -34,9 +34,8 @@ class Output:
         for path in files:
             parent = path.absolute().parent
             if not parent.is_dir():
-                raise UsageError(
-                    f"there is no directory {path.parent} to write {path.name} into", "make it first"
-                )
+                place = f"there is no directory {path.parent} to write {path.name} into"
+                raise UsageError(place, "make it first")
             if path.is_dir():
                 raise UsageError(f"{path} is a directory", "give the name of a file")
             if not os.access(parent, os.W_OK):

@@ -103,13 +103,10 @@ def answer_all(model: MathModel, texts: Iterable[str], as_json: bool, numbered: 
             for note in remarks(outcome) if wrong <= SHOWN else []:
                 print(f"note: {where}{note}", file=sys.stderr)
         if not as_json:
-            print(
-                answer_text(outcome) if outcome is not None and not isinstance(outcome, MathLLMError) else ""
-            )
+            print("" if outcome is None or isinstance(outcome, MathLLMError) else answer_text(outcome))
     if wrong > SHOWN:
-        print(
-            f"note: {wrong:,} of {answered:,} answers are wrong; the first {SHOWN} are above", file=sys.stderr
-        )
+        note = f"{wrong:,} of {answered:,} answers are wrong; the first {SHOWN} are above"
+        print(f"note: {note}", file=sys.stderr)
     return bad == 0
 
 

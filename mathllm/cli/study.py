@@ -67,11 +67,9 @@ def study(
     talk = Console(stderr=True, highlight=False)
     for number, run in enumerate([] if table_only else runs, 1):
         talk.print(f"{number} of {len(runs)}: {run.variant}, seed {run.seed}", markup=False)
-        result = measure(chosen, run, talk)
-        talk.print(
-            f"  {result['correct']:,} of {result['num_examples']:,} held out, {result['train_seconds']:.0f} s",
-            style="dim",
-        )
+        found = measure(chosen, run, talk)
+        right = f"{found['correct']:,} of {found['num_examples']:,} held out"
+        talk.print(f"  {right}, {found['train_seconds']:.0f} s", style="dim")
     report(chosen, root, settings or [], output)
 
 

@@ -6,11 +6,11 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from mathllm.cli import options
 from mathllm.cli.options import option
@@ -58,49 +58,36 @@ def train(
     if show_loss_mask:
         print_loss_mask(config)
         return
-    console = Console(stderr=True)
-    result = run_training(config, resume, overwrite, console)
-    outcome = result.outcome
+    result = run_training(config, resume, overwrite)
     if is_main():
-        report(result, console, as_json)
-    if outcome.reason == "signal":
-        raise typer.Exit(128 + outcome.signal)
+        report(result, as_json)
+    if result.outcome.reason == "signal":
+        raise typer.Exit(128 + result.outcome.signal)
 
 
-def report(result: TrainResult, console: Console, as_json: bool) -> None:
+def report(result: TrainResult, as_json: bool) -> None:
     """How the run ended, and what to type next."""
     from mathllm.evaluation.breakdown import Count
     from mathllm.evaluation.show import headline
 
     outcome, directory = result.outcome, shlex.quote(str(result.run))
-    stopped = outcome.reason == "signal"
+    stopped, say = outcome.reason == "signal", partial(typer.echo, err=True)
     if as_json:
         best = None if stopped else str(result.run / "best")
-        typer.echo(
-            json.dumps(
-                {"run": str(result.run), "best": best, **asdict(outcome), "test": result.test}, indent=2
-            )
-        )
+        document = {"run": str(result.run), "best": best, **asdict(outcome), "test": result.test}
+        typer.echo(json.dumps(document, indent=2))
     if stopped:
-        say(console, f"stopped and saved at step {outcome.step:,}")
-        say(console, f"to go on: mathllm train --resume --output-dir {directory}")
+        say(f"stopped and saved at step {outcome.step:,}")
+        say(f"to go on: mathllm train --resume --output-dir {directory}")
         return
-    endings = {
-        "finished": "finished",
-        "target": "reached the target",
-        "patience": "stopped, since nothing better came",
-    }
-    say(console, f"{endings[outcome.reason]} after {outcome.step:,} steps, {outcome.seconds:.0f} s")
+    endings = {"target": "reached the target", "patience": "stopped, since nothing better came"}
+    ending = endings.get(outcome.reason, outcome.reason)
+    say(f"{ending} after {outcome.step:,} steps, {outcome.seconds:.0f} s")
     if not as_json:
         if result.test is not None:
             typer.echo(f"test {headline(Count(result.test['correct'], result.test['num_examples']))}")
         typer.echo(f"best checkpoint {result.run / 'best'}")
-    say(console, f"next: mathllm chat --checkpoint {directory}")
-
-
-def say(console: Console, text: str) -> None:
-    """A line of talk on stderr, as it is."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(f"next: mathllm chat --checkpoint {directory}")
 
 
 # what names a run that is given no directory
@@ -160,12 +147,9 @@ def data_facts(data_dir: str, own: dict[str, Any], asked: dict[str, Any]) -> Tab
             return {}
         data_dir = "data"
     # any format can be trained on any file of problems, and a recipe's counts more than the file's
-    said = {
-        name: value
-        for name, value in read_metadata(Path(data_dir))["data"].items()
-        if name in STREAM_SETTINGS or name not in own
-    }
-    return {"data": {**said, "data_dir": data_dir}}
+    said = read_metadata(Path(data_dir))["data"].items()
+    kept = {name: value for name, value in said if name in STREAM_SETTINGS or name not in own}
+    return {"data": {**kept, "data_dir": data_dir}}
 
 
 def print_loss_mask(config: Config) -> None:
@@ -182,10 +166,8 @@ def print_loss_mask(config: Config) -> None:
     scored = make_objective(config.objective).scored(rendered)
     texts = format.texts(rendered.problems, rendered.ids, rendered.lengths)
     for text, ids, mask, length in zip(texts, rendered.ids, scored, rendered.lengths, strict=True):
-        typer.echo(text)
-        typer.echo(
-            carets(text, [(TOKENS[i], bool(on)) for i, on in zip(ids[:length], mask[:length], strict=True)])
-        )
+        counted = [(TOKENS[i], bool(on)) for i, on in zip(ids[:length], mask[:length], strict=True)]
+        typer.echo(f"{text}\n{carets(text, counted)}")
 
 
 def carets(text: str, tokens: list[tuple[str, bool]]) -> str:

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -99,15 +99,15 @@ def generate_dataset(
     wanted = _wanted(num_examples, shares)
     parts = _drawn(tasks, how, seed, Dealer(shares, wanted))
     with _replacing(output_dir, overwrite) as folder:
-        written = _write_rows(folder, notation, parts, num_examples, progress)
+        counts = _write_rows(folder, notation, parts, num_examples, progress)
         notes = [
-            f"{name} has {rows:,} instead of {asked:,} rows: {_TOO_FEW}"
-            for name, rows, asked in zip(FILES, written.rows, wanted, strict=True)
-            if rows < asked
+            f"{name} has {made['rows']:,} instead of {asked:,} rows: {_TOO_FEW}"
+            for name, made, asked in zip(FILES, counts, wanted, strict=True)
+            if made["rows"] < asked
         ]
         notes += [f"{name} is empty" for name, asked in zip(FILES, wanted, strict=True) if not asked]
         options = {"num_examples": num_examples, "seed": seed, **_options(data)}
-        return _write_metadata(folder, data, written, options, {"seed": seed, "notes": notes})
+        return _write_metadata(folder, data, counts, options, {"seed": seed, "notes": notes})
 
 
 def import_dataset(
@@ -143,13 +143,13 @@ def import_dataset(
     )
     with _replacing(output_dir, overwrite) as folder:
         dealer = Dealer(shares, [len(problems)] * len(SPLITS))
-        written = _write_rows(folder, notation, _taken(problems, dealer), len(problems), progress)
-        notes = [f"{name} is empty" for name, rows in zip(FILES, written.rows, strict=True) if not rows]
-        if dropped := len(problems) - sum(written.rows):
+        counts = _write_rows(folder, notation, _taken(problems, dealer), len(problems), progress)
+        notes = [f"{name} is empty" for name, made in zip(FILES, counts, strict=True) if not made["rows"]]
+        if dropped := len(problems) - sum(made["rows"] for made in counts):
             notes.append(f"{dropped:,} repeated rows were left out of val.jsonl and test.jsonl")
         kept = ("format", "zero_pad", "thought_length", "train_ratio", "val_ratio")
         options = {"from": source.name, **{name: _options(data)[name] for name in kept}}
-        return _write_metadata(folder, data, written, options, {"from": source.name, "notes": notes})
+        return _write_metadata(folder, data, counts, options, {"from": source.name, "notes": notes})
 
 
 def read_metadata(data_dir: Path) -> dict[str, Any]:
@@ -221,29 +221,22 @@ def _chunk_rows(digits: int, operands: int) -> int:
     return max(1, min(_CHUNK_ROWS, _CHUNK_DIGITS // (digits * operands)))
 
 
-@dataclass
-class _Written:
-    """What went into the files, by split."""
-
-    rows: list[int] = field(default_factory=lambda: [0] * len(SPLITS))
-    distinct: list[int] = field(default_factory=list)
-
-
 def _write_rows(
     folder: Path, notation: Format, parts: Parts, total: int, progress: Progress | None
-) -> _Written:
-    written = _Written()
+) -> list[dict[str, int]]:
+    """Writes the files. Returns how many rows each of them has, and how many different problems."""
     hashes: list[list[NDArray[np.uint64]]] = [[np.zeros(0, np.uint64)] for _ in SPLITS]
+    done = 0
     with ExitStack() as opened:
         files = [opened.enter_context((folder / name).open("wb")) for name in FILES]
         for split, problems in parts:
             files[split].write(_json_rows(problems, notation))
             hashes[split].append(hash_problems(problems))
-            written.rows[split] += len(problems)
+            done += len(problems)
             if progress:
-                progress(sum(written.rows), total)
-    written.distinct = [len(np.unique(np.concatenate(part))) for part in hashes]
-    return written
+                progress(done, total)
+    whole = map(np.concatenate, hashes)
+    return [{"rows": len(part), "distinct_problems": len(np.unique(part))} for part in whole]
 
 
 def _json_rows(problems: Problems, notation: Format) -> bytes:
@@ -277,7 +270,11 @@ def _options(data: DataConfig) -> dict[str, Any]:
 
 
 def _write_metadata(
-    folder: Path, data: DataConfig, written: _Written, options: dict[str, Any], more: dict[str, Any]
+    folder: Path,
+    data: DataConfig,
+    counts: list[dict[str, int]],
+    options: dict[str, Any],
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     words = ["mathllm", "gen-data"]
     for name, value in options.items():
@@ -287,10 +284,7 @@ def _write_metadata(
         "mathllm": __version__,
         "command": shlex.join(words),
         "data": _options(data),
-        "counts": {
-            split: {"rows": rows, "distinct_problems": distinct}
-            for split, rows, distinct in zip(SPLITS, written.rows, written.distinct, strict=True)
-        },
+        "counts": dict(zip(SPLITS, counts, strict=True)),
         **more,
     }
     (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")

@@ -55,11 +55,9 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
             for lines, equations, faults in _batches(path, handle):
                 problems, good = true_equations(equations, tasks)
                 parts.append(problems)
-                bad = np.flatnonzero(~good)
-                for row in bad.tolist():
-                    refused.append(
-                        f"{path}:{lines[row]}: {faults.get(row) or _reason(equations[row], tasks)}"
-                    )
+                for row in np.flatnonzero(~good).tolist():
+                    fault = faults.get(row) or _reason(equations[row], tasks)
+                    refused.append(f"{path}:{lines[row]}: {fault}")
     except OSError as error:
         hint = "name a file in it, such as test.jsonl" if path.is_dir() else None
         raise DataError(f"cannot read {path}: {error.strerror or error}", hint) from error
@@ -89,9 +87,9 @@ def _batches(path: Path, handle: TextIO) -> Iterator[Rows]:
     handle.seek(0)
     if first.startswith("{"):
         return _of_json(handle)
-    if path.suffix.lower() == ".csv" or COLUMN in _cells(first):
+    if path.suffix.lower() == ".csv" or COLUMN in [cell.strip(' "\r\n').lower() for cell in first.split(",")]:
         return _of_csv(path, handle)
-    return _of_text(handle)
+    return ((numbers, lines, {}) for numbers, lines in _filled_lines(handle))
 
 
 def _filled_lines(handle: TextIO) -> Iterator[tuple[list[int], list[str]]]:
@@ -103,11 +101,6 @@ def _filled_lines(handle: TextIO) -> Iterator[tuple[list[int], list[str]]]:
         if numbers:
             yield numbers, [text for text in texts if text]
         start += len(lines)
-
-
-def _of_text(handle: TextIO) -> Iterator[Rows]:
-    for numbers, lines in _filled_lines(handle):
-        yield numbers, lines, {}
 
 
 def _of_json(handle: TextIO) -> Iterator[Rows]:
@@ -158,10 +151,6 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
     for row in reader:
         yield line, row
         line = reader.line_num + 1
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip(' "\r\n').lower() for cell in line.split(",")]
 
 
 def true_equations(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS) -> tuple[Problems, Bools]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from mathllm.errors import UsageError
 from mathllm.formats import Format
 from mathllm.tasks import Problems, Task, concatenate
-from mathllm.tasks.numbers import Digits, Ints
+from mathllm.tasks.numbers import Ints
 
 MOST = 10**10  # as many as a machine could judge in days: more is a slip of the hand
 
@@ -28,11 +29,9 @@ class AllPairs:
         base, digits = limit + 1, len(str(limit))
         # numbers of second operands
         self.bases = [min(base, 10 ** task.digits_of(1, digits)) for task in tasks]
-        sizes = [
-            base * (base + 1) // 2 if task.ordered(signed) else base * second
-            for task, second in zip(self.tasks, self.bases, strict=True)
-        ]
-        self.ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+        pairs = zip(self.tasks, self.bases, strict=True)
+        sizes = (base * (base + 1) // 2 if task.ordered(signed) else base * second for task, second in pairs)
+        self.ends = list(itertools.accumulate(sizes))
         if limit < 0 or self.ends[-1] > MOST:
             raise UsageError(
                 f"cannot try all pairs of operands from 0 to {limit:,}", "for example --exhaustive 999"
@@ -60,7 +59,8 @@ class AllPairs:
         for task, second, end in zip(self.tasks, self.bases, self.ends, strict=True):
             index = np.arange(max(start, offset), min(stop, end), dtype=np.int64) - offset
             pairs = _triangle(index) if task.ordered(self.signed) else np.divmod(index, second)
-            parts.append(task.problems(_digits(np.stack(pairs, 1), len(str(self.limit)))))
+            digits = np.stack(pairs, 1)[..., None] // 10 ** np.arange(len(str(self.limit))) % 10
+            parts.append(task.problems(digits.astype(np.uint8)))
             offset = end
         return concatenate(parts)
 
@@ -70,8 +70,3 @@ def _triangle(index: Ints) -> tuple[Ints, Ints]:
     # a (a + 1) / 2 pairs come before the first one of a; up to MOST pairs float64 leaves no doubt about a
     a = ((np.sqrt(8.0 * index + 1) - 1) / 2).astype(np.int64)
     return a, index - a * (a + 1) // 2
-
-
-def _digits(values: Ints, width: int) -> Digits:
-    """Digits [..., width] of values [...], least significant first."""
-    return (values[..., None] // 10 ** np.arange(width) % 10).astype(np.uint8)

@@ -89,8 +89,8 @@ def evaluate_grid(
     problems, cells = draw_cells(task, lengths, per_cell, signed=signed, seed=seed)
     longest = check_length(model.format, model.max_length, task, limit, signed=signed)
     correct, num_examples = np.zeros((2, len(lengths), len(lengths)), np.int64)
-    how: dict[str, Any] = {"batch_size": batch_size, "draft": draft, "progress": progress}
-    for part, verdicts in judged_parts(model, problems, longest, **how):
+    parts = judged_parts(model, problems, longest, progress, batch_size=batch_size, draft=draft)
+    for part, verdicts in parts:
         np.add.at(correct, tuple(cells[part].T), verdicts.answer_correct)
         np.add.at(num_examples, tuple(cells[part].T), 1)
     return Grid(lengths, correct, num_examples, time.perf_counter() - started)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,38 +37,29 @@ def plot_grids(grids: dict[str, Grid], trained: int, path: Path) -> None:
 
     `path` ends with .png, .svg or .pdf, and is written whole or not at all.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * len(grids), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(grids), squeeze=False)[0]
-    for axis, (name, grid) in zip(axes, grids.items(), strict=True):
-        image = _heat_map(axis, name, grid, trained)
-    figure.colorbar(image, ax=list(axes), label="exact match")
-    save(figure, path)
+    with picture(path, 5.2 * len(grids), 4.4) as figure:
+        axes = figure.subplots(1, len(grids), squeeze=False)[0]
+        for axis, (name, grid) in zip(axes, grids.items(), strict=True):
+            image = _heat_map(axis, name, grid, trained)
+        figure.colorbar(image, ax=list(axes), label="exact match")
 
 
 def plot_thoughts(report: ThoughtReport, path: Path) -> None:
     """A confusion matrix for each thought: true states against the digits that the model wrote for them."""
-    from matplotlib.figure import Figure
-
     columns = min(4, len(report.slots))
     rows = -(-len(report.slots) // columns)
-    figure = Figure(figsize=(2.6 * columns + 0.8, 2.7 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for number, axis in enumerate(axes.flat):
-        if number >= len(report.slots):
+    with picture(path, 2.6 * columns + 0.8, 2.7 * rows + 0.4) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axis in axes.flat[len(report.slots) :]:
             axis.set_visible(False)
-            continue
-        counts = report.slots[number].counts
-        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        image = axis.imshow(share, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
-        axis.set_title(f"thought {number + 1}", fontsize="medium")
-        axis.set_xticks(range(10))
-        axis.set_yticks(range(10))
-    figure.supxlabel("digit that the model wrote")
-    figure.supylabel("true state")
-    figure.colorbar(image, ax=axes, label="share of that state")
-    save(figure, path)
+        for number, (axis, slot) in enumerate(zip(axes.flat, report.slots, strict=False), 1):
+            share = slot.counts / np.maximum(slot.counts.sum(1, keepdims=True), 1)
+            image = axis.imshow(share, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+            axis.set_title(f"thought {number}", fontsize="medium")
+            axis.set(xticks=range(10), yticks=range(10))
+        figure.supxlabel("digit that the model wrote")
+        figure.supylabel("true state")
+        figure.colorbar(image, ax=axes, label="share of that state")
 
 
 def plot_lengths(
@@ -78,28 +70,28 @@ def plot_lengths(
 ) -> None:
     """Exact match over digits, a line for each variant: the median of its seeds, with a band from lowest to
     highest."""
+    with picture(path, 8.4, 4.6) as figure:
+        axis = figure.subplots()
+        for number, variant in enumerate(variants):
+            seeds = [found.get((variant, str(n)), ()) for n in digits]
+            if not all(seeds):
+                continue
+            # ten colours, and after them dashes
+            color, line = f"C{number % 10}", ("-", "--")[number // 10 % 2]
+            medians = [np.median(values) for values in seeds]
+            axis.plot(digits, medians, marker="o", label=variant, color=color, linestyle=line)
+            axis.fill_between(digits, [*map(min, seeds)], [*map(max, seeds)], color=color, alpha=0.15)
+        axis.set(xticks=digits, ylim=(-0.03, 1.03), xlabel="digits", ylabel="exact match")
+        figure.legend(loc="outside right upper", fontsize="small")
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure to draw into, which is written whole or not at all."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
-    axis = figure.subplots()
-    for number, variant in enumerate(variants):
-        seeds = [found.get((variant, str(n)), ()) for n in digits]
-        if not all(seeds):
-            continue
-        color, line = f"C{number % 10}", ("-", "--")[number // 10 % 2]  # ten colours, and after them dashes
-        medians = [np.median(values) for values in seeds]
-        axis.plot(digits, medians, marker="o", label=variant, color=color, linestyle=line)
-        axis.fill_between(digits, [*map(min, seeds)], [*map(max, seeds)], color=color, alpha=0.15)
-    axis.set_xticks(digits)
-    axis.set_ylim(-0.03, 1.03)
-    axis.set_xlabel("digits")
-    axis.set_ylabel("exact match")
-    figure.legend(loc="outside right upper", fontsize="small")
-    save(figure, path)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a picture whole or not at all."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    yield figure
     with new_file(path) as temporary:
         figure.savefig(temporary, dpi=150, format=path.suffix.lower().removeprefix("."))
 
@@ -112,17 +104,11 @@ def _heat_map(axis: Axes, name: str, grid: Grid, trained: int) -> Any:
     ticks = np.unique(np.linspace(0, len(lengths) - 1, min(len(lengths), 11)).astype(int))
     axis.set_xticks(ticks, [str(n) for n in lengths[ticks]])
     axis.set_yticks(ticks, [str(n) for n in lengths[ticks]])
-    axis.set_xlabel("digits of the second operand")
-    axis.set_ylabel("digits of the first operand")
-    answers = grid.answers
-    axis.set_title(f"{name}: {answers.correct:,} of {answers.num_examples:,} right")
+    title = f"{name}: {grid.answers.correct:,} of {grid.answers.num_examples:,} right"
+    axis.set(xlabel="digits of the second operand", ylabel="digits of the first operand", title=title)
     inside = int((lengths <= trained).sum()) - 0.5
     if inside > 0:
-        axis.plot(
-            [-0.5, inside, inside],
-            [inside, inside, -0.5],
-            color="red",
-            label=f"training: up to {trained} digits",
-        )
+        label = f"training: up to {trained} digits"
+        axis.plot([-0.5, inside, inside], [inside, inside, -0.5], color="red", label=label)
         axis.legend(loc="upper right", fontsize="small")
     return image

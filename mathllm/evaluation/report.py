@@ -137,11 +137,11 @@ def evaluate_problems(
     # of all pairs the longest text is known, and a look at each of them would take long before anything is seen
     longest = problems.longest_text(model.format) if isinstance(problems, AllPairs) else math.inf
     if longest > model.max_length:
-        parts = (problems[start : start + CHECKED_ROWS] for start in range(0, len(problems), CHECKED_ROWS))
-        lengths = (model.format.render(part).lengths for part in parts)
-        longest = check_lengths(model.max_length, problems, lengths)
-    how: dict[str, Any] = {"batch_size": batch_size, "draft": draft, "progress": progress}
-    for _, verdicts in judged_parts(model, problems, int(longest), **how):
+        starts = range(0, len(problems), CHECKED_ROWS)
+        texts = (model.format.render(problems[start : start + CHECKED_ROWS]) for start in starts)
+        longest = check_lengths(model.max_length, problems, (part.lengths for part in texts))
+    parts = judged_parts(model, problems, int(longest), progress, batch_size=batch_size, draft=draft)
+    for _, verdicts in parts:
         findings = breakdown.find(verdicts)
         report.add(verdicts, findings, mistakes)
         if samples is not None:
@@ -154,13 +154,12 @@ def judged_parts(
     model: Reasoner,
     problems: ProblemSet,
     longest: int,
-    *,
-    batch_size: int,
-    draft: bool,
     progress: Callable[[int, int], None] | None,
+    **how: Any,
 ) -> Iterator[tuple[slice, Verdicts]]:
-    """Verdicts on problems of at most `longest` tokens, part by part, with the rows that each is about."""
+    """Verdicts on problems of at most `longest` tokens, part by part, with the rows that each is about; `how` is for
+    `judge`."""
     rows = max(1, CHUNK_TOKENS // longest)
     for start in range(0, len(problems), rows):
-        part, advance = slice(start, start + rows), moved(progress, start, len(problems))
-        yield part, judge(model, problems[part], batch_size=batch_size, draft=draft, progress=advance)
+        part = slice(start, start + rows)
+        yield part, judge(model, problems[part], progress=moved(progress, start, len(problems)), **how)

@@ -65,11 +65,18 @@ def show_report(console: Console, report: Report, complete: bool = False) -> Non
     show_mistakes(console, report)
 
 
+def plain_table(*titles: str, gap: int = 2) -> Table:
+    """A table without lines; columns whose title begins with > are flush right."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim", highlight=False)
+    for title in titles:
+        table.add_column(title.removeprefix(">"), justify="right" if title.startswith(">") else "left")
+    return table
+
+
 def _group_table(title: str, counts: dict[str, Count], complete: bool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", highlight=False)
-    table.add_column(title)
-    for heading in ("right", "of", "exact match", *([] if complete else ["95% interval"])):
-        table.add_column(heading, justify="right")
+    table = plain_table(
+        title, ">right", ">of", ">exact match", *([] if complete else [">95% interval"]), gap=3
+    )
     for key, count in _ranges(counts).items():
         cells = [key, f"{count.correct:,}", f"{count.num_examples:,}", percent(count.exact_match)]
         low, high = count.interval
@@ -80,9 +87,7 @@ def _group_table(title: str, counts: dict[str, Count], complete: bool) -> Table:
 def _ranges(counts: dict[str, Count]) -> dict[str, Count]:
     """At most MOST_LINES counts: neighbours added up where there are more."""
     keys = list(counts)
-    size = -(-len(keys) // MOST_LINES)
-    if size <= 1:
-        return counts
+    size = max(1, -(-len(keys) // MOST_LINES))
     parts = [keys[start : start + size] for start in range(0, len(keys), size)]
     names = [part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts]
     sums = [sum((counts[key] for key in part), NOTHING) for part in parts]
@@ -91,9 +96,7 @@ def _ranges(counts: dict[str, Count]) -> dict[str, Count]:
 
 def _error_table(report: Report) -> Table:
     errors = report.errors
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", highlight=False)
-    table.add_column("mistakes")
-    table.add_column("", justify="right")
+    table = plain_table("mistakes", ">", gap=3)
     for kind, count in errors.kinds.items():
         table.add_row(KIND_TITLES[kind], f"{count:,}")
     for place, count in list(errors.first_wrong_digit.items())[:MOST_LINES]:
@@ -131,21 +134,20 @@ def show_mistakes(console: Console, report: Report) -> None:
 def marked_lines(mistake: Mistake, width: int) -> list[Text]:
     """The written text in pieces that fit the width, the gold text under each, and between them a caret line
     where the first wrong token is, so that it can be told without colours."""
-    label = {"wrote": "  wrote  ", "gold": "  gold   "}
-    room = max(20, width - len(label["gold"]))
+    margin = len("  wrote  ")
+    room = max(20, width - margin)
     lines = []
     for start in range(0, max(len(mistake.text), len(mistake.gold)), room):
-        piece = Text(label["wrote"], style="dim").append(mistake.text[start : start + room], style="not dim")
-        left = max(mistake.wrong_from, start)
-        right = min(mistake.wrong_to, start + room)
-        margin = len(label["wrote"])
+        lines.append(
+            Text("  wrote  ", style="dim").append(mistake.text[start : start + room], style="not dim")
+        )
+        left = margin + max(mistake.wrong_from, start) - start
+        right = margin + min(mistake.wrong_to, start + room) - start
         if left < right:
-            piece.stylize("bold red", margin + left - start, margin + right - start)
-        lines.append(piece)
-        if left < right:
-            lines.append(Text(" " * (margin + left - start) + "^" * (right - left), style="bold red"))
+            lines[-1].stylize("bold red", left, right)
+            lines.append(Text(" " * left + "^" * (right - left), style="bold red"))
         gold = mistake.gold[start : start + room]
-        lines.append(Text(label["gold"], style="dim").append(gold, style="not dim green"))
+        lines.append(Text("  gold   ", style="dim").append(gold, style="not dim green"))
     return lines
 
 
@@ -162,22 +164,11 @@ WIDE_CELLS = 15  # so many columns, and no more, have room for percentages
 
 def show_lengths(console: Console, report: LengthReport, trained: int) -> None:
     """A line for each length and kind of problem: exact match, and how the wrong ones are wrong."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
-    for title in ("digits", "right", "of"):
-        table.add_column(title, justify="right")
-    for title in ("", "mistakes"):
-        table.add_column(title)
+    table = plain_table(">digits", ">right", ">of", "", "mistakes")
     for result in report.results:
-        answers = result.report.answers
-        all_right = answers.correct == answers.num_examples
-        table.add_row(
-            f"{result.digits:,}",
-            f"{answers.correct:,}",
-            f"{answers.num_examples:,}",
-            result.kind,
-            _breakage(result.report),
-            style="green" if all_right else None,
-        )
+        right, of = result.report.answers.correct, result.report.answers.num_examples
+        cells = f"{result.digits:,}", f"{right:,}", f"{of:,}", result.kind, _breakage(result.report)
+        table.add_row(*cells, style="green" if right == of else None)
     console.print(table)
     console.print(f"trained on up to {trained:,} digits", style="dim")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,18 +25,22 @@ class Processes:
     def main(self) -> bool:
         return self.rank == 0
 
-    @property
-    def _shared(self) -> str:
-        """Where numbers have to be that processes exchange."""
-        return "cuda" if dist.get_backend() == "nccl" else "cpu"
+    def _reduced(self, value: Tensor | float, dtype: torch.dtype, operation: Any) -> Tensor | float:
+        if self.world == 1:
+            return value
+        # numbers that processes exchange have to be where their backend is
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        result = torch.as_tensor(value, dtype=dtype, device=device)
+        dist.all_reduce(result, op=operation)
+        return result
 
     def highest(self, value: int) -> int:
         """The highest of all processes' numbers. All of them have to ask."""
-        if self.world == 1:
-            return value
-        highest = torch.tensor(value, device=self._shared)
-        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-        return int(highest.item())
+        return int(self._reduced(value, torch.int64, dist.ReduceOp.MAX))
+
+    def sum(self, value: Tensor | float) -> float:
+        """The sum of a number over all processes. All of them have to ask."""
+        return float(self._reduced(value, torch.float32, dist.ReduceOp.SUM))
 
     def agree(self, text: str) -> str:
         """What the main process says. All of them have to ask."""
@@ -43,14 +48,6 @@ class Processes:
         if self.world > 1:
             dist.broadcast_object_list(said)
         return said[0]
-
-    def sum(self, value: Tensor | float) -> float:
-        """The sum of a number over all processes. All of them have to ask."""
-        if self.world == 1:
-            return float(value)
-        total = torch.as_tensor(value, dtype=torch.float32, device=self._shared)
-        dist.all_reduce(total)
-        return float(total)
 
     def wait(self) -> None:
         """Until every process is here."""

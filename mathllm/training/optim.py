@@ -48,13 +48,3 @@ def make_schedule(name: str, warmup_steps: int, total_steps: int) -> Callable[[i
         return 1.0 - done if name == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
     return factor
-
-
-@torch.no_grad()
-def move_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Moves an exponential moving average of weights on by one step (from 0).
-
-    At first it forgets faster, or it would hold on to the untrained weights.
-    """
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)

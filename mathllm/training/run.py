@@ -1,7 +1,4 @@
-"""A training run from its settings alone: finds the data, trains, tests the best checkpoint on new problems.
-
-result = train(build_config({"train": {"output_dir": "checkpoints/mine"}}))
-"""
+"""A training run from its settings alone: finds the data, trains, tests the best checkpoint on new problems."""
 
 from __future__ import annotations
 
@@ -61,7 +58,6 @@ def train(
 
     Raises UsageError where that directory already holds a run and neither `resume` nor `overwrite` is given.
     """
-    console = console or Console(stderr=True)
     config = resolve(config)
     run = Path(config.train.output_dir)
     processes, device = join(pick_device(config.train.device))
@@ -84,7 +80,14 @@ def train(
         )
         processes.wait()  # nothing is written, or deleted, before every process has found all in order
         if processes.main:
-            prepare_directory(run, config, overwrite)
+            with explained(f"write {run}"):
+                if overwrite:
+                    clear_run(run)
+                run.mkdir(parents=True, exist_ok=True)
+                (run / RESULTS).unlink(
+                    missing_ok=True
+                )  # of a run that goes on: its best may be another one soon
+            write_json(run / SETTINGS, config.to_dict())
             describe_run(trainer, splits)
         outcome = trainer.run()
         test = None
@@ -146,14 +149,11 @@ def check_directory(run: Path, resume: bool, overwrite: bool) -> Path | None:
         raise UsageError(f"{run} is not a directory", "choose another --output-dir")
     there = run_files(run)
     if there and not resume and not overwrite:
-        raise UsageError(
-            f"{run} already holds a run",
-            "--resume goes on with it, --overwrite starts anew, --output-dir writes elsewhere",
-        )
+        hint = "--resume goes on with it, --overwrite starts anew, --output-dir writes elsewhere"
+        raise UsageError(f"{run} already holds a run", hint)
     if resume and not there:
-        raise UsageError(
-            f"{run} holds no run to resume", "leave out --resume, or give the run's --output-dir"
-        )
+        hint = "leave out --resume, or give the run's --output-dir"
+        raise UsageError(f"{run} holds no run to resume", hint)
     return newest(run) if resume else None
 
 
@@ -165,25 +165,14 @@ def check_same_data(run: Path, config: Config) -> None:
     fixed = [("data", key) for key in now["data"]]
     fixed += [("train", key) for key in ("seed", "batch_size", "grad_accumulation")]
     for section, key in fixed:
-        before = was.get(section, {}).get(
-            key, defaults[section][key]
-        )  # a setting that the run did not know yet
+        # a setting that the run did not know yet was at its default
+        before = was.get(section, {}).get(key, defaults[section][key])
         if before != now[section][key]:
             raise UsageError(
                 f"this run was started with {section}.{key} {before!r}, not {now[section][key]!r}: "
                 "it cannot go on with other data",
                 "leave that out, or start anew in another --output-dir",
             )
-
-
-def prepare_directory(run: Path, config: Config, overwrite: bool) -> None:
-    """Makes the run's directory, without an earlier run in it if that is to be overwritten."""
-    with explained(f"write {run}"):
-        if overwrite:
-            clear_run(run)
-        run.mkdir(parents=True, exist_ok=True)
-        (run / RESULTS).unlink(missing_ok=True)  # of a run that goes on: its best may be another one soon
-    write_json(run / SETTINGS, config.to_dict())
 
 
 def saved_settings(run: Path) -> dict[str, dict[str, Any]]:

@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save as save_tensors
 
+from mathllm import files
 from mathllm.checkpoint import (
     CONFIG,
     WEIGHTS,
@@ -31,26 +32,13 @@ from mathllm.checkpoint import (
 )
 from mathllm.config import Config, ModelConfig
 from mathllm.errors import CheckpointError, UsageError
-from mathllm.files import (
-    explained,
-    new_directory,
-    remove_directory,
-    remove_leftovers,
-    write_bytes,
-    write_json,
-)
 from mathllm.model.transformer import Transformer
 
 STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
 TRAINED = "training_weights.safetensors"  # where the checkpoint's own weights are an average of them
-SETTINGS, RESULTS, METRICS, LOG = (
-    "training_config.json",
-    "test_results.json",
-    "metrics.jsonl",
-    "logs/training.log",
-)
-CARD = "README.md"
-BEST = "best"
+SETTINGS, RESULTS = "training_config.json", "test_results.json"
+METRICS, LOG = "metrics.jsonl", "logs/training.log"
+CARD, BEST = "README.md", "best"
 
 
 @dataclass
@@ -67,45 +55,39 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_step(
-    run: Path,
-    config: Config,
-    model: Transformer,
-    kept: Transformer,
-    optimizers: list[torch.optim.Optimizer],
-    scaler: torch.amp.GradScaler,
-    *,
-    progress: Progress,
-    card: str,
-) -> Path:
+class Parts(NamedTuple):
+    """What changes in training: the `model`, the one that is `kept` (the same, or an average), and what moves it."""
+
+    model: Transformer
+    kept: Transformer
+    optimizers: list[torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+
+
+def save_step(run: Path, config: Config, parts: Parts, *, progress: Progress, card: str) -> Path:
     """Writes `checkpoint-STEP` with all that is needed to load it and to go on from it.
 
     It loads the `kept` model; where that is another one than the `model` in training, its weights lie beside it.
     """
+    model, kept, optimizers, scaler = parts
     path = run / f"checkpoint-{progress.step}"
-    with new_directory(path) as directory:
+    with files.new_directory(path) as directory:
         save_model(directory, kept, config.model, config.data)
         if kept is not model:
-            write_bytes(directory / TRAINED, save_tensors(_weights(model)))
-        write_json(directory / SETTINGS, config.to_dict())
-        write_bytes(directory / CARD, card.encode())
-        write_bytes(directory / STATE_TENSORS, save_tensors(_optimizer_tensors(optimizers)))
-        write_json(directory / STATE, {**asdict(progress), "scaler": scaler.state_dict()})
+            files.write_bytes(directory / TRAINED, save_tensors(_weights(model)))
+        files.write_json(directory / SETTINGS, config.to_dict())
+        files.write_bytes(directory / CARD, card.encode())
+        files.write_bytes(directory / STATE_TENSORS, save_tensors(_optimizer_tensors(optimizers)))
+        files.write_json(directory / STATE, {**asdict(progress), "scaler": scaler.state_dict()})
     return path
 
 
-def load_step(
-    path: Path,
-    config: ModelConfig,
-    model: Transformer,
-    kept: Transformer,
-    optimizers: list[torch.optim.Optimizer],
-    scaler: torch.amp.GradScaler,
-) -> Progress:
+def load_step(path: Path, config: ModelConfig, parts: Parts) -> Progress:
     """Puts models, optimizers and scaler into the state saved at `path`.
 
     Raises UsageError for a model or an optimizer of another kind than was saved, CheckpointError for damage.
     """
+    model, kept, optimizers, scaler = parts
     hint = "leave that out, or start anew in another --output-dir"
     check_same_model(path, config, "this run's model", "it cannot go on as another one", hint)
     if (path / TRAINED).is_file() != (kept is not model):
@@ -152,9 +134,8 @@ def check_same_model(path: Path, config: ModelConfig, whose: str, but: str, hint
     Shapes alone would not tell: another activation or number of heads has the same weights.
     """
     saved = read_config(path).get("model")
-    defaults = ModelConfig(
-        position=config.position
-    ).to_dict()  # a setting that the checkpoint did not know yet
+    # a setting that the checkpoint did not know yet was at its default
+    defaults = ModelConfig(position=config.position).to_dict()
     for name, value in config.to_dict().items():
         before = saved.get(name, defaults[name]) if isinstance(saved, dict) else value
         if before != value:
@@ -195,7 +176,7 @@ def _load_optimizers(path: Path, optimizers: list[torch.optim.Optimizer]) -> Non
 def note(run: Path, text: str) -> None:
     """A line of the run's logs/training.log."""
     path = run / LOG
-    with explained(f"write {path}"):
+    with files.explained(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab", buffering=0) as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n".encode())
@@ -203,16 +184,15 @@ def note(run: Path, text: str) -> None:
 
 def newest(run: Path) -> Path | None:
     """The newest step checkpoint of a run, None if there is none yet."""
-    steps = step_checkpoints(run)
-    return steps[-1] if steps else None
+    return next(reversed(step_checkpoints(run)), None)
 
 
 def mark_best(run: Path, checkpoint: Path) -> None:
     """Points RUN/best at a checkpoint, in one step that cannot be half done."""
     best, temporary = run / BEST, run / f".{BEST}.tmp-{os.getpid()}"
-    with explained(f"write {best}"):
+    with files.explained(f"write {best}"):
         if best.is_dir() and not best.is_symlink():
-            remove_directory(best)  # what copying a run with all links followed makes of it
+            files.remove_directory(best)  # what copying a run with all links followed makes of it
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(checkpoint.name)
         os.replace(temporary, best)
@@ -223,12 +203,12 @@ def prune(run: Path, keep: int) -> None:
     best = (run / BEST).resolve()
     for path in step_checkpoints(run)[:-keep]:
         if path.resolve() != best:
-            remove_directory(path)
+            files.remove_directory(path)
 
 
 def mend(run: Path, progress: Progress, keep: int) -> None:
     """Puts right what a kill may have left in the directory of a run that is taken up at `progress`."""
-    remove_leftovers(run, _is_ours)
+    files.remove_leftovers(run, _is_ours)
     best = run / f"checkpoint-{progress.best_step}"
     if (best / WEIGHTS).is_file():  # it was saved, but perhaps not yet marked
         mark_best(run, best)
@@ -245,10 +225,10 @@ def run_files(run: Path) -> list[Path]:
 
 def clear_run(run: Path) -> None:
     """Deletes what an earlier run has written, and nothing else."""
-    remove_leftovers(run, _is_ours)
+    files.remove_leftovers(run, _is_ours)
     for path in run_files(run):
         if path.is_dir() and not path.is_symlink():
-            remove_directory(path)
+            files.remove_directory(path)
         else:
             path.unlink()
     with suppress(OSError):  # somebody else's files are in it

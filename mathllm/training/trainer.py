@@ -36,22 +36,12 @@ from mathllm.model.linear import use_bf16
 from mathllm.model.transformer import Transformer
 from mathllm.percent import percent
 from mathllm.tasks import Problems
+from mathllm.training import state
 from mathllm.training.card import model_card
 from mathllm.training.distributed import Processes, wrap
 from mathllm.training.objectives import Lesson, Moment, Room, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.replicas import Replicas
-from mathllm.training.state import (
-    Progress,
-    load_initial,
-    load_step,
-    mark_best,
-    mend,
-    newest,
-    note,
-    prune,
-    save_step,
-)
 from mathllm.training.window import Window
 
 # on a CPU a micro-batch of this size keeps its activations in the cache; a GPU wants everything at once
@@ -128,7 +118,7 @@ class Trainer:
         self.model = self.kept = Transformer.from_config(config.model, config.train.seed).to(device)
         self.writer = MathModel(self.model, config.data)  # the one in training, with its format
         if config.train.init and resume is None:
-            load_initial(config.train.init, config.model, self.model)
+            state.load_initial(config.train.init, config.model, self.model)
         optim = config.optim
         self.optimizers = make_optimizers(
             self.model, optim.optimizer, optim.learning_rate, optim.muon_learning_rate, optim.weight_decay
@@ -142,11 +132,11 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         for hook in hooks:
             hook.built(self)
+        self.parts = state.Parts(self.model, self.kept, self.optimizers, self.scaler)
         self.hooks = hooks if self.processes.main else ()
-        self.progress = Progress()
+        self.progress = state.Progress()
         if resume is not None:
-            state = self.model, self.kept, self.optimizers, self.scaler
-            self.progress = load_step(resume, config.model, *state)
+            self.progress = state.load_step(resume, config.model, self.parts)
         self.shared = wrap(self.model, self.processes, device)
         # evaluation goes on with the plain model: a compiled one would be made anew for each width of a cache
         self.trained = cast(nn.Module, torch.compile(self.shared)) if config.train.compile else self.shared
@@ -159,7 +149,7 @@ class Trainer:
         """Trains to the last step, a signal, or a hook's end; saves before it returns."""
         reason, progress = "", self.progress
         if self.processes.main:
-            mend(self.run_dir, progress, self.config.train.keep)
+            state.mend(self.run_dir, progress, self.config.train.keep)
         with self._hooked(), self._signals():
             self.window = Window(progress.seconds)
             while progress.step < self.total_steps and not reason:
@@ -171,14 +161,8 @@ class Trainer:
                     hook.stepped(self)
                 reason = self._after_step()
             self._save()
-        return Outcome(
-            reason or "finished",
-            progress.step,
-            progress.best_step,
-            max(0.0, progress.best_exact_match),
-            progress.seconds,
-            self.stop_signal,
-        )
+        ended, best = reason or "finished", max(0.0, progress.best_exact_match)
+        return Outcome(ended, progress.step, progress.best_step, best, progress.seconds, self.stop_signal)
 
     @property
     def rows_in_all(self) -> int:
@@ -294,7 +278,7 @@ class Trainer:
     def _give_up(self, loss: float) -> NoReturn:
         problem = "some weights are not numbers" if math.isfinite(loss) else f"the loss is {loss}"
         # none is written without a look at the weights
-        good = newest(self.run_dir)
+        good = state.newest(self.run_dir)
         where = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
         raise TrainingError(
             f"{problem} at step {self.progress.step}: {where}",
@@ -304,26 +288,21 @@ class Trainer:
     def _evaluate(self) -> str:
         """Exact match on validation; keeps the checkpoint if none was better. Returns why to end, or nothing."""
         progress = self.progress
-        verdicts = judge(
-            MathModel(self.kept, self.config.data),
-            self.validation,
-            batch_size=self.config.train.eval_batch_size,
-        )
+        model = MathModel(self.kept, self.config.data)
+        verdicts = judge(model, self.validation, batch_size=self.config.train.eval_batch_size)
         correct = int(verdicts.answer_correct.sum())
         exact_match = float(verdicts.answer_correct.mean())
         token_accuracy = float(verdicts.token_hits.sum() / verdicts.token_counts.sum())
         values = {"val/exact_match": exact_match, "val/token_accuracy": token_accuracy}
         self.log({**values, "perf/seconds": progress.seconds})
+        better = exact_match > progress.best_exact_match
+        progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
         if exact_match >= progress.best_exact_match:  # of equals the later: it has seen more
-            better = exact_match > progress.best_exact_match
-            progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
             progress.best_exact_match, progress.best_step = exact_match, progress.step
             progress.best_correct, progress.validation_examples = correct, len(verdicts)
             self._save()
-            mark_best(self.run_dir, self.run_dir / f"checkpoint-{progress.step}")
-            prune(self.run_dir, self.config.train.keep)
-        else:
-            progress.evaluations_since_best += 1
+            state.mark_best(self.run_dir, self.run_dir / f"checkpoint-{progress.step}")
+            state.prune(self.run_dir, self.config.train.keep)
         right = f"{correct:,} of {len(verdicts):,}"
         self.say(f"step {progress.step}: exact match {percent(exact_match)} ({right}) on validation")
         reasons = [hook.evaluated(self, verdicts) for hook in self.hooks]
@@ -333,16 +312,15 @@ class Trainer:
         if not self.processes.main or self.saved_step == self.progress.step:
             return
         card = model_card(self.config, self.model.num_parameters, self.progress)
-        state = self.model, self.kept, self.optimizers, self.scaler
-        path = save_step(self.run_dir, self.config, *state, progress=self.progress, card=card)
+        path = state.save_step(self.run_dir, self.config, self.parts, progress=self.progress, card=card)
         self.saved_step = self.progress.step
-        prune(self.run_dir, self.config.train.keep)
+        state.prune(self.run_dir, self.config.train.keep)
         for hook in self.hooks:
             hook.saved(self, path)
 
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in the run's log."""
-        note(self.run_dir, text)
+        state.note(self.run_dir, text)
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def log(self, values: Mapping[str, float]) -> None:

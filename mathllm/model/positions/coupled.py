@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mathllm.errors import check_at_least
 from mathllm.model.positions.base import Ints, Scheme, SchemeSettings, Shape, Table, Where
-from mathllm.model.positions.rotary import Rope
+from mathllm.model.positions.order import Rope
 
 MOVED = ("place", "run")  # the axes that count digits
 

@@ -29,7 +29,7 @@ from mathllm.model.cache import GrowingCache
 from mathllm.model.transformer import Transformer
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END_THINK
-from mathllm.training.objectives.base import Lesson, Moment, Objective, Room
+from mathllm.training.objectives import Lesson, Moment, Objective, Room
 
 DIGITS = 10  # what thoughts are made of
 CALM = 0.8  # of training, after which there is no noise left, and the temperature stays
@@ -95,9 +95,8 @@ class GumbelThoughts(Objective):
                 "use --format slots, or --task chain --format steps",
             )
         if compiled:
-            raise UsageError(
-                "thoughts are emitted one by one: there is nothing to compile", "leave out --compile"
-            )
+            reason = "thoughts are emitted one by one: there is nothing to compile"
+            raise UsageError(reason, "leave out --compile")
 
     def scored(self, rendered: Rendered) -> Bools:
         """True [N, T] for the answers, `<end>` included."""
@@ -115,7 +114,7 @@ class GumbelThoughts(Objective):
             size = max(1, min(room.rows, max_tokens // int(rendered.lengths[group].max())))
             for start in range(0, len(group), size):
                 part = group[start : start + size]
-                yield make_thought_batch(rendered, part, prompt + 1, end, room.device, lesson.coordinates)
+                yield make_thought_batch(lesson, part, prompt=prompt + 1, end=end, device=room.device)
 
     def loss(self, model: nn.Module, batch: ThoughtBatch, moment: Moment) -> dict[str, Tensor]:
         """The cross entropy of the answers' tokens, at the given share of training."""
@@ -199,21 +198,17 @@ def emit(logits: Tensor, noise: Tensor, temperature: float, estimator: str) -> T
 
 
 def make_thought_batch(
-    rendered: Rendered,
-    rows: Ints,
-    prompt: int,
-    end: int,
-    device: torch.device,
-    coordinates: Mapping[str, Ints] | None,
+    lesson: Lesson, rows: Ints, *, prompt: int, end: int, device: torch.device
 ) -> ThoughtBatch:
     """Rows whose thoughts begin at column `prompt` and whose `</think>` is at column `end`."""
+    rendered = lesson.rendered
     lengths = rendered.lengths[rows]
     ids = torch.from_numpy(rendered.ids[rows, : int(lengths.max())].astype(np.int64)).to(device)
     behind = np.arange(end + 1, ids.shape[1]) >= lengths[:, None]
     targets = ids[:, end + 1 :].masked_fill(torch.from_numpy(behind).to(device), IGNORED)
     located = {
         axis: torch.from_numpy(known[rows, : ids.shape[1] - 1]).to(device)
-        for axis, known in (coordinates or {}).items()
+        for axis, known in lesson.coordinates.items()
     }
     return ThoughtBatch(ids[:, :prompt], ids[:, prompt:end], ids[:, end:-1], targets, located)
 

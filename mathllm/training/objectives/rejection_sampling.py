@@ -17,7 +17,7 @@ from mathllm.errors import check_at_least
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
-from mathllm.training.objectives.base import Lesson, Moment, Objective
+from mathllm.training.objectives import Lesson, Moment, Objective
 
 
 @dataclass(frozen=True)
