@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.checkpoint import load_checkpoint
-from mathllm.config import Config, DataConfig
+from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset
 from mathllm.device import pick_device
 from mathllm.evaluation.report import Report
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
 from mathllm.resolve import resolve_data
-from mathllm.training.run import TrainResult
-from mathllm.training.run import train as run_training
+from mathllm.training.run import train
+
+__all__ = ["evaluate", "generate_data", "load", "train"]
 
 
 def load(
@@ -36,11 +37,6 @@ def load(
     Raises CheckpointError where there is none or it is damaged.
     """
     return load_checkpoint(path, pick_device(device), params=SamplingParams(temperature), seed=seed)
-
-
-def train(config: Config, resume: bool = False, overwrite: bool = False) -> TrainResult:
-    """Trains as `config` (see `mathllm.config.build_config`) says and tests the best checkpoint."""
-    return run_training(config, resume, overwrite)
 
 
 def evaluate(model: MathModel, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:

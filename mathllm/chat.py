@@ -253,8 +253,9 @@ class Page:
         thought, answer = self.layout(ids)
         answer = self.lead + answer if answer else ""
         if not done:
-            # the last digit may turn out to begin the next step, a sign to be half of an operator: they wait
-            held = re.compile(r"[0-9+-]\Z")
+            # the last digit may turn out to begin the next step, a sign to be half of an operator, and a % (-+) to
+            # be a - before a * (++): they wait
+            held = re.compile(r"[0-9+%-]\Z")
             thought, answer = (thought, held.sub("", answer)) if answer else (held.sub("", thought), "")
         parts = (thought, self.thought, THOUGHT), (answer, self.answer, self.answer_style)
         for text, shown, style in parts:

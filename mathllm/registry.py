@@ -66,35 +66,32 @@ POSITIONS = {
 }
 
 
-def _own(key: str, default: Any, help_text: str, **flag: Any) -> Setting:
+def _own(key: str, default: Any, help_text: str, name: str = "", **flag: Any) -> Setting:
     """A setting of an objective that has a flag; its default is that of the class."""
-    return Setting("objective", key, type(default), default, Flag(help_text, THOUGHTS, **flag))
+    return Setting("objective", key, type(default), default, Flag(help_text, THOUGHTS, name, **flag))
 
 
+_GUMBEL = (
+    _own("temperature", 1.0, "Of the softmax behind a thought.", "--gumbel-temperature"),
+    _own(
+        "temperature_end", 0.0, "What it goes to over training.", "--gumbel-temperature-end", shown="the same"
+    ),
+    _own("estimator", "straight-through", "straight-through, soft, argmax or exact."),
+    _own(
+        "warmup_steps",
+        0,
+        "Steps with the first thought supervised (more: --set).",
+        "--thought-warmup",
+        implies=("supervised",),
+    ),
+)
 OBJECTIVES = {
     "teacher-forcing": Choice("mathllm.training.objectives:Objective"),
     "gumbel": Choice(
         "mathllm.training.objectives.gumbel:GumbelThoughts",
         "Score the answer alone: thoughts are the model's own.",
         "--use-gumbel/--no-gumbel",
-        (
-            _own("temperature", 1.0, "Of the softmax behind a thought.", name="--gumbel-temperature"),
-            _own(
-                "temperature_end",
-                0.0,
-                "What it goes to over training.",
-                name="--gumbel-temperature-end",
-                shown="the same",
-            ),
-            _own("estimator", "straight-through", "straight-through, soft, argmax or exact."),
-            _own(
-                "warmup_steps",
-                0,
-                "Steps with the first thought supervised (more: --set).",
-                name="--thought-warmup",
-                implies=("supervised",),
-            ),
-        ),
+        _GUMBEL,
     ),
     "rejection-sampling": Choice("mathllm.training.objectives.rejection_sampling:RejectionSampling"),
 }

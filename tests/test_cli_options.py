@@ -21,7 +21,7 @@ from mathllm.errors import UsageError
 from mathllm.flags import Flag, Setting, listed, setting
 from mathllm.formats import FORMATS
 from mathllm.registry import FORMATS as SAID_FORMATS
-from mathllm.registry import OBJECTIVES, objective_class
+from mathllm.registry import OBJECTIVES, Choice, described, objective_class
 from mathllm.registry import SAMPLINGS as SAID_SAMPLINGS
 from mathllm.registry import TASKS as SAID_TASKS
 from mathllm.tasks import SAMPLINGS, TASK_NAMES
@@ -116,7 +116,7 @@ def test_names_of_flags() -> None:
     assert [one.parameter for one in (plain, switch, named)] == ["max_digits", "zero_pad", "model_size"]
     assert setting(3, "words").metadata["flags"] == (Flag("words"),)  # type: ignore[attr-defined]
     assert (listed(["a"]), listed(["a", "b"]), listed("abc")) == ("a", "a or b", "a, b or c")
-    assert listed({"a": "first", "b": ""}) == "a (first), b"
+    assert described({"a": Choice("", "first"), "b": Choice("")}) == "a (first), b"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

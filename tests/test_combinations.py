@@ -1,5 +1,4 @@
-"""Every task with every format, padding, position and objective: it works from the problem to a text, or is refused in a
-sentence."""
+"""Every task with every format, padding, position and objective works, or is refused in a sentence."""
 
 from __future__ import annotations
 

@@ -328,11 +328,11 @@ def test_settings_belong_to_the_objective_that_is_named_with_them() -> None:
 
 
 def test_flags_of_an_objective_are_as_its_settings_are() -> None:
-    flags = [(objective_class(name), flag) for name, entry in OBJECTIVES.items() for flag in entry.flags]
+    flags = [(objective_class(name), one) for name, entry in OBJECTIVES.items() for one in entry.settings]
     assert len(flags) >= 4
-    for objective, flag in flags:
-        assert get_type_hints(objective.Settings)[flag.setting] is flag.kind
-        assert getattr(objective.Settings, flag.setting) == flag.default
+    for objective, one in flags:
+        assert get_type_hints(objective.Settings)[one.key] is one.kind
+        assert getattr(objective.Settings, one.key) == one.default
 
 
 @pytest.mark.parametrize("names", [POSITIONS, OBJECTIVES], ids=["positions", "objectives"])

@@ -11,7 +11,7 @@ from judged import half_trained, kinds, mixed_problems, report_of, written
 from rich.console import Console
 
 from mathllm.evaluation import report
-from mathllm.evaluation.breakdown import KINDS, Count, find, wilson_interval
+from mathllm.evaluation.breakdown import KINDS, Count, find
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.evaluation.samples import first_mistakes, sample_rows
@@ -181,13 +181,13 @@ def test_groups_come_in_the_order_of_numbers_however_parts_are_merged() -> None:
     ],
 )
 def test_wilson_interval(correct: int, total: int, low: float, high: float) -> None:
-    assert wilson_interval(correct, total) == pytest.approx((low, high), abs=6e-5)
+    assert Count(correct, total).interval == pytest.approx((low, high), abs=6e-5)
 
 
 @given(st.integers(1, 10**9), st.data())
 def test_wilson_interval_holds_the_share(total: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, total))
-    low, high = wilson_interval(correct, total)
+    low, high = Count(correct, total).interval
     assert 0 <= low <= correct / total <= high <= 1
     assert (low == 0) == (correct == 0)
     assert (high == 1) == (correct == total)

@@ -1,5 +1,6 @@
 """Schemes that are told digit places: through the whole program, and what each of them promises."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mathllm.inference.solver import Solver
 from runs import TINY, finished, same_run, tiny
 
 from mathllm.checkpoint import load_checkpoint
@@ -20,11 +20,11 @@ from mathllm.model.attention import turn
 from mathllm.model.positions import Scheme, Shape, Where, axes_of, make_positions
 from mathllm.model.positions.coupled_bias import UNIT
 from mathllm.model.transformer import Transformer
-from mathllm.registry import POSITIONS
-from mathllm.tasks import make_problems
+from mathllm.registry import POSITIONS, Choice
+from mathllm.tasks import TASKS
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tasks.numbers import random_digits
-from mathllm.tokenizer import decode_rows, encode
+from mathllm.tokenizer import encode
 
 WITH_STARTS = [name for name in POSITIONS if axes_of(name, {})]
 NEW = [
@@ -64,18 +64,16 @@ def test_it_trains_resumes_evaluates_and_answers(
     same_run(tmp_path / "whole", tmp_path / "run", 8)
     loaded = load_checkpoint(tmp_path / "run")
     problems = parse_expressions(["1+2", "9+9", "12+345", "7+0"])
-    written = judge(loaded.model, loaded.notation, problems).written
-    solver = Solver(loaded)
-    together, alone = solver.solve_problems(problems), [solver.solve(text) for text in ("1+2", "12+345")]
+    written = judge(loaded, problems).written
+    asked = loaded.render(problems)
+    together, alone = loaded.answer(asked), [loaded.solve(text) for text in ("1+2", "12+345")]
     assert [together[0].text, together[2].text] == [solution.text for solution in alone]
     # evaluation cuts a text that does not end sooner
-    texts = decode_rows(written.ids, written.lengths)
+    texts = loaded.format.texts(problems, written.ids, written.lengths)
     assert all(solved.text.startswith(text) for solved, text in zip(together, texts, strict=True))
-    streamed = [int(step.ids[0]) for step in solver.stream(problems[:1])]
-    prompt = loaded.notation.prompts(problems[:1])[0][0].tolist()
-    assert (
-        solver.read(problems[:1], np.array([*prompt, *streamed], np.uint8), 0.0, 0).text == together[0].text
-    )
+    streamed = [int(step.ids[0]) for step in loaded.stream(asked[:1])]
+    text = np.array([[*asked.ids[0, : asked.prompt_lengths[0]], *streamed]], np.uint8)
+    assert loaded.format.texts(problems[:1], text) == [together[0].text]
 
 
 @pytest.mark.parametrize("position", WITH_STARTS)
@@ -156,9 +154,9 @@ def test_far_keys_that_decoding_leaves_out_have_no_weight_at_all(shape: dict[str
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     rng = np.random.default_rng(0)
     digits = random_digits(rng, np.array([[300, 280], [300, 280], [300, 280]]), 300)
-    rendered = get_format("reversed").render(make_problems(digits, task=0))
+    rendered = get_format("reversed").render(TASKS[0].problems(digits))
     tokens = torch.from_numpy(rendered.ids).long()
-    told = get_format("reversed").coordinates(rendered.ids, model.axes)
+    told = get_format("reversed").coordinates(rendered.problems, rendered.ids, model.axes)
     told = {axis: torch.from_numpy(known) for axis, known in told.items()}
     cache, parts, seen = model.make_cache(*tokens.shape), [], []
     with torch.inference_mode():
@@ -215,7 +213,8 @@ def test_alibi_falls_with_the_distance_by_the_slopes_of_the_paper() -> None:
 
 
 def test_abacus_counts_the_digits_of_each_number_from_its_units() -> None:
-    told = get_format("reversed").coordinates(encode("123+45=861<end>")[None], ["run", "segment"])
+    ids = encode("123+45=861<end>")[None]
+    told = get_format("reversed").coordinates(parse_expressions(["321+54"]), ids, ["run", "segment"])
     assert told["run"][0].tolist() == [1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 0]
     assert told["segment"][0].tolist() == [0] * 6 + [1] * 5
 
@@ -266,7 +265,8 @@ def test_a_random_start_has_its_room(tmp_path: Path, position: str) -> None:
 
 def test_random_starts_move_the_places_of_a_row_together_and_leave_what_has_none() -> None:
     rendered = get_format("reversed").render(ProblemStream(tiny(Path("x")).data, 0).problems(0, 50))
-    told = get_format("reversed").coordinates(rendered.ids, ["place", "run", "segment"])
+    axes = ["place", "run", "segment"]
+    told = get_format("reversed").coordinates(rendered.problems, rendered.ids, axes)
     positions = make_positions("coupled+abacus+coupled-bias", Shape(16, 2, 1, 64), {"random_start": 20})
     drawn = positions.draw(told, rendered.ids.shape, draws_of(0, 3))
     assert set(drawn) == {"place", "run"}
@@ -393,13 +393,13 @@ def test_a_scheme_with_a_setting_and_an_axis_of_its_own_is_one_file_and_one_line
 ) -> None:
     (tmp_path / "my_scheme.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(POSITIONS, "mine", "my_scheme:Mine")
+    monkeypatch.setitem(POSITIONS, "mine", Choice("my_scheme:Mine"))
     settings = ("model.position=mine+rope", "model.my_strength=0.5", "data.format=reversed")
     finished(tiny(tmp_path / "run", *settings))
     loaded = load_checkpoint(tmp_path / "run")
-    assert loaded.model_config.to_dict()["my_strength"] == 0.5
+    assert json.loads((loaded.path / "config.json").read_text())["model"]["my_strength"] == 0.5
     assert loaded.model.axes == ("run",)
-    assert Solver(loaded).solve("1+2").text
+    assert loaded.solve("1+2").text
     with pytest.raises(UsageError, match=r"model.my_strength does nothing with position 'rope'") as caught:
         tiny(tmp_path / "run", "model.my_strength=0.5")
     assert "--position mine" in str(caught.value.hint)

@@ -55,24 +55,19 @@ def bench(
     from mathllm.bench import ALWAYS, SECTIONS, Options, about, run_section
 
     sections = check(only, SECTIONS, "section") or ALWAYS
-    how = Options(
-        device,
-        check(size, tuple(SIZES), "size") or Options.sizes,
-        check(recipe, recipe_names(), "recipe") or Options.recipes,
-        repeats,
-    )
+    sizes = check(size, tuple(SIZES), "size") or Options.sizes
+    how = Options(device, sizes, check(recipe, recipe_names(), "recipe") or Options.recipes, repeats)
     output = Output(as_json, output_file)
     talk, console = Console(stderr=True, highlight=False), Console(highlight=False, quiet=as_json)
     machine = about(how)
     console.print("\n".join(f"{name:<10}{value}" for name, value in machine.items()), markup=False)
-    results = []
+    found = {}
     for section in sections:
         with talk.status(f"measuring {section}"):
-            results.append(run_section(section, how))
-        show(console, results[-1])
-    # every section is shown as soon as it is measured
-    sections_found = {result.section: asdict(result) for result in results}
-    output.give({**machine, "sections": sections_found}, lambda console: None)
+            result = run_section(section, how)
+        show(console, result)  # every section as soon as it is measured
+        found[result.section] = asdict(result)
+    output.give({**machine, "sections": found}, lambda console: None)
 
 
 def check(names: list[str] | None, known: Any, kind: str) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mathllm.formats import Rendered
+from mathllm.tasks.numbers import Ints
+
+Told = Mapping[str, Ints] | None  # coordinates of a text's tokens, by axis
 
 IGNORED = -100  # a target that no loss counts
 
@@ -33,11 +35,11 @@ class Batch:
 
 def micro_batches(
     rendered: Rendered,
-    rows: NDArray[np.int64],
+    rows: Ints,
     max_rows: int,
     max_tokens: int,
     device: torch.device,
-    coordinates: Mapping[str, NDArray[np.int64]] | None = None,
+    coordinates: Told = None,
 ) -> Iterator[Batch]:
     """The given rows in batches of at most `max_rows` rows and `max_tokens` tokens (padding counted).
 
@@ -47,9 +49,7 @@ def micro_batches(
         yield make_batch(rendered, rows[part], device, coordinates)
 
 
-def batches_by_length(
-    lengths: NDArray[np.int64], max_rows: int, max_tokens: int, batch_cost: int
-) -> Iterator[NDArray[np.int64]]:
+def batches_by_length(lengths: Ints, max_rows: int, max_tokens: int, batch_cost: int) -> Iterator[Ints]:
     """All rows [N] of the given lengths, the short ones first, in batches of bounded rows and padded tokens.
 
     They are cut where it costs least, if a batch costs its padded tokens and `batch_cost` more: found for the
@@ -76,19 +76,14 @@ def batches_by_length(
     yield from found[::-1]
 
 
-def shares_by_length(lengths: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+def shares_by_length(lengths: Ints, count: int) -> list[Ints]:
     """All rows [N] in `count` shares with like numbers of tokens, the short rows first."""
     order = np.argsort(lengths, kind="stable")
     middle = lengths[order].cumsum() - lengths[order] / 2
     return np.split(order, np.searchsorted(middle, lengths.sum() * np.arange(1, count) / count))
 
 
-def make_batch(
-    rendered: Rendered,
-    rows: NDArray[np.int64],
-    device: torch.device,
-    coordinates: Mapping[str, NDArray[np.int64]] | None = None,
-) -> Batch:
+def make_batch(rendered: Rendered, rows: Ints, device: torch.device, coordinates: Told = None) -> Batch:
     """One batch, no wider than its longest row needs."""
     width = int(rendered.lengths[rows].max())
     ids = rendered.ids[rows, :width].astype(np.int64)
@@ -96,7 +91,7 @@ def make_batch(
     counted = (column >= rendered.prompt_lengths[rows, None]) & (column < rendered.lengths[rows, None])
     targets = np.where(counted, ids[:, 1:], IGNORED)
 
-    def tensor(array: NDArray[np.int64]) -> Tensor:
+    def tensor(array: Ints) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
     located = {axis: tensor(array[rows, : width - 1]) for axis, array in (coordinates or {}).items()}

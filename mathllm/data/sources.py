@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
 from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
+from mathllm.tasks.numbers import Ints
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
 # what describes a stream; a data directory's metadata says it of the problems there
@@ -69,7 +69,7 @@ class ProblemFile:
         if len(problems) == 0:
             raise UsageError("the training file has no problems", "make data: mathllm gen-data")
         self.all, self.seed = problems, seed
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._orders: dict[int, Ints] = {}
 
     def __len__(self) -> int:
         return len(self.all)
@@ -80,7 +80,7 @@ class ProblemFile:
         rows = [self._order(int(e))[position[epochs == e] % len(self.all)] for e in np.unique(epochs)]
         return self.all[np.concatenate(rows)]
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
+    def _order(self, epoch: int) -> Ints:
         if epoch not in self._orders:
             self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
             rng = np.random.default_rng([self.seed, _EPOCH, epoch])

@@ -33,6 +33,8 @@ KINDS = ("no_end", "malformed", "out_of_range", "wrong_value")
 CORRECT = len(KINDS)  # stands where a kind would
 NO_END, MALFORMED, OUT_OF_RANGE, WRONG_VALUE = range(len(KINDS))
 
+Z = 1.959963984540054  # so many standard deviations to either side hold 95% of a normal distribution
+
 # how a written number has another length than the true one: the truth without one digit, the truth with one
 # digit written twice, or anything else
 LENGTH_ERRORS = ("none", "dropped_digit", "doubled_digit", "shorter", "longer")
@@ -176,7 +178,19 @@ class Count:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson_interval(self.correct, self.num_examples)
+        """The score interval of the share, 95% (Wilson, "Probable inference, the law of succession, and statistical
+        inference", Journal of the American Statistical Association 22, 1927).
+
+        It stays within 0 to 1 and holds up where all or none are correct; of no example at all it is 0 to 1.
+        """
+        if self.num_examples == 0:
+            return 0.0, 1.0
+        share, weight = self.exact_match, Z * Z / self.num_examples
+        middle = (share + weight / 2) / (1 + weight)
+        reach = Z / (1 + weight) * math.sqrt((share * (1 - share) + weight / 4) / self.num_examples)
+        low = 0.0 if self.correct == 0 else middle - reach
+        high = 1.0 if self.correct == self.num_examples else middle + reach
+        return low, high
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -188,24 +202,6 @@ class Count:
 
 
 NOTHING = Count(0, 0)
-
-
-def wilson_interval(correct: int, num_examples: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The score interval of a share, 95% by default (Wilson, "Probable inference, the law of succession, and
-    statistical inference", Journal of the American Statistical Association 22, 1927).
-
-    It stays within 0 to 1 and holds up where all or none are correct; of no example at all it is 0 to 1.
-    """
-    if num_examples == 0:
-        return 0.0, 1.0
-    share, weight = correct / num_examples, z * z / num_examples
-    middle = (share + weight / 2) / (1 + weight)
-    reach = z / (1 + weight) * math.sqrt((share * (1 - share) + weight / 4) / num_examples)
-    low = 0.0 if correct == 0 else middle - reach
-    high = 1.0 if correct == num_examples else middle + reach
-    return low, high
-
-
 Groups = dict[str, dict[str, Count]]  # `by_task` and so on -> the group's name -> its count
 
 

@@ -21,6 +21,8 @@ from mathllm.tasks import Problems, answer
 from mathllm.tasks.expressions import expressions
 from mathllm.tasks.numbers import Bools, Ints
 
+Progress = Callable[[int, int], None]  # is told how much of the work is done, and how much there is in all
+
 # a completion of more than twice the gold one's tokens, and this, is taken not to end: it could go on to the
 # model's last token, which may be thousands
 SLACK = 32
@@ -67,7 +69,7 @@ def judge(
     *,
     batch_size: int = 1024,
     draft: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Verdicts:
     """Verdicts on problems. Without `draft` every row is decoded token by token: slow, with the same result.
 
@@ -93,7 +95,7 @@ def judge(
     return read_verdicts(model.format, gold, written, hits, ~certain)
 
 
-def moved(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None]:
+def moved(progress: Progress | None, before: int, total: int) -> Progress:
     """The progress of a part of the work, before which some of the `total` was done."""
     return lambda done, _: progress(before + done, total) if progress is not None else None
 

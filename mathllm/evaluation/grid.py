@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.exact_match import Progress
 from mathllm.evaluation.lengths import check_length
 from mathllm.evaluation.report import judged_parts
 from mathllm.inference.texts import Reasoner
@@ -78,7 +78,7 @@ def evaluate_grid(
     seed: int = 0,
     draft: bool = True,
     batch_size: int = 1024,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Grid:
     """Exact match of a task on random operands of every pair of lengths; `progress` gets problems done and in all.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import NOTHING, Count
-from mathllm.evaluation.exact_match import moved
+from mathllm.evaluation.exact_match import Progress, moved
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Format
 from mathllm.inference.texts import Reasoner
@@ -91,7 +91,7 @@ def evaluate_lengths(
     seed: int = 0,
     draft: bool = True,
     batch_size: int = 1024,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LengthReport:
     """The report on n random and n carry-stress problems of every length; `progress` gets problems done and in all.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 from mathllm.errors import UsageError
 from mathllm.evaluation import breakdown
 from mathllm.evaluation.breakdown import NOTHING, Count, Findings, Groups
-from mathllm.evaluation.exact_match import ProblemSet, Verdicts, check_lengths, judge, moved
+from mathllm.evaluation.exact_match import ProblemSet, Progress, Verdicts, check_lengths, judge, moved
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.samples import Mistake, first_mistakes, write_samples
 from mathllm.inference.texts import Reasoner
@@ -46,19 +46,14 @@ class Errors:
             self.lengths[name] += int((findings.length_error == error).sum())
         wrong_value = findings.kind == breakdown.WRONG_VALUE
         self.carry += int(findings.carry_error[wrong_value].sum())
-        places = findings.first_wrong[wrong_value].tolist()
-        counts = Counter(self.first_wrong_digit) + Counter(
-            str(place) if place else "sign" for place in places
-        )
+        places = (str(place) if place else "sign" for place in findings.first_wrong[wrong_value].tolist())
+        counts = Counter(self.first_wrong_digit) + Counter(places)
         self.first_wrong_digit = {place: counts[place] for place in breakdown.ascending(counts)}
         thought = findings.thought_correct
         if thought is not None:
-            self.thought_right_answer_wrong = (self.thought_right_answer_wrong or 0) + int(
-                (thought & ~right).sum()
-            )
-            self.thought_wrong_answer_right = (self.thought_wrong_answer_right or 0) + int(
-                (~thought & right).sum()
-            )
+            thought_alone, answer_alone = int((thought & ~right).sum()), int((~thought & right).sum())
+            self.thought_right_answer_wrong = (self.thought_right_answer_wrong or 0) + thought_alone
+            self.thought_wrong_answer_right = (self.thought_wrong_answer_right or 0) + answer_alone
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -122,7 +117,7 @@ def evaluate_problems(
     batch_size: int = 1024,
     mistakes: int = 5,
     samples: TextIO | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     draft: bool = True,
 ) -> Report:
     """Judges problems and counts. One line of JSON for each goes to `samples`; the first `mistakes` are kept.
@@ -154,7 +149,7 @@ def judged_parts(
     model: Reasoner,
     problems: ProblemSet,
     longest: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
     **how: Any,
 ) -> Iterator[tuple[slice, Verdicts]]:
     """Verdicts on problems of at most `longest` tokens, part by part, with the rows that each is about; `how` is for

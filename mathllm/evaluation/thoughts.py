@@ -6,7 +6,6 @@ the donor swap a thought is replaced by another problem's, and the answer should
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,13 +14,14 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import NOTHING, Count
+from mathllm.evaluation.exact_match import Progress
 from mathllm.evaluation.lengths import RANDOM, check_length, draw_length
 from mathllm.formats import Format, Rendered
 from mathllm.formats.base import Thought
 from mathllm.inference.texts import Reasoner, pad_ids
 from mathllm.tasks import Task
 from mathllm.tasks.numbers import Ints
-from mathllm.tokenizer import END, END_THINK, THINK, Ids
+from mathllm.tokenizer import END, Ids
 
 DIGITS = 10
 
@@ -103,13 +103,7 @@ def thought_of(format: Format, task: Task) -> Thought:
 
 
 def examine(
-    model: Reasoner,
-    task: Task,
-    steps: int,
-    n: int = 1000,
-    *,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    model: Reasoner, task: Task, steps: int, n: int = 1000, *, seed: int = 0, progress: Progress | None = None
 ) -> ThoughtReport:
     """The report on n random problems of so many steps (at least 1). Raises UsageError where these are too long.
 
@@ -155,14 +149,11 @@ def complete(model: Reasoner, gold: Rendered, forced: Ids, steps: int) -> tuple[
     none).
     """
     n, given = forced.shape
-    # what is forced goes behind the prompt: `<think>`, thoughts, and after the last one `</think>`
-    parts = [np.full((n, 1), THINK, np.uint8), forced]
-    if given == steps:
-        parts.append(np.full((n, 1), END_THINK, np.uint8))
-    more, lengths = np.concatenate(parts, axis=1), gold.prompt_lengths
-    texts = pad_ids(gold.ids, int(lengths.max()) + more.shape[1]).copy()
-    np.put_along_axis(texts, lengths[:, None] + np.arange(more.shape[1]), more, 1)
-    begun = Rendered(gold.problems, texts, gold.lengths, lengths + more.shape[1])
+    # what is forced takes the place of the true states, between `<think>` and, after the last one, `</think>`
+    texts = gold.ids.copy()
+    np.put_along_axis(texts, gold.prompt_lengths[:, None] + 1 + np.arange(given), forced, 1)
+    prompts = gold.prompt_lengths + 1 + given + (given == steps)
+    begun = Rendered(gold.problems, texts, gold.lengths, prompts)
     own = steps - given
     written = model.complete(begun, limits=np.full(n, own + 3))
     source = begun.prompt_lengths[:, None] + np.arange(own + 3)

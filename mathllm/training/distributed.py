@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from mathllm.errors import DeviceError
 
@@ -85,11 +85,3 @@ def leave() -> None:
         # (in an error, at once) waits for that thread with the lock held, for ever: so the thread goes first
         time.sleep(0.2)
         dist.destroy_process_group()
-
-
-def wrap(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
-    """The model, its gradients averaged over all processes."""
-    if processes.world == 1:
-        return model
-    devices = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices)

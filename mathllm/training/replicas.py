@@ -24,7 +24,10 @@ class Replicas:
     """A model and copies of it, one for each of `count` threads (one: no copy and no thread)."""
 
     def __init__(self, model: nn.Module, count: int) -> None:
-        self.models = [model, *(share_weights(model) for _ in range(count - 1))]
+        self.models = [model, *(copy.deepcopy(model) for _ in range(count - 1))]
+        for twin in self.models[1:]:
+            for own, original in zip(twin.parameters(), model.parameters(), strict=True):
+                own.data, own.grad = original.data, None  # in the same memory
 
     def run(self, work: Callable[[nn.Module, int], T]) -> list[T]:
         """`work(model, number)` for every copy at once, in order; then all gradients are the first model's."""
@@ -39,11 +42,3 @@ class Replicas:
                         first.grad = other.grad if first.grad is None else first.grad.add_(other.grad)
                         other.grad = None
         return results
-
-
-def share_weights(model: nn.Module) -> nn.Module:
-    """A copy whose parameters lie in the same memory and have no gradient."""
-    twin = copy.deepcopy(model)
-    for own, original in zip(twin.parameters(), model.parameters(), strict=True):
-        own.data, own.grad = original.data, None
-    return twin

@@ -54,7 +54,8 @@ class Splits:
 def train(
     config: Config, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> TrainResult:
-    """Trains as `config` says and writes everything under its output directory.
+    """Trains as `config` (see `mathllm.config.build_config`) says, tests the best checkpoint, and writes everything
+    under the output directory.
 
     Raises UsageError where that directory already holds a run and neither `resume` nor `overwrite` is given.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -74,10 +75,10 @@ def save_step(run: Path, config: Config, parts: Parts, *, progress: Progress, ca
     with files.new_directory(path) as directory:
         save_model(directory, kept, config.model, config.data)
         if kept is not model:
-            files.write_bytes(directory / TRAINED, save_tensors(_weights(model)))
+            _write_tensors(directory / TRAINED, model.state_dict())
         files.write_json(directory / SETTINGS, config.to_dict())
         files.write_bytes(directory / CARD, card.encode())
-        files.write_bytes(directory / STATE_TENSORS, save_tensors(_optimizer_tensors(optimizers)))
+        _write_tensors(directory / STATE_TENSORS, _optimizer_tensors(optimizers))
         files.write_json(directory / STATE, {**asdict(progress), "scaler": scaler.state_dict()})
     return path
 
@@ -142,14 +143,15 @@ def check_same_model(path: Path, config: ModelConfig, whose: str, but: str, hint
             raise UsageError(f"{whose} has {name} {before!r}, not {value!r}: {but}", hint)
 
 
-def _weights(model: Transformer) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files.write_bytes(path, save_tensors(content))
 
 
 def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     """All state tensors by name: `<optimizer>.<parameter>.<key>`, as in `Muon.3.momentum_buffer`."""
     return {
-        f"{type(optimizer).__name__}.{parameter}.{key}": value.detach().cpu().contiguous()
+        f"{type(optimizer).__name__}.{parameter}.{key}": value
         for optimizer in optimizers
         for parameter, state in optimizer.state_dict()["state"].items()
         for key, value in state.items()

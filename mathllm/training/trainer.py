@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from mathllm.percent import percent
 from mathllm.tasks import Problems
 from mathllm.training import state
 from mathllm.training.card import model_card
-from mathllm.training.distributed import Processes, wrap
+from mathllm.training.distributed import Processes
 from mathllm.training.objectives import Lesson, Moment, Room, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.replicas import Replicas
@@ -137,7 +137,10 @@ class Trainer:
         self.progress = state.Progress()
         if resume is not None:
             self.progress = state.load_step(resume, config.model, self.parts)
-        self.shared = wrap(self.model, self.processes, device)
+        self.shared: nn.Module = self.model  # with gradients averaged over all processes
+        if self.processes.world > 1:
+            devices = [device] if device.type == "cuda" else None
+            self.shared = nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
         # evaluation goes on with the plain model: a compiled one would be made anew for each width of a cache
         self.trained = cast(nn.Module, torch.compile(self.shared)) if config.train.compile else self.shared
         alone = self.processes.world == 1 and device.type == "cpu" and not config.train.compile
@@ -268,22 +271,19 @@ class Trainer:
         means = {name: self.processes.sum(mean) for name, mean in self.window.means().items()}
         loss = means.get("loss", 0.0)
         if not (math.isfinite(loss) and torch.nn.utils.get_total_norm(self.model.parameters()).isfinite()):
-            self._give_up(loss)
+            problem = "some weights are not numbers" if math.isfinite(loss) else f"the loss is {loss}"
+            # none is written without a look at the weights
+            good = state.newest(self.run_dir)
+            where = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+            raise TrainingError(
+                f"{problem} at step {self.progress.step}: {where}",
+                "lower --learning-rate (or --set optim.muon_learning_rate=...), or lengthen --warmup-steps",
+            )
         rate = self.optimizers[-1].param_groups[0]["lr"]
         speed = self.window.tokens_per_second()
         values = {f"train/{name}": mean for name, mean in means.items()}
         self.log({**values, "train/learning_rate": rate, "perf/tokens_per_second": speed})
         self.window.restart()
-
-    def _give_up(self, loss: float) -> NoReturn:
-        problem = "some weights are not numbers" if math.isfinite(loss) else f"the loss is {loss}"
-        # none is written without a look at the weights
-        good = state.newest(self.run_dir)
-        where = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
-        raise TrainingError(
-            f"{problem} at step {self.progress.step}: {where}",
-            "lower --learning-rate (or --set optim.muon_learning_rate=...), or lengthen --warmup-steps",
-        )
 
     def _evaluate(self) -> str:
         """Exact match on validation; keeps the checkpoint if none was better. Returns why to end, or nothing."""
