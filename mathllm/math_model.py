@@ -18,9 +18,10 @@ import torch
 
 from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
+from mathllm.data.sources import format_of
 from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError
 from mathllm.evaluation.report import Report, evaluate_problems
-from mathllm.formats import Format, Rendered, Walk, get_format
+from mathllm.formats import Rendered, Walk
 from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read
 from mathllm.inference.sampling import GREEDY, SamplingParams, pick
 from mathllm.inference.scoring import score_gold
@@ -72,7 +73,7 @@ class MathModel:
         seed: int = 0,
     ) -> None:
         self.model, self.data, self.path, self.params, self.seed = model, data, path, params, seed
-        self.format: Format = get_format(data.format, data.zero_pad, data.thought_length)
+        self.format = format_of(data)
         self.tasks = get_tasks(data.task)
         self.readable = readable_beside(self.tasks)
         self._asked = itertools.count()  # so that no two answers are drawn with the same random numbers

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from mathllm.config import Config, DataConfig, ModelConfig
 from mathllm.data.files import read_metadata
-from mathllm.data.sources import STREAM_SETTINGS, longest_text, ratios, sampling
+from mathllm.data.sources import STREAM_SETTINGS, format_of, longest_text, ratios, sampling
 from mathllm.errors import UsageError
-from mathllm.formats import get_format
 from mathllm.registry import objective_class
 from mathllm.tasks import TASKS, get_tasks
 
@@ -28,7 +27,7 @@ def resolve(config: Config) -> Config:
 
     data, train = resolve_data(config.data), config.train
     model = replace(config.model, max_length=room(config.model, data))
-    format = get_format(data.format, data.zero_pad, data.thought_length)
+    format = format_of(data)
     format.check_axes(axes_of(model.position, model.position_settings), get_tasks(data.task))
     objective_class(config.objective.name).check(format, train.compile)
     # part of the settings: with another number, a resumed run would round its sums differently
@@ -47,7 +46,7 @@ def resolve_data(data: DataConfig) -> DataConfig:
         data = replace(data, **{name: said[name] for name in STREAM_SETTINGS if name in said})
     else:
         check_sampling(data)
-    format = get_format(data.format, data.zero_pad, data.thought_length)
+    format = format_of(data)
     for task in get_tasks(data.task):
         format.check_task(task)
     return data

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from mathllm.checkpoint import load_checkpoint
 from mathllm.config import Config, build_config, from_saved
+from mathllm.data.sources import format_of
 from mathllm.device import pick_device
 from mathllm.errors import DataError, MathLLMError, UsageError, check_choice
 from mathllm.evaluation.lengths import check_length, evaluate_lengths
 from mathllm.files import load_toml, write_json
-from mathllm.formats import get_format
 from mathllm.resolve import resolve
 from mathllm.tasks import get_tasks
 from mathllm.training.run import saved_settings, train
@@ -112,7 +112,7 @@ class Study:
         try:
             config = resolve(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
             data, room = config.data, config.model.max_length
-            format = get_format(data.format, data.zero_pad, data.thought_length)
+            format = format_of(data)
             for digits in self.digits:
                 for task in get_tasks(data.task):
                     check_length(format, room, task, digits, operands=data.max_operands)

@@ -154,14 +154,14 @@ def data_facts(data_dir: str, own: dict[str, Any], asked: dict[str, Any]) -> Tab
 
 def print_loss_mask(config: Config) -> None:
     """Three training rows; the tokens that count in the loss are underlined."""
-    from mathllm.formats import get_format
+    from mathllm.data.sources import format_of
     from mathllm.resolve import resolve
     from mathllm.tokenizer import TOKENS
     from mathllm.training.objectives import make_objective
     from mathllm.training.run import load_splits
 
     config = resolve(config)
-    format = get_format(config.data.format, config.data.zero_pad, config.data.thought_length)
+    format = format_of(config.data)
     rendered = format.render(load_splits(config).source.problems(0, 3))
     scored = make_objective(config.objective).scored(rendered)
     texts = format.texts(rendered.problems, rendered.ids, rendered.lengths)

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from mathllm import __version__
 from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
-from mathllm.data.sources import ratios, sampling
+from mathllm.data.sources import format_of, ratios, sampling
 from mathllm.errors import DataError, UsageError
 from mathllm.files import sync
-from mathllm.formats import Format, get_format
+from mathllm.formats import Format
 from mathllm.tasks import (
     MAX_DIGITS,
     TASKS,
@@ -95,11 +95,11 @@ def generate_dataset(
     if data.max_digits > MAX_DIGITS:
         raise UsageError(f"max_digits must be at most {MAX_DIGITS:,}, not {data.max_digits:,}")
     data = replace(data, task=",".join(task.name for task in tasks))
-    notation = get_format(data.format, data.zero_pad, data.thought_length)
+    format = format_of(data)
     wanted = _wanted(num_examples, shares)
     parts = _drawn(tasks, how, seed, Dealer(shares, wanted))
     with _replacing(output_dir, overwrite) as folder:
-        counts = _write_rows(folder, notation, parts, num_examples, progress)
+        counts = _write_rows(folder, format, parts, num_examples, progress)
         notes = [
             f"{name} has {made['rows']:,} instead of {asked:,} rows: {_TOO_FEW}"
             for name, made, asked in zip(FILES, counts, wanted, strict=True)
@@ -124,11 +124,11 @@ def import_dataset(
 
     Raises DataError naming file and line of each row that is refused, and what `generate_dataset` raises.
     """
-    notation = get_format(data.format, data.zero_pad, data.thought_length)
+    format = format_of(data)
     shares = ratios(data)
     _check_free(output_dir, overwrite)
     # of tasks whose texts mean the same, so that none is read as something else than it was meant
-    known = [task for task in TASKS if notation.knows_task(task)]
+    known = [task for task in TASKS if format.knows_task(task)]
     problems = read_problems(source, readable_beside(known[:1]))
     if len(problems) == 0:
         raise DataError(
@@ -143,7 +143,7 @@ def import_dataset(
     )
     with _replacing(output_dir, overwrite) as folder:
         dealer = Dealer(shares, [len(problems)] * len(SPLITS))
-        counts = _write_rows(folder, notation, _taken(problems, dealer), len(problems), progress)
+        counts = _write_rows(folder, format, _taken(problems, dealer), len(problems), progress)
         notes = [f"{name} is empty" for name, made in zip(FILES, counts, strict=True) if not made["rows"]]
         if dropped := len(problems) - sum(made["rows"] for made in counts):
             notes.append(f"{dropped:,} repeated rows were left out of val.jsonl and test.jsonl")
@@ -222,7 +222,7 @@ def _chunk_rows(digits: int, operands: int) -> int:
 
 
 def _write_rows(
-    folder: Path, notation: Format, parts: Parts, total: int, progress: Progress | None
+    folder: Path, format: Format, parts: Parts, total: int, progress: Progress | None
 ) -> list[dict[str, int]]:
     """Writes the files. Returns how many rows each of them has, and how many different problems."""
     hashes: list[list[NDArray[np.uint64]]] = [[np.zeros(0, np.uint64)] for _ in SPLITS]
@@ -230,7 +230,7 @@ def _write_rows(
     with ExitStack() as opened:
         files = [opened.enter_context((folder / name).open("wb")) for name in FILES]
         for split, problems in parts:
-            files[split].write(_json_rows(problems, notation))
+            files[split].write(_json_rows(problems, format))
             hashes[split].append(hash_problems(problems))
             done += len(problems)
             if progress:
@@ -239,9 +239,9 @@ def _write_rows(
     return [{"rows": len(part), "distinct_problems": len(np.unique(part))} for part in whole]
 
 
-def _json_rows(problems: Problems, notation: Format) -> bytes:
+def _json_rows(problems: Problems, format: Format) -> bytes:
     """The lines of a file."""
-    n, rendered = len(problems), notation.render(problems)
+    n, rendered = len(problems), format.render(problems)
     beyond = np.arange(rendered.ids.shape[1]) >= rendered.lengths[:, None]
     row = [
         constant(n, _OPEN),
@@ -252,7 +252,7 @@ def _json_rows(problems: Problems, notation: Format) -> bytes:
         np.where(beyond, np.uint8(ABSENT), rendered.ids).T,
     ]
     ids, lengths = compact(stack(row))
-    flat, starts = lines(ids, lengths), notation.step_starts(problems, rendered.ids)
+    flat, starts = lines(ids, lengths), format.step_starts(problems, rendered.ids)
     if starts is not None:
         rows, columns = np.nonzero(starts)
         ends = np.cumsum(lengths + 1) - 1  # of the texts, which come last in their rows

@@ -13,7 +13,7 @@ import numpy as np
 
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
-from mathllm.formats import get_format
+from mathllm.formats import Format, get_format
 from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.numbers import Ints
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
@@ -124,6 +124,11 @@ def sampling(data: DataConfig) -> Sampling:
     return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
 
 
+def format_of(data: DataConfig) -> Format:
+    """The format that a DataConfig names. Raises UsageError for an unknown one."""
+    return get_format(data.format, data.zero_pad, data.thought_length)
+
+
 def ratios(data: DataConfig) -> SplitRatios:
     """How a DataConfig divides problems into splits."""
     return SplitRatios(data.train_ratio, data.val_ratio)
@@ -131,5 +136,4 @@ def ratios(data: DataConfig) -> SplitRatios:
 
 def longest_text(data: DataConfig) -> int:
     """Tokens of the longest text that a DataConfig can produce."""
-    notation = get_format(data.format, data.zero_pad, data.thought_length)
-    return notation.longest(get_tasks(data.task), data.max_digits, data.max_operands, data.signed)
+    return format_of(data).longest(get_tasks(data.task), data.max_digits, data.max_operands, data.signed)

@@ -48,9 +48,9 @@ class AllPairs:
     def __len__(self) -> int:
         return self.ends[-1]
 
-    def longest_text(self, notation: Format) -> int:
+    def longest_text(self, format: Format) -> int:
         """Tokens that hold any of these problems with its answer."""
-        return notation.longest(self.tasks, len(str(self.limit)), 2, self.signed)
+        return format.longest(self.tasks, len(str(self.limit)), 2, self.signed)
 
     def __getitem__(self, rows: slice) -> Problems:
         start, stop, step = rows.indices(len(self))

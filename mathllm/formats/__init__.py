@@ -22,11 +22,11 @@ __all__ = ["ALLOWED", "FORMATS", "Format", "Parsed", "Rendered", "Walk", "format
 def formats_for(task: str) -> list[str]:
     """The names of the notations that can write problems of a task."""
     (asked,) = get_tasks(task)
-    return [name for name, notation in FORMATS.items() if notation.knows_task(asked)]
+    return [name for name, format in FORMATS.items() if format.knows_task(asked)]
 
 
 def get_format(name: str, zero_pad: bool = False, thought_length: int = 0) -> Format:
-    """The notation of that name. Raises UsageError for an unknown one, and for a thought's length that it cannot
+    """The format of that name. Raises UsageError for an unknown one, and for a thought's length that it cannot
     have.
     """
     if name not in FORMATS:

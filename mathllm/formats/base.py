@@ -1,6 +1,6 @@
-"""How a problem is written down: the one `Format` class that every notation is a value of.
+"""How a problem is written down: the one `Format` class that every format is a value of.
 
-A notation file says only what is its own: the order of digits, and a `Thought` for each task that it can reason
+A format file says only what is its own: the order of digits, and a `Thought` for each task that it can reason
 about. Rendering and parsing are the same for all of them and stand here; how texts are followed is in
 `formats.follow`."""
 
@@ -118,7 +118,7 @@ class Thought:
 
 @dataclass(frozen=True)
 class Format:
-    """One notation. `thoughts` has a thought for each task that it can reason about (by name); without any, it writes
+    """One format. `thoughts` has a thought for each task that it can reason about (by name); without any, it writes
     every task and no thought. `hints` puts its place before every digit, for numbers least significant digit
     first."""
 
@@ -136,7 +136,7 @@ class Format:
         return not self.thoughts or task.name in self.thoughts
 
     def check_task(self, task: Task) -> None:
-        """Raises UsageError where this notation does not know how to write, or reason about, a task."""
+        """Raises UsageError where this format does not know how to write, or reason about, a task."""
         if self.knows_task(task):
             return
         if self.thoughts and task.name not in self.thoughts:
@@ -162,7 +162,7 @@ class Format:
         return bool(self.thoughts) and all(thought.counted for thought in self.thoughts.values())
 
     def refusals(self, problems: Problems) -> dict[int, UsageError]:
-        """The rows that this notation cannot write, and why."""
+        """The rows that this format cannot write, and why."""
         refused: dict[int, UsageError] = {}
         for task, rows in by_task(problems):
             part = problems[rows]
