@@ -46,8 +46,8 @@ def workers(count: int) -> ThreadPoolExecutor:
     small as ours that costs more than it brings, and on a busy machine almost everything."""
     with _MAKING:
         if count not in _POOLS:
-            # OpenMP's number of threads belongs to the thread that sets it, so the caller keeps its own; MKL's belongs to
-            # all, and has to stay 1, or the products of these threads would share cores
+            # OpenMP's number of threads belongs to the thread that sets it, so the caller keeps its own; MKL's belongs
+            # to all, and has to stay 1, or the products of these threads would share cores
             pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
             everyone = threading.Barrier(count)
             list(pool.map(lambda _: everyone.wait(), range(count)))
