@@ -81,17 +81,18 @@ def test_eight_threads_may_ask_one_model_at_once(path, threads):
         model, asked = load_checkpoint(path), ["3+4*7-2*3", "4", "1-2", "9*9+1", "5+5+5"]
     many = asked * (900 // len(asked))  # so many that they are shared out to threads
     start = threading.Barrier(8)
-    seen: set[int] = set()
+    seen: set[int] = set()  # how many threads torch has for whoever runs this test
+    changed: list[tuple[int, int]] = []  # and for each of the eight, before and after
 
     def ask(number: int) -> list[Solution]:
         """Everything one by one, each thread in an order of its own, and all in one batch."""
         order = np.roll(np.arange(len(asked)), number)
+        before = torch.get_num_threads()
         start.wait()
-        solved = {}
-        for row in order:
-            solved[row] = model.solve(asked[row])
-            seen.add(torch.get_num_threads())
-        return [solved[row] for row in range(len(asked))] + model.generate(many)
+        solved = {row: model.solve(asked[row]) for row in order}
+        answers = [solved[row] for row in range(len(asked))] + model.generate(many)
+        changed.append((before, torch.get_num_threads()))
+        return answers
 
     torch.set_num_threads(threads)
     try:
@@ -103,6 +104,7 @@ def test_eight_threads_may_ask_one_model_at_once(path, threads):
                 time.sleep(0.001)
         assert all(answer.result() == alone for answer in answers)  # to the last bit of the confidence
         assert seen == {torch.get_num_threads()} == {threads}
+        assert all(before == after for before, after in changed)
     finally:
         torch.set_num_threads(1)
 
