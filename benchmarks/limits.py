@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -20,10 +21,12 @@ from benchmarks.compare import alternate, our_trainer
 from benchmarks.peers import our_config
 from mathllm.config import build_config
 from mathllm.data.batches import micro_batches, shares_by_length
-from mathllm.formats import get_format
+from mathllm.evaluation.lengths import RANDOM, draw_length
+from mathllm.formats import Walk, get_format
 from mathllm.inference.engine import decode
 from mathllm.model.transformer import Transformer
 from mathllm.resolve import resolve
+from mathllm.tasks import get_tasks
 from mathllm.training.trainer import MICRO_BATCH_TOKENS
 
 STEPS = 6
@@ -148,10 +151,31 @@ def decoding(batch: int, repeats: int) -> None:
         )
 
 
+def following(rows: int = 256, digits: int = 512) -> None:
+    """What a token costs beside the model: its coordinates, and what may follow it, at the end of long texts."""
+    (addition,) = get_tasks("addition")
+    problems = draw_length(addition, digits, RANDOM, rows)
+    for name, zero_pad in (("reversed", False), ("column", False), ("slots", True)):
+        format = get_format(name, zero_pad)
+        ids = format.render(problems).ids
+        walk = Walk(format, problems, ("place", "segment"))
+        walk.read(ids[:, :-AGAIN])
+        times = []
+        for column in range(ids.shape[1] - AGAIN, ids.shape[1]):
+            started = time.perf_counter()
+            walk.push(ids[:, column])
+            walk.allowed()
+            times.append(time.perf_counter() - started)
+        print(
+            f"following {rows} texts of {ids.shape[1]:,} tokens, {name}: {1e3 * statistics.median(times):.3f} ms a token"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
+    following()
     training()
     decoding(1, options.repeats)
     decoding(256, options.repeats)
