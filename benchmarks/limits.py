@@ -166,9 +166,8 @@ def following(rows: int = 256, digits: int = 512) -> None:
             walk.push(ids[:, column])
             walk.allowed()
             times.append(time.perf_counter() - started)
-        print(
-            f"following {rows} texts of {ids.shape[1]:,} tokens, {name}: {1e3 * statistics.median(times):.3f} ms a token"
-        )
+        taken = 1e3 * statistics.median(times)
+        print(f"following {rows} texts of {ids.shape[1]:,} tokens, {name}: {taken:.3f} ms a token")
 
 
 def main() -> None:
