@@ -151,7 +151,7 @@ def read_weights(path: Path, model: Transformer) -> dict[str, torch.Tensor]:
 
     Raises CheckpointError where they are not those of such a model.
     """
-    written_in, tensors = _raw_config(path.parent)["checkpoint_format"], read_tensors(path)
+    written_in, tensors = read_config(path.parent)["checkpoint_format"], read_tensors(path)
     for version in range(written_in, FORMAT):
         pattern, name_now = RENAMED[version]
         tensors = {re.sub(f"^{pattern}$", name_now, name): tensor for name, tensor in tensors.items()}
@@ -167,16 +167,8 @@ def read_weights(path: Path, model: Transformer) -> dict[str, torch.Tensor]:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """A checkpoint's config.json, as this version would have written it.
-
-    Raises CheckpointError for a damaged one, for another vocabulary, and for versions that cannot be read.
-    """
-    # settings that an older version did not know have their defaults, and those of schemes that are not used are let
-    # go
-    return {**_raw_config(directory), "checkpoint_format": FORMAT}
-
-
-def _raw_config(directory: Path) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises CheckpointError for a damaged one, for another vocabulary, and for versions
+    that cannot be read."""
     path = directory / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -59,8 +59,8 @@ class Solution:
 class MathModel:
     """A transformer, the format in which it was taught, and what it was trained on.
 
-    `path` is where it was loaded from. `params` and `seed` are for answers that are asked for without their own.
-    Raises CheckpointError for weights that are not numbers.
+    `path` is where it was loaded from. `params` and `seed` are for answers that are asked for without their own: with a
+    temperature, each call draws other random numbers, in the order in which calls come.
     """
 
     def __init__(

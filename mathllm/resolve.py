@@ -57,7 +57,7 @@ def check_sampling(data: DataConfig) -> None:
     tasks = get_tasks(data.task)
     ratios(data)
     for method in sampling(data).methods:
-        if not any(method in task.samplings for task in tasks):
+        if not all(method in task.samplings for task in tasks):
             hint = f"use --sampling {' or '.join(tasks[0].samplings)}"
             raise UsageError(f"there is no {method} sampling of task {data.task!r}", hint)
     if data.signed and not any(task.signed for task in tasks):

@@ -6,8 +6,8 @@
 
 White space is ignored. There are no tokens for `*`, `/` and `%`: each is two of the others (see OPERATORS), as
 multiplication is repeated addition and division repeated subtraction. No operand has a sign, so two operators in a
-row can be nothing else. Both ways work on whole arrays at once, so that files of millions of rows need no Python loop
-over rows."""
+row can be nothing else. Many rows become text as whole arrays: no Python loop runs over them.
+"""
 
 from __future__ import annotations
 
@@ -70,21 +70,6 @@ def encode(text: str) -> Ids:
     if (ids == INVALID).any():
         raise _first_error(text)
     return ids[ids < VOCAB_SIZE]
-
-
-def encode_rows(texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
-    """Token ids [N, T] (padded with `<end>`) and lengths [N] of many texts at once.
-
-    Raises DataError naming the (1-based) row of the first text that cannot be encoded.
-    """
-    ids = _lookup("\n".join(texts))
-    newline = ids == NEWLINE
-    if (ids == INVALID).any() or int(newline.sum()) != max(len(texts) - 1, 0):
-        raise _first_row_error(texts)
-    row = np.cumsum(newline)
-    keep = ids < VOCAB_SIZE
-    lengths = np.bincount(row[keep], minlength=len(texts)).astype(np.int64)
-    return unflatten(ids[keep], lengths), lengths
 
 
 def unflatten(flat: Ids, lengths: NDArray[np.int64]) -> Ids:
@@ -160,18 +145,8 @@ def _first_error(text: str) -> ExpressionError:
         f"character {text[position]!r} at position {position + 1} is not one of the tokens",
         text,
         position,
-        "use digits, + - * / % and =",
+        "use digits, + - * and =",
     )
-
-
-def _first_row_error(texts: Sequence[str]) -> DataError:
-    """Which of the texts cannot be encoded, and why."""
-    for row, text in enumerate(texts):
-        if (_lookup(text) == INVALID).any():
-            return _first_error(text).in_row(row)
-        if "\n" in text:
-            return DataError(f"row {row + 1}: a line break inside one text")
-    raise AssertionError("every text can be encoded")
 
 
 def tokenizer_json() -> str:

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from strategies import encode_rows
 
 from mathllm.config import DataConfig, ModelConfig
 from mathllm.evaluation import report
@@ -18,7 +19,7 @@ from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
 from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.expressions import parse_expressions
-from mathllm.tokenizer import decode_rows, encode_rows
+from mathllm.tokenizer import decode_rows
 
 BOTH_TASKS = get_tasks("addition,subtraction")
 CONFIG = ModelConfig("nano", 2, 64, 4, feed_forward=256, max_length=40, position="learned")

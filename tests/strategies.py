@@ -9,7 +9,22 @@ from hypothesis import strategies as st
 
 from mathllm.formats import Format, formats_for, get_format
 from mathllm.tasks import TASK_NAMES, Numbers, Problems, get_tasks
-from mathllm.tokenizer import ADD, END, END_THINK, EQUALS, MINUS, MULTIPLY, PLUS, SUBTRACT, THINK, TOKENS
+from mathllm.tasks.numbers import Ints
+from mathllm.tokenizer import (
+    ADD,
+    END,
+    END_THINK,
+    EQUALS,
+    MINUS,
+    MULTIPLY,
+    PLUS,
+    SUBTRACT,
+    THINK,
+    TOKENS,
+    Ids,
+    encode,
+    unflatten,
+)
 
 SYMBOLS = {"+": "addition", "-": "subtraction", "*": "multiplication"}
 OPERATOR_CODES = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY}
@@ -159,3 +174,10 @@ def as_typed(tokens: str) -> str:
     for pair, symbol in (("++", "*"), ("--", "/"), ("-+", "%")):
         tokens = tokens.replace(pair, symbol)
     return tokens
+
+
+def encode_rows(texts: list[str]) -> tuple[Ids, Ints]:
+    """Token ids [N, T] (padded with `<end>`) and lengths [N] of texts."""
+    rows = [encode(text) for text in texts]
+    lengths = np.array([len(row) for row in rows], np.int64)
+    return unflatten(np.concatenate([np.zeros(0, np.uint8), *rows]), lengths), lengths

@@ -185,3 +185,10 @@ def test_as_a_program(tmp_path: Path) -> None:
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.startswith("error: ")
+
+
+def test_a_file_for_a_format_that_cannot_write_it_is_refused(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "equations.txt").write_text("3+4=7\n")
+    ended = run("--from", str(tmp_path / "equations.txt"), "--format", "steps", "--zero-pad")
+    assert ended.code == 2
+    assert "format 'steps' cannot write task 'chain'" in ended.err

@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
 import mathllm
 from mathllm.config import (
+    ACTIVATIONS,
+    NORMS,
     SECTIONS,
     SIZES,
     Config,
@@ -20,6 +21,7 @@ from mathllm.config import (
 from mathllm.errors import UsageError
 from mathllm.flags import parse_assignments
 from mathllm.formats import get_format
+from mathllm.model import norms, transformer
 from mathllm.registry import OBJECTIVES, POSITIONS, objective_class, position_class
 from mathllm.tasks import Sampling, get_tasks
 from mathllm.tasks.splits import SplitRatios
@@ -327,14 +329,6 @@ def test_settings_belong_to_the_objective_that_is_named_with_them() -> None:
         build_config(from_saved({"objective": {"name": "teacher-forcing", "mood": 2.0}}))
 
 
-def test_flags_of_an_objective_are_as_its_settings_are() -> None:
-    flags = [(objective_class(name), one) for name, entry in OBJECTIVES.items() for one in entry.settings]
-    assert len(flags) >= 4
-    for objective, one in flags:
-        assert get_type_hints(objective.Settings)[one.key] is one.kind
-        assert getattr(objective.Settings, one.key) == one.default
-
-
 @pytest.mark.parametrize("names", [POSITIONS, OBJECTIVES], ids=["positions", "objectives"])
 def test_every_registered_name_leads_to_a_class_with_settings(names: dict[str, object]) -> None:
     for name in names:
@@ -342,3 +336,8 @@ def test_every_registered_name_leads_to_a_class_with_settings(names: dict[str, o
         assert dataclasses.is_dataclass(found.Settings)
     with pytest.raises(UsageError, match="unknown"):
         position_class("ropes") if names is POSITIONS else objective_class("gumble")
+
+
+def test_names_of_norms_and_activations_are_those_that_the_model_knows() -> None:
+    assert tuple(transformer.ACTIVATIONS) == ACTIVATIONS
+    assert tuple(norms.NORMS) == NORMS

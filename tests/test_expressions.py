@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import SYMBOLS, Question, arrays, ask, batches, operands, questions_of
+from strategies import SYMBOLS, Question, arrays, ask, batches, encode_rows, operands, questions_of
 
 from mathllm.errors import DataError, ExpressionError
 from mathllm.tasks import TASK_NAMES, answer, get_tasks
@@ -17,14 +17,13 @@ from mathllm.tasks.expressions import (
     read_expressions,
     read_numbers,
 )
-from mathllm.tokenizer import encode_rows
 
 # what people type, and what they type by mistake
 typed = st.text("0123456789+-*/%= 　a.٣<>", max_size=15)
 NO_SUM = "a sum has 2 to 100 numbers, and no operator but +"
 NO_DIFFERENCE = "a difference is of two numbers, with - between them"
 NO_PRODUCT = "a product is of two numbers, with * between them"
-NOBODY = "no task that is asked has that operator"
+NOBODY = "none of these tasks has that operator"
 zeros = st.integers(0, 3).map(lambda n: "0" * n)
 gaps = st.text(" \t", max_size=2)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from judged import CONFIG, half_trained
-from strategies import questions_of
+from strategies import encode_rows, questions_of
 from typer.testing import CliRunner
 
 from mathllm.checkpoint import save_model
@@ -19,7 +19,6 @@ from mathllm.evaluation.lengths import KINDS, RANDOM, STRESS, check_length, draw
 from mathllm.formats import get_format
 from mathllm.tasks import TASKS, Task, carry_lengths, get_tasks
 from mathllm.tasks.expressions import numbers_from_ids
-from mathllm.tokenizer import encode_rows
 
 ADDITION, SUBTRACTION = get_tasks("addition,subtraction")
 

@@ -19,8 +19,14 @@ from strategies import (
 
 from mathllm.errors import UsageError
 from mathllm.formats import ALLOWED, FORMATS, Format, Walk, get_format
-from mathllm.tasks import TASKS, Problems, Sampling, answer_widths, get_tasks, sample
-from mathllm.tokenizer import END, END_THINK, EQUALS, TOKENS
+from mathllm.formats.base import Thought
+from mathllm.formats.follow import Coordinates, Follower
+from mathllm.formats.slots import CountedFollower
+from mathllm.tasks import TASKS, Numbers, Problems, Sampling, answer_widths, get_tasks, sample
+from mathllm.tasks.expressions import parse_expressions
+from mathllm.tasks.numbers import Ints
+from mathllm.tasks.slots import Slots, constant
+from mathllm.tokenizer import END, END_THINK, EQUALS, TOKENS, Ids
 
 ADDITION = get_tasks("addition")
 WITH_PLACES = [f for f in ALL_FORMATS if "place" in f.axes(ADDITION)]
@@ -57,7 +63,7 @@ def test_each_format_has_its_axes() -> None:
     with pytest.raises(UsageError, match="position of a digit in its number is not its place") as caught:
         FORMATS["column"].check_axes(("run",), ADDITION)
     assert caught.value.hint == "use --format reversed: all numbers least significant digit first"
-    with pytest.raises(UsageError, match="format 'column' has no coordinate 'colour'"):
+    with pytest.raises(UsageError, match="format 'column' does not tell the coordinate 'colour'"):
         FORMATS["column"].check_axes(("place", "colour"), ADDITION)
 
 
@@ -379,3 +385,36 @@ def test_what_is_rendered_may_follow(case: tuple[Format, Problems]) -> None:
             held = walk.choices[row, prompt - 1 : closing[-1]]
             assert (held > 0).all()
         assert not walk.choices[row, closing[-1] if len(closing) else 0 :].any()
+
+
+class Rows(Thought):
+    """A thought that tells one more coordinate: in which row a token stands."""
+
+    axes = ("place", "row")
+
+    def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
+        return constant(len(problems), 1, 2)
+
+    def follow(self, problems: Problems, announced: Ints | None) -> Follower:
+        return RowFollower(problems.widths + 1)
+
+
+class RowFollower(CountedFollower):
+    def push(self, ids: Ids) -> Coordinates:
+        return {**super().push(ids), "row": self.here * ~self.answering}
+
+
+@pytest.mark.parametrize("task", ["multiplication", "addition,multiplication"])
+def test_a_thought_may_tell_an_axis_of_its_own_and_others_are_about_none_of_it(task: str) -> None:
+    addition = FORMATS["column"].thoughts["addition"]
+    format = Format("rows", "", thoughts={"addition": addition, "multiplication": Rows()})
+    tasks = get_tasks(task)
+    assert format.axes(tasks) == ("segment", "place", "row")
+    problems = parse_expressions(["12*3", "4*5", *(["12+34"] if len(tasks) > 1 else [])])
+    gold = format.render(problems)
+    told = format.coordinates(problems, gold.ids, ("place", "row"))
+    assert told["row"][1].tolist()[:9] == [0, 0, 0, 0, 0, 1, 2, 3, 0]  # 4 + + 5 = <think> 1 2 </think>
+    assert not told["row"][2:].any()
+    with pytest.raises(UsageError, match="does not tell the coordinate 'room'") as caught:
+        format.check_axes(("room",), tasks)
+    assert caught.value.hint == "it tells segment, place, row"

@@ -28,6 +28,8 @@ MOMENT = Moment(0, 0.0, torch.Generator().manual_seed(0))
 class Scripted(MathModel):
     """Writes the given texts, of which `...` means that there was no room to finish."""
 
+    device = torch.device("cpu")
+
     def __init__(self, format: str, *texts: str) -> None:
         model: Any = None
         super().__init__(model, DataConfig(format=format))

@@ -43,7 +43,7 @@ def test_a_data_directory_says_what_its_problems_are(tmp_path: Path) -> None:
         ({"train_ratio": 1.5}, "shares of a whole"),
         ({"task": "chain"}, "task 'chain'"),
         ({"format": "steps"}, "no thought for task 'addition'"),
-        ({"task": "chain", "format": "plain", "zero_pad": True}, "chain"),
+        ({"task": "chain", "format": "plain", "zero_pad": True}, "no padding"),
         ({"format": "column", "thought_length": 3}, "a length of their own"),
         ({"task": "addition,minus"}, "unknown task 'minus'"),
     ],

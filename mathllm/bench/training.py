@@ -15,7 +15,7 @@ from mathllm.resolve import resolve
 from mathllm.tasks import TASKS, Problems
 from mathllm.training.trainer import Trainer
 
-# digits of the operands of `reversed` sums that take so many tokens
+# digits of the operands of `reversed` sums, by the tokens of their texts
 DIGITS = {16: 4, 64: 20, 256: 84}
 # tokens of a step: about a second each on two slow cores
 TOKENS = {"nano": 1 << 15, "small": 1 << 13, "medium": 1 << 12, "large": 1 << 12}

@@ -13,7 +13,7 @@ from rich.table import Table
 from mathllm.cli import options
 from mathllm.cli.output import Output
 from mathllm.errors import UsageError
-from mathllm.files import write_json
+from mathllm.files import toml_names, write_json
 from mathllm.percent import percent_down
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 def study(
     name: Annotated[
         str,
-        typer.Argument(
-            help="positions, coupled-bias, sample-efficiency, thoughts, thoughts-addition, or a TOML file."
-        ),
+        typer.Argument(help=f"{', '.join(toml_names('studies'))}, or a TOML file."),
     ],
     seeds: Annotated[
         str | None,

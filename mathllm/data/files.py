@@ -58,7 +58,7 @@ METADATA = "metadata.json"
 Progress = Callable[[int, int], None]  # rows written, rows wanted
 
 _CHUNK_ROWS, _CHUNK_DIGITS = 1 << 15, 1 << 19
-# when to give up looking for more different problems: when of so many that were drawn, fewer are new
+# when to give up looking for more different problems: when fewer than the second of as many as the first are new
 _LOOKED_AT, _WORTHWHILE = 1 << 17, 1 << 7
 
 _UNFINISHED = ".unfinished-"  # what the directory is called in which files become whole
@@ -129,6 +129,8 @@ def import_dataset(
     _check_free(output_dir, overwrite)
     # of tasks whose texts mean the same, so that none is read as something else than it was meant
     known = [task for task in TASKS if format.knows_task(task)]
+    if not known:
+        format.check_task(next(task for task in TASKS if task.name in format.thoughts))
     problems = read_problems(source, readable_beside(known[:1]))
     if len(problems) == 0:
         raise DataError(

@@ -33,7 +33,7 @@ KINDS = ("no_end", "malformed", "out_of_range", "wrong_value")
 CORRECT = len(KINDS)  # stands where a kind would
 NO_END, MALFORMED, OUT_OF_RANGE, WRONG_VALUE = range(len(KINDS))
 
-Z = 1.959963984540054  # so many standard deviations to either side hold 95% of a normal distribution
+Z = 1.959963984540054  # standard deviations to either side that hold 95% of a normal distribution
 
 # how a written number has another length than the true one: the truth without one digit, the truth with one
 # digit written twice, or anything else

@@ -67,7 +67,7 @@ def draw_length(task: Task, digits: int, kind: str, n: int, *, operands: int = 2
 def check_length(
     format: Format, max_length: int, task: Task, digits: int, *, operands: int = 2, signed: bool = False
 ) -> int:
-    """Tokens of the longest text with operands of so many digits. Raises UsageError if no model could write it."""
+    """Tokens of the longest text with operands of that many digits. Raises UsageError if no model could write it."""
     if operands > MAX_OPERANDS:
         raise UsageError(f"a problem has at most {MAX_OPERANDS} operands, not {operands}")
     # numbers that are longer than any text need not be written down to see it

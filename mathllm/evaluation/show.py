@@ -159,7 +159,7 @@ SHADES = (
     (1e-9, "░", "red"),
     (0.0, "·", "red"),
 )
-WIDE_CELLS = 15  # so many columns, and no more, have room for percentages
+WIDE_CELLS = 15  # of a grid, at most, with room for percentages
 
 
 def show_lengths(console: Console, report: LengthReport, trained: int) -> None:
@@ -238,4 +238,4 @@ def _cell(count: Count, wide: bool) -> Text:
     if not count.num_examples:
         return Text("    " if wide else " ")
     _, shade, colour = next(entry for entry in SHADES if count.exact_match >= entry[0])
-    return Text(f"{int(100 * count.exact_match):>4}" if wide else shade, style=colour)
+    return Text(f"{100 * count.correct // count.num_examples:>4}" if wide else shade, style=colour)

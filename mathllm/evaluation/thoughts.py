@@ -66,7 +66,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class ThoughtReport:
-    """What the thoughts of problems of so many steps are: right answers, the same with other problems' whole thoughts
+    """What the thoughts of problems of that many steps are: right answers, the same with other problems' whole thoughts
     in the place of their own, and each thought."""
 
     task: str
@@ -105,7 +105,7 @@ def thought_of(format: Format, task: Task) -> Thought:
 def examine(
     model: Reasoner, task: Task, steps: int, n: int = 1000, *, seed: int = 0, progress: Progress | None = None
 ) -> ThoughtReport:
-    """The report on n random problems of so many steps (at least 1). Raises UsageError where these are too long.
+    """The report on n random problems of that many steps (at least 1). Raises UsageError where these are too long.
 
     `progress` gets how many of the decodings are done, and how many there are.
     """

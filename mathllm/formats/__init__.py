@@ -20,7 +20,7 @@ __all__ = ["ALLOWED", "FORMATS", "Format", "Parsed", "Rendered", "Walk", "format
 
 
 def formats_for(task: str) -> list[str]:
-    """The names of the notations that can write problems of a task."""
+    """The names of the formats that can write problems of a task."""
     (asked,) = get_tasks(task)
     return [name for name, format in FORMATS.items() if format.knows_task(asked)]
 

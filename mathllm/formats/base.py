@@ -80,8 +80,8 @@ class Thought:
 
     counted = False  # is it digits whose number follows from the problem, so that a model can be held to it?
     given = False  # is it a part of the prompt?
-    thinks = True  # is there any?
-    true = True  # is what is written here the truth, or only room for some?
+    thinks = True  # does it write a thought at all?
+    true = True  # is what is written here the truth, or a placeholder?
     axes: tuple[str, ...] = ("place",)
 
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
@@ -244,8 +244,8 @@ class Format:
         source = np.minimum(answer_start[:, None] + np.arange(lengths.max(initial=1)), width)
         body = ids[np.arange(n)[:, None], source]
         if self.hints:
-            body, lengths, hinted = without_hints(body, lengths)
-            well_formed &= hinted
+            body, lengths, right = without_hints(body, lengths)
+            well_formed &= right
         number, is_number = numbers_from_ids(body, lengths, self.least_significant_first)
         return Parsed(number, well_formed & is_number, ended, thought_start, thought_end, answer_start, end)
 
@@ -290,7 +290,9 @@ class Format:
                 "use --format reversed: all numbers least significant digit first",
             )
         if missing:
-            raise UsageError(f"format {self.name!r} has no coordinate {missing[0]!r} of these tasks")
+            known = ", ".join(self.axes(tasks))
+            what = f"format {self.name!r} does not tell the coordinate {missing[0]!r} for these tasks"
+            raise UsageError(what, f"it tells {known}")
 
     def follow(self, task: Task, problems: Problems) -> Follower:
         """What follows the texts of problems of one task."""

@@ -16,11 +16,10 @@ from mathllm.tasks import TASKS, Problems, Task, by_task
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, VOCAB_SIZE, Ids
 
-# the coordinates that there are. `place`: which digit place a token is about (units 1, tens 2, none 0); the token
-# before an answer's digit i has place i. `run`: the position of a digit in its own number, from the left, 0
-# elsewhere. `segment`: 1 from the first `=` on, 0 before.
-AXES = ("place", "run", "segment")
-Coordinates = Mapping[str, "Ints | int"]  # by axis
+# by axis, 0 where a token is about none. `place` is the digit place that it is about (units 1, tens 2; the token before
+# an answer's digit i has place i), `run` the position of a digit in its own number, from the left, `segment` 1 from the
+# first `=` on. A thought may tell others
+Coordinates = Mapping[str, "Ints | int"]
 
 NOTHING = 255  # is no token: what a follower is told before its text's `=` has come
 
@@ -76,7 +75,7 @@ class Follower:
                 setattr(self, name, value[rows])
 
 
-class Notation(Protocol):
+class Followed(Protocol):
     """What a walk asks of a format, see there."""
 
     @property
@@ -93,7 +92,7 @@ class Notation(Protocol):
 class Walk:
     """Follows texts of problems in one format; `axes` are the coordinates that are asked for."""
 
-    def __init__(self, format: Notation, problems: Problems, axes: Sequence[str]) -> None:
+    def __init__(self, format: Followed, problems: Problems, axes: Sequence[str]) -> None:
         self.format, self.axes = format, tuple(axes)
         self.task, self.run = problems.task, np.zeros(len(problems), np.int64)
         thoughts = [format.thoughts.get(task.name) for task, _ in by_task(problems)]
@@ -123,16 +122,16 @@ class Walk:
             for column in range(int(inside.sum(1).min(initial=ids.shape[1])), ids.shape[1]):
                 coordinates = follower.push(columns[column])
                 for axis in self.followed:
-                    told[axis][column] = coordinates[axis]
+                    told[axis][column] = coordinates.get(axis, 0)
                 choices[column] = follower.choice
             self.choices[rows] = choices.T
             of_prompt = self.format.prompt_coordinates(task, part, inside) if self.followed else {}
             for axis in self.followed:
-                found[axis][rows] = of_prompt[axis] + told[axis].T
+                found[axis][rows] = of_prompt.get(axis, 0) + told[axis].T
         if "run" in self.axes:
             run = run_positions(ids < 10)
             self.run = run[:, -1]
-            found["run"] = self._hinted(run)
+            found["run"] = self._with_hints(run)
         if "segment" in self.axes:
             found["segment"] = (~prompt).astype(np.int64)
         return found
@@ -143,10 +142,10 @@ class Walk:
         for _, rows, follower in self._parts():
             coordinates = follower.push(ids[rows])
             for axis in self.followed:
-                found[axis][rows] = coordinates[axis]
+                found[axis][rows] = coordinates.get(axis, 0)
         if "run" in self.axes:
             self.run = (self.run + 1) * (ids < 10)
-            found["run"] = self._hinted(self.run)
+            found["run"] = self._with_hints(self.run)
         if "segment" in self.axes:
             found["segment"] = np.ones(len(ids), np.int64)
         return found
@@ -167,7 +166,7 @@ class Walk:
             follower.keep((np.cumsum(self.task == code) - 1)[rows[self.task[rows] == code]])
         self.task, self.run = self.task[rows], self.run[rows]
 
-    def _hinted(self, run: Ints) -> Ints:
+    def _with_hints(self, run: Ints) -> Ints:
         # a hint and its digit are at one position
         return (run + 1) // 2 if self.format.hints else run
 

@@ -57,7 +57,7 @@ class Slot(Thought):
 
 
 def slots_format(constant: int = 0) -> Format:
-    """The format with so many thoughts in every text."""
+    """The format with `constant` thoughts in every text."""
     thought = Slot(constant)
     return Format(
         "slots",

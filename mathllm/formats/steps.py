@@ -3,7 +3,7 @@
 The number of thoughts follows from the problem alone, so that decoding can hold a model to it: it writes digits
 between `<think>` and `</think>`, and may mean by them what it likes.
 
-Three more notations are controls: no thought at all, and thoughts that are given with the problem and say nothing.
+Three more formats are controls: no thought at all, and thoughts that are given with the problem and say nothing.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from mathllm.model.linear import BlockLinear
 from mathllm.model.norms import rms_norm
 from mathllm.model.positions import Where
 
-MANY_ROWS = 32  # from so many rows on, two products for all heads are faster than a fused kernel for each
+MANY_ROWS = 32  # from here on, two products for all heads are faster than a fused kernel for each
 
 
 class Attention(nn.Module):

@@ -95,7 +95,7 @@ class Task:
     def of_length(
         self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
     ) -> Problems:
-        """n problems of so many operands: random ones of exactly that many digits, or (`stress`) such as are hardest,
+        """n problems with that many operands: random ones of exactly that many digits, or (`stress`) the hardest,
         the first operand of that many digits (or one less)."""
         raise NotImplementedError
 

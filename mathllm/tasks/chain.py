@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.errors import UsageError
+from mathllm.errors import UsageError, check_choice
 from mathllm.tasks.base import MAX_DIGITS, Problems, Task, plural
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, significant
 from mathllm.tasks.sampling import Sampling
@@ -31,6 +31,7 @@ class Chain(Task):
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         """Chains of 1 to max_digits numbers, each as often (`uniform`: as often as there are such chains, which is
         almost always the most); rows come in blocks of one length."""
+        check_choice("sampling", method, self.samplings)
         n = len(counts)
         numbers = rng.integers(
             how.max_digits if method == "uniform" else 1, how.max_digits + 1, -(-n // BLOCK)
@@ -41,7 +42,7 @@ class Chain(Task):
     def of_length(
         self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
     ) -> Problems:
-        """Chains of so many numbers; with `stress`, of steps that change something."""
+        """Chains of `digits` numbers; with `stress`, of steps that change something."""
         numbers = np.full(n, digits)
         return self.draw(rng, numbers, rng.binomial(numbers - 1, 1 / 3), digits, idle=not stress)
 
@@ -52,7 +53,7 @@ class Chain(Task):
     def draw(
         self, rng: np.random.Generator, numbers: Ints, products: Ints, width: int, idle: bool = True
     ) -> Problems:
-        """Chains of so many `numbers` [n], at most `width`, of whose steps so many are `products` [n].
+        """Chains of `numbers` [n] numbers, at most `width`, with `products` [n] of their steps products.
 
         Without `idle` no step adds 0 or multiplies by 1.
         """

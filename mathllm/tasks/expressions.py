@@ -117,7 +117,7 @@ def _lex(texts: Sequence[str]) -> tuple[NDArray[np.uint8], Ints, Bools]:
 
 
 def _within(task: Task, numbers: Ints, longest: Ints) -> Bools:
-    """Where [N] the task may have expressions of so many numbers, the longest of so many digits."""
+    """Where [N] the task may have expressions of `numbers` [N] numbers, the longest of `longest` [N] digits."""
     within: Bools = (numbers >= task.least_numbers) & (numbers <= task.most_numbers)
     return within & (longest <= task.most_digits)
 
@@ -228,7 +228,7 @@ def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError
     task, part = tasks[int(np.argmax(fits))], min(int(np.max(fits)), len(starts) - 1)
     what = body[starts[part] : (*starts, len(body))[part + 1]].strip()
     nobody = part == 1 and len(tasks) > 1 and max(fits) == min(fits)
-    rule = "no task that is asked has that operator" if nobody else task.rule
+    rule = "none of these tasks has that operator" if nobody else task.rule
     message = f"{what if len(what) <= 20 else what[:16] + '...'!r} does not fit: {rule}"
     return ExpressionError(message, text, starts[part], f"write a problem like {task.example}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mathllm import registry
-from mathllm.errors import UsageError, unknown_choice
+from mathllm.errors import UsageError, check_choice, unknown_choice
 from mathllm.tasks.numbers import Digits, Ints, random_digits
 
 SAMPLINGS = tuple(registry.SAMPLINGS)
@@ -50,6 +50,7 @@ class Sampling:
 
 def draw_operands(rng: np.random.Generator, counts: Ints, method: str, max_digits: int) -> Digits:
     """Operands [n, max(counts), max_digits] by `digits` or `uniform`, where row i has counts[i] of them."""
+    check_choice("sampling", method, ("digits", "uniform"))
     shape = (len(counts), int(counts.max(initial=2)))
     if method == "uniform":
         return rng.integers(0, 10, (*shape, max_digits), dtype=np.uint8)

@@ -43,8 +43,8 @@ class Average(Hook):
 
 
 class EarlyStopping(Hook):
-    """Ends a run at a share of validation that is right (0: never), or after so many evaluations without a better one
-    (0: never)."""
+    """Ends a run at a share of validation that is right (0: never), or after `patience` evaluations without a better
+    one (0: never)."""
 
     def __init__(self, target: float, patience: int) -> None:
         self.target, self.patience = target, patience

@@ -145,7 +145,7 @@ def union(axes: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 class Table(nn.Embedding):
-    """A trained vector for each of so many positions, small at first."""
+    """A trained vector for each position, small at first."""
 
     __call__: Callable[[Any, Tensor], Tensor]  # of the instance itself and positions
 

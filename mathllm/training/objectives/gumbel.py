@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from mathllm.data.batches import IGNORED
 from mathllm.errors import UsageError, check_at_least, check_choice
-from mathllm.formats import Format, Rendered
+from mathllm.flags import listed
+from mathllm.formats import FORMATS, Format, Rendered
 from mathllm.model.cache import GrowingCache
 from mathllm.model.transformer import Transformer
 from mathllm.tasks.numbers import Bools, Ints
@@ -92,7 +93,7 @@ class GumbelThoughts(Objective):
         if not format.counted:
             raise UsageError(
                 f"format {format.name!r} leaves no thought of a known length to the model",
-                "use --format slots, or --task chain --format steps",
+                f"use --format {listed(name for name, one in FORMATS.items() if one.counted)}",
             )
         if compiled:
             reason = "thoughts are emitted one by one: there is nothing to compile"

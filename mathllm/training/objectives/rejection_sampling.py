@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from mathllm.errors import check_at_least
 from mathllm.inference.sampling import SamplingParams
@@ -42,7 +43,9 @@ class RejectionSampling(Objective):
         right (`accepted`), and of the problems that have any (`solved`)."""
         of = np.repeat(np.arange(len(problems)), self.settings.samples)  # the problem of each text
         params = SamplingParams(self.settings.temperature)
-        written = model.complete(model.format.render(problems)[of], params=params, generator=moment.generator)
+        # tokens are drawn where the model is
+        generator = torch.Generator(model.device).manual_seed(moment.generator.initial_seed())
+        written = model.complete(model.format.render(problems)[of], params=params, generator=generator)
         right = model.right(written)
         # not among all: a text that was cut looks like one that has ended, behind which `<end>` pads
         rows = np.flatnonzero(right)
