@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 
 from mathllm import __version__
 from mathllm.config import DataConfig, ModelConfig, build_config
-from mathllm.errors import CheckpointError, MathLLMError
+from mathllm.errors import CheckpointError, MathLLMError, check_at_least
 from mathllm.files import write_bytes, write_json
 from mathllm.inference.sampling import GREEDY, SamplingParams
 from mathllm.math_model import MathModel
@@ -71,6 +71,7 @@ def load_checkpoint(
     config = read_config(directory)
     try:
         settings = build_config({"model": config["model"], "data": config["data"]})
+        check_at_least("model.max_length", settings.model.max_length, 1)
         model = Transformer.from_config(settings.model)
         loaded = MathModel(model, settings.data, directory, params=params, seed=seed)
     except (KeyError, TypeError, AttributeError, RuntimeError, MathLLMError) as error:
@@ -172,7 +173,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}", "use another checkpoint of the run"
         ) from error
@@ -182,7 +183,7 @@ def read_config(directory: Path) -> dict[str, Any]:
             "only checkpoints that mathllm train wrote can be loaded",
         )
     version = config.get("checkpoint_format", 1)
-    if version not in range(OLDEST, FORMAT + 1):
+    if type(version) is not int or version not in range(OLDEST, FORMAT + 1):
         raise CheckpointError(
             f"{directory} has checkpoint format {version}, and this version reads {OLDEST} to {FORMAT}",
             f"it was written by mathllm {config.get('mathllm', 'unknown')}: train it anew, or take a newer mathllm",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mathllm.config import Config, DataConfig, ModelConfig
+from mathllm.config import Config, DataConfig, ModelConfig, merged
 from mathllm.data.files import read_metadata
 from mathllm.data.sources import STREAM_SETTINGS, format_of, longest_text, ratios, sampling
 from mathllm.errors import UsageError
@@ -42,7 +42,7 @@ def resolve_data(data: DataConfig) -> DataConfig:
     Raises UsageError, with the reason, where task, format, padding and sampling do not go together.
     """
     if data.data_dir:
-        said = read_metadata(Path(data.data_dir))["data"]
+        said = merged({"data": read_metadata(Path(data.data_dir))["data"]})["data"]
         data = replace(data, **{name: said[name] for name in STREAM_SETTINGS if name in said})
     else:
         check_sampling(data)

@@ -136,7 +136,7 @@ def test_checkpoints_of_format_2_compute_what_they_always_did(
     assert new.solve(expression) == old.solve(expression)
 
 
-@pytest.mark.parametrize("version", [1, 4, "2", None])
+@pytest.mark.parametrize("version", [1, 4, "2", 2.0, None])
 def test_another_format_is_refused_and_named(version: object, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(FIXTURES / "format-2" / "addsub-3digit", tmp_path / "model"))
     config = directory / "config.json"

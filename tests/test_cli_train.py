@@ -365,6 +365,33 @@ def test_resume_finds_the_run_by_the_same_flags(run: Any) -> None:
     assert "from step 2" in run(*options, "--max-steps", "3", "--resume").err
 
 
+def test_resume_goes_on_with_its_run_whatever_data_lies_about(run: Any) -> None:
+    own = ("--task", "addition", *QUICK, "--learning-rate", "0.0123", "--set", "optim.schedule=constant")
+    assert run(*own, "--max-steps", "2").code == 0
+    others = DataConfig(task="subtraction", max_digits=2, train_ratio=0.7, val_ratio=0.15)
+    generate_dataset(others, 300, 0, Path("data"))
+    assert run("--resume", "--model-size", "nano", "--max-steps", "4").code == 0
+    said = settings("checkpoints/addition-nano")
+    assert (said["optim.learning_rate"], said["optim.schedule"]) == (0.0123, "constant")
+    assert (said["train.max_steps"], said["data.task"], said["data.data_dir"]) == (4, "addition", "")
+
+
+def test_a_warm_up_by_flag_leaves_what_a_recipe_supervises(run: Any) -> None:
+    Path("mine.toml").write_text(
+        '[data]\ntask = "chain"\nformat = "steps"\n'
+        '[objective]\nname = "gumbel"\nsupervised = 3\nwarmup_steps = 10\n'
+    )
+    for warmup, supervised in ((2, 3), (0, 0)):
+        directory = f"run-{warmup}"
+        ended = run(
+            *("--recipe", "mine.toml", *SMALL, "--max-digits", "3", "--max-steps", "1"),
+            *("--thought-warmup", str(warmup), "--output-dir", directory),
+        )
+        assert ended.code == 0, ended.err
+        said = settings(directory)
+        assert (said["objective.warmup_steps"], said["objective.supervised"]) == (warmup, supervised)
+
+
 def test_there_must_be_a_run_to_resume(run: Any) -> None:
     ended = run(*QUICK, "--resume", "--output-dir", "nothing")
     assert ended.code == 2

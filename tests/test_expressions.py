@@ -252,6 +252,14 @@ def test_numbers_are_read_from_texts_as_from_ids(texts: list[str]) -> None:
         assert numbers.to_ints()[row] == (int(bare) if good[row] else 0)
 
 
+def test_a_number_with_too_many_zeros_is_the_one_to_blame() -> None:
+    with pytest.raises(
+        ExpressionError, match=r"'007' does not fit: a chain has numbers of one digit"
+    ) as caught:
+        parse_expression("007+3", get_tasks("chain"))
+    assert caught.value.position == 0
+
+
 def test_no_rows() -> None:
     problems, good = read_expressions([])
     assert len(problems) == len(good) == 0

@@ -81,7 +81,7 @@ def demo(
         (f"mathllm eval{where} --exhaustive {limit}", "check every pair again"),
         ("mathllm gen-data && mathllm train", "a larger model, on data of your own making"),
     ):
-        console.print(f"{command:<35}{what}", markup=False, soft_wrap=True)
+        console.print(f"{command:<34} {what}", markup=False, soft_wrap=True)
 
 
 def headline(console: Console, text: str) -> None:

@@ -97,7 +97,7 @@ def about(path: Path) -> str:
         return f"{model['size']}, {model['position']}, {data['task']} {digits}, format {data['format']}"
     except MathLLMError as error:
         return error.message
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         return f"its settings lack {error}"
 
 
@@ -109,9 +109,11 @@ def data() -> dict[str, str]:
         return {"data": "none: mathllm train makes problems as it goes"}
     try:
         metadata = read_metadata(Path("data"))
+        rows = sum(split["rows"] for split in metadata["counts"].values())
     except MathLLMError as error:
         return {"data": error.message}
-    rows = sum(split["rows"] for split in metadata["counts"].values())
+    except (KeyError, TypeError) as error:
+        return {"data": f"its metadata lack {error}"}
     return {"data": f"{rows:,} rows: {metadata.get('command')}"}
 
 

@@ -99,7 +99,6 @@ def config_from_flags(
 ) -> Config:
     """The Config that flags, recipe and --set amount to, on top of a run's own when it is resumed."""
     from mathllm.config import ObjectiveConfig, build_config, load_recipe, merged
-    from mathllm.resolve import run_directory
     from mathllm.training.run import saved_settings
 
     flags, implied = options.tables_of(given)
@@ -108,17 +107,32 @@ def config_from_flags(
     own, assigned = load_recipe(recipe) if recipe else {}, parse_assignments(assignments)
     data_dir = merged(own, assigned, flags)["data"].get("data_dir", "")
     facts = data_facts(data_dir, own.get("data", {}), assigned.get("data", {}) | flags.get("data", {}))
-    layers = [own, facts, implied, assigned, flags]
+    before, pinned = [own, facts], {}
     if resume:
-        known = merged(*layers)
-        name = {
-            section: {key: known[section][key] for key in keys if key in known[section]}
-            for section, keys in RUN_NAME.items()
-        }
-        # a data directory that merely lies about is not what the run was started on
-        layers[1:2] = [saved_settings(Path(run_directory(build_config(name)))), facts if data_dir else {}]
+        # a data directory that merely lies about may not be what the run was started on
+        runs = [run_named(own, facts, assigned, flags), run_named(own, assigned, flags)]
+        run = next((one for one in runs if saved_settings(one)), runs[0])
+        before = [own, saved_settings(run), facts if data_dir else {}]
+        pinned = {"train": {"output_dir": str(run)}}
+    for section, values in implied.items():  # what is switched on already stays as it is
+        known = {key: value for layer in before for key, value in layer.get(section, {}).items()}
+        implied[section] = {key: on for key, on in values.items() if not (on and known.get(key))}
+    layers = [*before, implied, assigned, flags, pinned]
     check_objective(given, merged(*layers)["objective"].get("name", ObjectiveConfig.name))
     return build_config(*layers)
+
+
+def run_named(*layers: Tables) -> Path:
+    """The directory of the run that settings name."""
+    from mathllm.config import build_config, merged
+    from mathllm.resolve import run_directory
+
+    known = merged(*layers)
+    name = {
+        section: {key: known[section][key] for key in keys if key in known[section]}
+        for section, keys in RUN_NAME.items()
+    }
+    return Path(run_directory(build_config(name)))
 
 
 def check_objective(given: dict[str, Any], name: str) -> None:

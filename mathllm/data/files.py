@@ -175,8 +175,8 @@ def read_metadata(data_dir: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not valid JSON: {error}", f"{make} --overwrite") from error
     required = ("data", "counts")
     missing = [key for key in required if not isinstance(metadata, dict) or key not in metadata]
-    if missing or not isinstance(metadata["data"], dict):
-        lacking = ", ".join(map(repr, missing or ["data"]))
+    if missing or not isinstance(metadata["data"], dict) or not isinstance(metadata["counts"], dict):
+        lacking = ", ".join(map(repr, missing or required))
         raise DataError(f"{path} does not describe a dataset: it lacks {lacking}", f"{make} --overwrite")
     unknown = sorted(set(metadata["data"]) - {f.name for f in fields(DataConfig)})
     if unknown:

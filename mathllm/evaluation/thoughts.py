@@ -51,7 +51,7 @@ class Slot:
         joint = self.counts / self.counts.sum()
         product = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
         there = joint > 0
-        return float((joint[there] * np.log2(joint[there] / product[there])).sum())
+        return max(0.0, float((joint[there] * np.log2(joint[there] / product[there])).sum()))
 
     def to_dict(self) -> dict[str, Any]:
         return {

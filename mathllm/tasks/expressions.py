@@ -196,6 +196,7 @@ def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError
     if not body.strip():
         return ExpressionError("there is no problem here", text or " ", 0, hint)
     starts: list[int] = []  # of numbers and operators in turn
+    widths: list[int] = []  # digits of these as they are written, 0 of operators
     digits, gap = 0, False  # of the number that is being read, and has white space followed it?
     for position, char in enumerate(body):
         if char.isspace():
@@ -204,8 +205,11 @@ def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError
         if char.isdigit() and digits and gap:
             return ExpressionError("white space inside a number", text, position, hint)
         if char.isdigit():
-            starts += [position] if not digits else []
+            if not digits:
+                starts.append(position)
+                widths.append(0)
             digits += 1
+            widths[-1] = digits
             if digits > MAX_DIGITS:
                 return ExpressionError(
                     f"a number of more than {MAX_DIGITS:,} digits", text, position, "split it up"
@@ -217,6 +221,7 @@ def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError
             return ExpressionError("a number was expected here", text, position, hint)
         else:
             starts.append(position)
+            widths.append(0)
             digits = 0
         gap = False
     if not digits or len(starts) < min(2 * task.least_numbers - 1 for task in tasks):
@@ -224,7 +229,12 @@ def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError
     most = max(task.most_numbers for task in tasks)
     end = starts[2 * most] if len(starts) > 2 * most else len(body)  # with one number too many
     problem, _ = read_expressions([body[:end] + "0" * (end < len(body))], [_Anything()])
-    fits = [np.append(task.misfits(problem)[0, : len(starts)], True).argmax() for task in tasks]
+    fits = []  # the first part that is not the task's
+    for task in tasks:
+        wrong = np.array(widths) > task.most_digits
+        shared = task.misfits(problem)[0, : len(wrong)]
+        wrong[: len(shared)] |= shared
+        fits.append(np.append(wrong, True).argmax())
     task, part = tasks[int(np.argmax(fits))], min(int(np.max(fits)), len(starts) - 1)
     what = body[starts[part] : (*starts, len(body))[part + 1]].strip()
     nobody = part == 1 and len(tasks) > 1 and max(fits) == min(fits)
