@@ -126,8 +126,11 @@ def join_pieces(flat: NDArray[Any], pieces: Sequence[bytes]) -> bytes:
     for i, piece in enumerate(pieces):
         if len(piece) != 1:
             text = text.replace(bytes([128 + i]), piece)
-    for symbol, pair in _PAIRS.items():
-        text = text.replace(pair, symbol)
+    # looking for pairs among so many single signs is slow, and most texts have none
+    signs = (flat == PLUS) | (flat == MINUS)
+    if (signs[1:] & signs[:-1]).any():
+        for symbol, pair in _PAIRS.items():
+            text = text.replace(pair, symbol)
     return text
 
 
