@@ -9,21 +9,20 @@ What training adds (its settings, its state, the model card) lies beside these a
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from mathllm import __version__
 from mathllm.config import DataConfig, ModelConfig, build_config
-from mathllm.errors import CheckpointError, MathLLMError, check_at_least
-from mathllm.files import write_bytes, write_json
+from mathllm.errors import CheckpointError, MathLLMError, check_at_least, reason
+from mathllm.files import read_json, write_bytes, write_json
 from mathllm.inference.sampling import GREEDY, SamplingParams
 from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
@@ -72,15 +71,19 @@ def load_checkpoint(
     try:
         settings = build_config({"model": config["model"], "data": config["data"]})
         check_at_least("model.max_length", settings.model.max_length, 1)
+        # what a file says may be anything: its shape costs nothing to look at, before there is a model of it
+        weights = read_weights(directory / WEIGHTS, Transformer.without_weights(settings.model))
         model = Transformer.from_config(settings.model)
         loaded = MathModel(model, settings.data, directory, params=params, seed=seed)
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, AttributeError, RuntimeError, MathLLMError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        why = f"{error} is missing" if isinstance(error, KeyError) else reason(error)
         raise CheckpointError(
-            f"{directory / CONFIG} does not describe a model of this version: {reason}",
+            f"{directory / CONFIG} does not describe a model of this version: {why}",
             f"it was written by mathllm {config.get('mathllm', 'unknown')}, this is {__version__}",
         ) from error
-    model.load_state_dict(read_weights(directory / WEIGHTS, model))
+    model.load_state_dict(weights)
     model.to(device or torch.device("cpu")).eval()
     loaded.check_weights()
     return loaded
@@ -137,34 +140,60 @@ def step_checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[11:]))
 
 
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """The shapes of the tensors in a safetensors file, of which nothing else is read.
+
+    Raises CheckpointError for a damaged one, and for tensors that are no real numbers."""
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a regular file")
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            kinds = {part.get_dtype() for part in found.values()}
+            if unreal := sorted(kind for kind in kinds if kind not in ("F64", "F32", "F16", "BF16")):
+                raise ValueError(f"it holds {unreal[0]}, and weights are F32, BF16, F16 or F64")
+            return {name: part.get_shape() for name, part in found.items()}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file. Raises CheckpointError for a damaged one."""
+    """The tensors of a safetensors file, which are read into memory: see `read_shapes` first. Raises CheckpointError
+    for a damaged one."""
     try:
         tensors: dict[str, torch.Tensor] = load_tensors(path.read_bytes())
         return tensors
     except (OSError, SafetensorError, ValueError) as error:
-        hint = "it may have been cut off while copying; use another checkpoint of the run"
-        raise CheckpointError(f"{path} cannot be read: {error}", hint) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    hint = "it may have been cut off while copying; use another checkpoint of the run"
+    return CheckpointError(f"{path} cannot be read: {error}", hint)
 
 
 def read_weights(path: Path, model: Transformer) -> dict[str, torch.Tensor]:
     """The weights in a file of a checkpoint's directory, whatever version wrote it, by their names in this one.
 
-    Raises CheckpointError where they are not those of such a model.
+    Raises CheckpointError where they are not those of such a model, before any is read.
     """
-    written_in, tensors = read_config(path.parent)["checkpoint_format"], read_tensors(path)
-    for version in range(written_in, FORMAT):
-        pattern, name_now = RENAMED[version]
-        tensors = {re.sub(f"^{pattern}$", name_now, name): tensor for name, tensor in tensors.items()}
-    expected = model.state_dict()
-    for name in sorted(tensors.keys() | expected.keys()):
-        found = list(tensors[name].shape) if name in tensors else "nothing"
-        wanted = list(expected[name].shape) if name in expected else "nothing"
+    written_in = read_config(path.parent)["checkpoint_format"]
+
+    def name_now(name: str) -> str:
+        for version in range(written_in, FORMAT):
+            pattern, now = RENAMED[version]
+            name = re.sub(f"^{pattern}$", now, name)
+        return name
+
+    shapes = {name_now(name): shape for name, shape in read_shapes(path).items()}
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(shapes.keys() | expected.keys()):
+        found, wanted = shapes.get(name, "nothing"), expected.get(name, "nothing")
         if found != wanted:
             problem = f"{name} should be {wanted}, found {found}"
             hint = "the two are not of one checkpoint; use another one"
             raise CheckpointError(f"{path} does not fit its {CONFIG}: {problem}", hint)
-    return tensors
+    return {name_now(name): tensor for name, tensor in read_tensors(path).items()}
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -172,8 +201,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     that cannot be read."""
     path = directory / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}", "use another checkpoint of the run"
         ) from error

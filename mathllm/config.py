@@ -7,16 +7,18 @@ these objects' file or flag names: they take plain values.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from mathllm import registry
+from mathllm import limits, registry
 from mathllm.errors import UsageError, check_at_least, check_choice, unknown_choice
 from mathllm.files import load_toml, toml_names
 from mathllm.flags import MACHINE, MODEL, OUTPUT, TEXT, Flag, converted, listed, parse_assignments, setting
+from mathllm.limits import check_range
 from mathllm.registry import FORMATS, OBJECTIVES, POSITIONS, SAMPLINGS, TASKS, described, setting_names
 
 SIZES: dict[str, dict[str, int]] = {
@@ -30,8 +32,6 @@ ACTIVATIONS = ("gelu", "relu2", "swiglu")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-MAX_LENGTH = 1 << 20  # tokens; tables of positions are that long
-MAX_THOUGHTS = 1000
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,23 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, NORMS)
         check_choice("activation", self.activation, ACTIVATIONS)
-        for name in ("layers", "hidden", "heads", "feed_forward", "loops"):
-            check_at_least(f"model.{name}", getattr(self, name), 1)
-        check_at_least("model.max_length", self.max_length, 0)
-        for name in ("kv_heads", "qk_scale"):
-            check_at_least(f"model.{name}", getattr(self, name), 0)
+        for name, least, most in (
+            ("layers", 1, limits.MAX_DEPTH),
+            ("loops", 1, limits.MAX_DEPTH),
+            ("hidden", 1, limits.MAX_WIDTH),
+            ("heads", 1, limits.MAX_WIDTH),
+            ("kv_heads", 0, limits.MAX_WIDTH),
+            ("feed_forward", 1, limits.MAX_FEED_FORWARD),
+            ("max_length", 0, limits.MAX_LENGTH),
+            ("qk_scale", 0, math.inf),
+        ):
+            check_range(f"model.{name}", getattr(self, name), least, most)
+        self._check_size()
         if self.hidden % self.heads or self.heads % (self.kv_heads or self.heads):
             raise UsageError(
                 f"hidden {self.hidden} must be a multiple of heads {self.heads}, "
                 f"and heads a multiple of kv_heads {self.kv_heads or self.heads}"
             )
-        if self.max_length > MAX_LENGTH:
-            raise UsageError(f"max_length must be at most {MAX_LENGTH:,}, not {self.max_length:,}")
         schemes = registry.position_classes(self.position)
         for name, scheme in schemes.items():
             scheme.check(name, self.hidden, self.heads)
@@ -79,6 +84,22 @@ class ModelConfig:
         object.__setattr__(self, "position", "+".join(schemes))
         settings = _POSITION.complete(self.position, schemes, self.position_settings)
         object.__setattr__(self, "position_settings", settings)
+
+    def _check_size(self) -> None:
+        """Raises UsageError for a model that is larger than anybody means."""
+        check_range("model.layers times model.loops", self.layers * self.loops, 1, limits.MAX_DEPTH)
+        matrices = 3 if self.activation == "swiglu" else 2
+        parameters = self.layers * self.hidden * (4 * self.hidden + matrices * self.feed_forward)
+        if parameters > limits.MAX_PARAMETERS:
+            what = (
+                f"a model of {self.layers} layers, {self.hidden} wide, has {parameters:,} parameters or more"
+            )
+            raise UsageError(f"{what}, and {limits.MAX_PARAMETERS:,} are allowed", "make it smaller")
+        if self.max_length * self.hidden > limits.MAX_TABLE:
+            most = limits.MAX_TABLE // self.hidden
+            raise UsageError(
+                f"model.max_length must be at most {most:,} at that width, not {self.max_length:,}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, with the settings of the position beside them."""
@@ -115,12 +136,15 @@ class DataConfig:
     thought_length: int = setting(0, "Thoughts in a text (format slots).", TEXT, shown="digits + 1")
 
     def __post_init__(self) -> None:
-        check_at_least("data.num_examples", self.num_examples, 0)
-        check_at_least("data.curriculum_steps", self.curriculum_steps, 0)
-        check_at_least("data.curriculum_start", self.curriculum_start, 1)
-        check_at_least("data.thought_length", self.thought_length, 0)
-        if (length := self.thought_length) > MAX_THOUGHTS:
-            raise UsageError(f"data.thought_length must be at most {MAX_THOUGHTS:,}, not {length:,}")
+        for name, least, most in (
+            ("num_examples", 0, limits.MAX_CELLS),
+            ("max_digits", 1, limits.MAX_DIGITS),
+            ("max_operands", 2, limits.MAX_OPERANDS),
+            ("curriculum_steps", 0, limits.MAX_STEPS),
+            ("curriculum_start", 1, limits.MAX_DIGITS),
+            ("thought_length", 0, limits.MAX_THOUGHTS),
+        ):
+            check_range(f"data.{name}", getattr(self, name), least, most)
         object.__setattr__(self, "task", ",".join(name.strip() for name in self.task.split(",")))
         if self.curriculum_steps and (self.data_dir or self.num_examples):
             hint = "leave out data_dir and num_examples"
@@ -158,8 +182,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "warmup_steps", "grad_clip"):
+        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "grad_clip"):
             check_at_least(f"optim.{name}", getattr(self, name), 0)
+        check_range("optim.warmup_steps", self.warmup_steps, 0, limits.MAX_STEPS)
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"optim.ema_decay is at least 0 and below 1, not {self.ema_decay:g}")
 
@@ -214,13 +239,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("wandb setting", self.wandb, ("auto", "on", "off"))
-        rows = ("batch_size", "eval_batch_size", "grad_accumulation", "eval_examples")
-        for name in (*rows, "num_epochs", "eval_steps", "save_steps", "logging_steps", "keep"):
-            check_at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("max_steps", "patience", "seed", "threads"):
-            check_at_least(f"train.{name}", getattr(self, name), 0)
-        if self.seed >= 2**63:
-            raise UsageError(f"train.seed must be below 2**63, not {self.seed}")
+        for name in ("batch_size", "eval_batch_size", "grad_accumulation", "eval_examples"):
+            check_range(f"train.{name}", getattr(self, name), 1, limits.MAX_STEP_TOKENS)
+        for name in ("num_epochs", "eval_steps", "save_steps", "logging_steps", "keep"):
+            check_range(f"train.{name}", getattr(self, name), 1, limits.MAX_STEPS)
+        for name, most in (
+            ("max_steps", limits.MAX_STEPS),
+            ("patience", limits.MAX_STEPS),
+            ("seed", 2**63 - 1),
+            ("threads", limits.MAX_THREADS),
+        ):
+            check_range(f"train.{name}", getattr(self, name), 0, most)
         if not 0 <= self.target_exact_match <= 1:
             raise UsageError(f"target_exact_match is a share from 0 to 1, not {self.target_exact_match:g}")
 

@@ -18,6 +18,10 @@ class MathLLMError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """All that there is to say, as a notebook shows it."""
+        return "\n".join([self.message, *([f"hint: {self.hint}"] if self.hint else [])])
+
 
 class UsageError(MathLLMError, ValueError):
     """A value that cannot be used: an unknown option, a combination that makes no sense."""
@@ -36,6 +40,9 @@ class ExpressionError(DataError):
         super().__init__(message, hint)
         self.text = text
         self.position = position
+
+    def __str__(self) -> str:
+        return super().__str__().replace(self.message, f"{self.message}\n{self.caret()}", 1)
 
     def caret(self, width: int = 72) -> str:
         """Two lines: the text (a window of it, if long) and a caret under the offending character."""
@@ -60,6 +67,11 @@ class DeviceError(MathLLMError):
 
 class TrainingError(MathLLMError):
     """Training cannot go on, for example because the loss is not a number any more."""
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in a sentence that has a place for it: without the hint."""
+    return error.message if isinstance(error, MathLLMError) else str(error)
 
 
 def complain(error: MathLLMError, where: str = "") -> None:
@@ -88,6 +100,8 @@ def check_choice(kind: str, value: str, choices: Collection[str]) -> None:
 def check_at_least(name: str, value: float, least: float) -> None:
     """Raises UsageError for a number that is too low, infinite, or none."""
     if not value >= least:
-        raise UsageError(f"{name} must be at least {least:g}, not {value:g}")
-    if math.isinf(value):
+        # whole numbers may be too large for a float
+        shown = f"{value:g}" if isinstance(value, float) or abs(value) < 1e15 else "that"
+        raise UsageError(f"{name} must be at least {least:g}, not {shown}")
+    if value == math.inf:
         raise UsageError(f"{name} must be finite")

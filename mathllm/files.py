@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mathllm.errors import MathLLMError, UsageError, unknown_choice
+from mathllm.limits import MAX_DOCUMENT, MAX_RECIPE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,6 +126,26 @@ def sync(*paths: Path) -> None:
             os.close(handle)
 
 
+def read_document(path: Path, most: int = MAX_DOCUMENT) -> bytes:
+    """A file that is read whole. Raises OSError for what is no regular file (a pipe would be waited for), ValueError
+    for more than `most` bytes."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document. Raises OSError or ValueError where a file holds none."""
+    try:
+        return json.loads(read_document(path).decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def toml_names(folder: str) -> list[str]:
     """The TOML files in a folder of the package, by name."""
     entries = (resources.files("mathllm") / folder).iterdir()
@@ -137,15 +158,17 @@ def load_toml(kind: str, folder: str, name: str) -> dict[str, Any]:
     Raises UsageError where there is none, and where it is not TOML.
     """
     if name.endswith(".toml"):
-        if not Path(name).is_file():
+        path = Path(name)
+        if not path.is_file():
             known = ", ".join(toml_names(folder))
             raise UsageError(f"there is no {kind} file {name}", f"the package has: {known}")
-        content = Path(name).read_bytes()
     elif name in toml_names(folder):
-        content = (resources.files("mathllm") / folder / f"{name}.toml").read_bytes()
+        path = Path(str(resources.files("mathllm") / folder / f"{name}.toml"))
     else:
         raise unknown_choice(kind, name, toml_names(folder))
     try:
-        return tomllib.loads(content.decode())
+        return tomllib.loads(read_document(path, MAX_RECIPE).decode())
     except ValueError as error:  # TOMLDecodeError is one, and so is UnicodeDecodeError
         raise UsageError(f"{kind} {name} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise UsageError(f"{kind} {name} is nested too deeply") from None

@@ -26,8 +26,9 @@ from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, g
 from mathllm.inference.sampling import GREEDY, SamplingParams, pick
 from mathllm.inference.scoring import score_gold
 from mathllm.inference.texts import Written, join, pack
+from mathllm.limits import MAX_DIGITS
 from mathllm.model.transformer import Transformer
-from mathllm.tasks import MAX_DIGITS, TASKS, Problems, answer, extent, get_tasks, readable_beside
+from mathllm.tasks import TASKS, Problems, answer, extent, get_tasks, readable_beside
 from mathllm.tasks.base import plural
 from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions, read_expressions
 from mathllm.tasks.numbers import Bools, Ints

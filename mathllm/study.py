@@ -6,7 +6,6 @@ it was, and several processes may work on different seeds of one study."""
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +19,9 @@ from mathllm.checkpoint import load_checkpoint
 from mathllm.config import Config, build_config, from_saved
 from mathllm.data.sources import format_of
 from mathllm.device import pick_device
-from mathllm.errors import DataError, MathLLMError, UsageError, check_choice
+from mathllm.errors import DataError, MathLLMError, UsageError, check_choice, reason
 from mathllm.evaluation.lengths import check_length, evaluate_lengths
-from mathllm.files import load_toml, write_json
+from mathllm.files import load_toml, read_json, write_json
 from mathllm.resolve import resolve
 from mathllm.tasks import get_tasks
 from mathllm.training.run import saved_settings, train
@@ -117,7 +116,9 @@ class Study:
                 for task in get_tasks(data.task):
                     check_length(format, room, task, digits, operands=data.max_operands)
         except MathLLMError as error:
-            raise UsageError(f"study {self.name}, variant {variant!r}: {error}", error.hint) from error
+            raise UsageError(
+                f"study {self.name}, variant {variant!r}: {error.message}", error.hint
+            ) from error
         return Run(variant, seed, config)
 
     def signature(self, run: Run) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def load_study(name: str) -> Study:
     try:
         return Study(name=Path(name).stem, **{**entries, **lists})
     except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{name} is no study: {error}", "see mathllm/studies for some") from error
+        raise UsageError(f"{name} is no study: {reason(error)}", "see mathllm/studies for some") from error
 
 
 def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def without_place(config: Config) -> Config:
 def read_result(path: Path) -> dict[str, Any]:
     """A JSON document. Raises DataError where it is none."""
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result: dict[str, Any] = read_json(path)
         if isinstance(result, dict):
             return result
         raise ValueError("it holds no object")

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from strategies import SYMBOLS, Question, arrays, ask, batches, encode_rows, operands, questions_of
 
 from mathllm.errors import DataError, ExpressionError
+from mathllm.limits import MAX_DIGITS
 from mathllm.tasks import TASK_NAMES, answer, get_tasks
 from mathllm.tasks.expressions import (
-    MAX_DIGITS,
     expressions,
     numbers_from_ids,
     parse_expression,

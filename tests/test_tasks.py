@@ -490,8 +490,8 @@ def test_unknown_tasks_are_refused(names: str, message: str, hint: str | None) -
     [
         ({"method": "balance"}, "unknown sampling 'balance'"),
         ({"max_digits": 0}, "max_digits must be at least 1, not 0"),
-        ({"max_operands": 1}, "max_operands must be from 2 to 100, not 1"),
-        ({"max_operands": 101}, "max_operands must be from 2 to 100, not 101"),
+        ({"max_operands": 1}, "max_operands must be at least 2, not 1"),
+        ({"max_operands": 101}, "max_operands must be at most 100, not 101"),
     ],
 )
 def test_impossible_samplings_are_refused(settings: dict[str, object], message: str) -> None:

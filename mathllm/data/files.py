@@ -30,10 +30,9 @@ from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
 from mathllm.data.sources import format_of, ratios, sampling
 from mathllm.errors import DataError, UsageError
-from mathllm.files import sync
+from mathllm.files import read_json, sync
 from mathllm.formats import Format
 from mathllm.tasks import (
-    MAX_DIGITS,
     TASKS,
     Problems,
     Sampling,
@@ -92,8 +91,6 @@ def generate_dataset(
         raise UsageError(f"the number of examples must be at least 1, not {num_examples:,}")
     if seed < 0:
         raise UsageError(f"the seed must be at least 0, not {seed}")
-    if data.max_digits > MAX_DIGITS:
-        raise UsageError(f"max_digits must be at most {MAX_DIGITS:,}, not {data.max_digits:,}")
     data = replace(data, task=",".join(task.name for task in tasks))
     format = format_of(data)
     wanted = _wanted(num_examples, shares)
@@ -168,10 +165,10 @@ def read_metadata(data_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{data_dir} holds no dataset: it has no {METADATA}", make)
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = read_json(path)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}", f"{make} --overwrite") from error
     required = ("data", "counts")
     missing = [key for key in required if not isinstance(metadata, dict) or key not in metadata]

@@ -15,8 +15,8 @@ from mathllm.evaluation.exact_match import Progress, moved
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Format
 from mathllm.inference.texts import Reasoner
+from mathllm.limits import MAX_OPERANDS
 from mathllm.tasks import Problems, Task
-from mathllm.tasks.sampling import MAX_OPERANDS
 
 RANDOM, STRESS = "random", "carry stress"
 KINDS = (RANDOM, STRESS)

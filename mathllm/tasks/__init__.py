@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mathllm import registry
 from mathllm.errors import UsageError, unknown_choice
-from mathllm.tasks.base import MAX_DIGITS, Problems, Task, concatenate
+from mathllm.tasks.base import Problems, Task, concatenate
 from mathllm.tasks.numbers import Ints, Numbers, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
 
@@ -22,7 +22,6 @@ TASK_NAMES = tuple(registry.TASKS)
 assert [(task.code, task.name) for task in TASKS] == list(enumerate(TASK_NAMES))
 
 __all__ = [
-    "MAX_DIGITS",
     "SAMPLINGS",
     "TASKS",
     "TASK_NAMES",

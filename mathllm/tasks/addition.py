@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mathllm.limits import MAX_OPERANDS
 from mathllm.tasks.base import Problems, Task
 from mathllm.tasks.numbers import (
     Ints,
@@ -14,7 +15,7 @@ from mathllm.tasks.numbers import (
     random_digits,
     significant,
 )
-from mathllm.tasks.sampling import MAX_OPERANDS, Sampling, draw_carry_stress, draw_operands, draw_sums
+from mathllm.tasks.sampling import Sampling, draw_carry_stress, draw_operands, draw_sums
 from mathllm.tokenizer import ADD
 
 

@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from mathllm.limits import MAX_DIGITS
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, compare, lengths_of, random_digits, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
 from mathllm.tokenizer import SYMBOLS
-
-# of one number, in anything that people type or hand in: Python's int() reads no more than 4,300
-MAX_DIGITS = 4000
 
 
 @dataclass(frozen=True)

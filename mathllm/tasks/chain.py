@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from mathllm.errors import UsageError, check_choice
-from mathllm.tasks.base import MAX_DIGITS, Problems, Task, plural
+from mathllm.limits import MAX_DIGITS
+from mathllm.tasks.base import Problems, Task, plural
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, significant
 from mathllm.tasks.sampling import Sampling
 from mathllm.tokenizer import ADD, MULTIPLY, SUBTRACT

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.errors import ExpressionError
-from mathllm.tasks import MAX_DIGITS, TASKS, Problems, Task, readable_beside
+from mathllm.limits import MAX_DIGITS
+from mathllm.tasks import TASKS, Problems, Task, readable_beside
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, significant
 from mathllm.tasks.slots import compact, expression_slots, signed_slots
 from mathllm.tokenizer import END, MINUS, OPERATORS, Ids, decode_rows, encode, token_at, unflatten

@@ -8,10 +8,10 @@ import numpy as np
 
 from mathllm import registry
 from mathllm.errors import UsageError, check_choice, unknown_choice
+from mathllm.limits import MAX_DIGITS, MAX_OPERANDS, check_range
 from mathllm.tasks.numbers import Digits, Ints, random_digits
 
 SAMPLINGS = tuple(registry.SAMPLINGS)
-MAX_OPERANDS = 100  # a carry has at most two digits then; nothing else depends on it
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,8 @@ class Sampling:
                 raise unknown_choice("sampling", method, SAMPLINGS)
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"name each sampling once, not {self.method!r}")
-        if self.max_digits < 1:
-            raise UsageError(f"max_digits must be at least 1, not {self.max_digits}")
-        if not 2 <= self.max_operands <= MAX_OPERANDS:
-            raise UsageError(f"max_operands must be from 2 to {MAX_OPERANDS}, not {self.max_operands}")
+        check_range("max_digits", self.max_digits, 1, MAX_DIGITS)
+        check_range("max_operands", self.max_operands, 2, MAX_OPERANDS)
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mathllm.config import Config
-from mathllm.errors import MathLLMError, UsageError
+from mathllm.errors import MathLLMError, UsageError, reason
 from mathllm.evaluation.exact_match import Verdicts
 from mathllm.files import explained, write_bytes
 from mathllm.percent import percent
@@ -86,7 +86,7 @@ class RunFiles(Hook):
         self.metrics.close()
         if error is not None:
             with suppress(MathLLMError):  # the disk may be what is wrong
-                note(trainer.run_dir, f"{type(error).__name__}: {error}")
+                note(trainer.run_dir, f"{type(error).__name__}: {reason(error)}")
 
 
 class ProgressBar(Hook):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from mathllm.config import Config, DataConfig, from_saved
 from mathllm.data.files import FILES, read_problems
 from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out
 from mathllm.device import describe, pick_device
-from mathllm.errors import DataError, UsageError
+from mathllm.errors import DataError, UsageError, reason
 from mathllm.evaluation.report import evaluate_problems
-from mathllm.files import explained, write_bytes, write_json
+from mathllm.files import explained, read_json, write_bytes, write_json
 from mathllm.percent import percent
 from mathllm.resolve import resolve
 from mathllm.tasks import Problems, get_tasks, operands_asked, readable_beside, sizes
@@ -182,10 +181,10 @@ def saved_settings(run: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        tables: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        tables: dict[str, dict[str, Any]] = read_json(path)
         return from_saved(tables)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", "--overwrite starts anew") from error
+        raise UsageError(f"{path} cannot be read: {reason(error)}", "--overwrite starts anew") from error
 
 
 def describe_run(trainer: Trainer, splits: Splits) -> None:

@@ -7,7 +7,6 @@ RUN/metrics.jsonl, RUN/logs/training.log, RUN/training_config.json, RUN/test_res
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from mathllm.checkpoint import (
     WEIGHTS,
     load_checkpoint,
     read_config,
+    read_shapes,
     read_tensors,
     read_weights,
     save_model,
@@ -33,6 +33,7 @@ from mathllm.checkpoint import (
 )
 from mathllm.config import Config, ModelConfig
 from mathllm.errors import CheckpointError, UsageError
+from mathllm.limits import MAX_STEPS
 from mathllm.model.transformer import Transformer
 
 STATE_TENSORS, STATE = "training_state.safetensors", "training_state.json"
@@ -122,9 +123,18 @@ def load_initial(name: str, config: ModelConfig, model: Transformer) -> None:
 def read_progress(path: Path) -> tuple[Progress, dict[str, Any]]:
     """The progress saved with a checkpoint, and the state of the gradient scaler."""
     try:
-        content: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        content: dict[str, Any] = files.read_json(path / STATE)
         scaler_state: dict[str, Any] = content.pop("scaler")
-        return Progress(**content), scaler_state
+        progress = Progress(**content)
+        for name, value in asdict(progress).items():
+            if (
+                type(value) not in (int, type(getattr(Progress, name)))
+                or not -1 <= value <= MAX_STEPS * 2**20
+            ):
+                raise ValueError(f"{name} is {str(value)[:40]!r}")
+        if not isinstance(scaler_state, dict):
+            raise ValueError("scaler is no object")
+        return progress, scaler_state
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / STATE} cannot be read: {error}", "delete that checkpoint") from error
 
@@ -159,17 +169,29 @@ def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, tor
 
 
 def _load_optimizers(path: Path, optimizers: list[torch.optim.Optimizer]) -> None:
-    states: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
-    for name, tensor in read_tensors(path / STATE_TENSORS).items():
-        optimizer_name, parameter, key = name.split(".")
-        states.setdefault(optimizer_name, {}).setdefault(int(parameter), {})[key] = tensor
-    named = {type(optimizer).__name__: optimizer for optimizer in optimizers}
-    if states.keys() != named.keys():
-        saved, wanted = (" and ".join(sorted(names)) for names in (states, named))
+    file, named = path / STATE_TENSORS, {type(optimizer).__name__: optimizer for optimizer in optimizers}
+    shapes = read_shapes(file)
+    saved_by = {name.partition(".")[0] for name in shapes}
+    if saved_by != named.keys():
+        saved, wanted = (" and ".join(sorted(names)) for names in (saved_by, named))
         raise UsageError(
-            f"this run was optimized by {saved}: it cannot go on with {wanted}",
+            f"this run was optimized by {saved or 'nothing'}: it cannot go on with {wanted}",
             "leave out --optimizer, or start anew in another --output-dir",
         )
+    # a number for a parameter, or one for each of its weights
+    right: dict[str, tuple[list[int], list[int]]] = {
+        f"{name}.{index}": ([], list(parameter.shape))
+        for name, optimizer in named.items()
+        for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"])
+    }
+    for name, shape in shapes.items():
+        if shape not in right.get(name.rpartition(".")[0], ()):
+            problem = f"{name} of shape {shape} is no state of this model's optimizers"
+            raise CheckpointError(f"{file} cannot be used: {problem}", "delete that checkpoint")
+    states: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
+    for name, tensor in read_tensors(file).items():
+        optimizer_name, parameter, key = name.split(".")
+        states.setdefault(optimizer_name, {}).setdefault(int(parameter), {})[key] = tensor
     for name, optimizer in named.items():
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states[name], "param_groups": groups})

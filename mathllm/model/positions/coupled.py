@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mathllm.errors import check_at_least
+from mathllm.limits import MAX_LENGTH, check_range
 from mathllm.model.positions.base import Ints, Scheme, SchemeSettings, Shape, Table, Where
 from mathllm.model.positions.order import Rope
 
@@ -22,7 +22,7 @@ class StartSettings(SchemeSettings):
     random_start: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least("model.random_start", self.random_start, 0)
+        check_range("model.random_start", self.random_start, 0, MAX_LENGTH)
 
     def room(self, max_digits: int) -> tuple[int, str]:
         if not self.random_start:

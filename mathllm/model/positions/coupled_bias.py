@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mathllm.errors import UsageError, check_at_least
+from mathllm.limits import MAX_NEAR, check_range
 from mathllm.model.positions.base import Shape, Table, Where
 from mathllm.model.positions.coupled import Placed, StartSettings
 
@@ -27,7 +28,7 @@ class BiasSettings(StartSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("model.bias_near", self.bias_near, 0)
+        check_range("model.bias_near", self.bias_near, 0, MAX_NEAR)
         check_at_least("model.bias_decay", self.bias_decay, 0)
         axes = tuple(axis.strip() for axis in self.bias_axes.split(","))
         if len(set(axes)) < len(axes) or not all(axis.isidentifier() for axis in axes):

@@ -26,6 +26,7 @@ from mathllm.data.batches import IGNORED
 from mathllm.errors import UsageError, check_at_least, check_choice
 from mathllm.flags import listed
 from mathllm.formats import FORMATS, Format, Rendered
+from mathllm.limits import MAX_STEPS, check_range
 from mathllm.model.cache import GrowingCache
 from mathllm.model.transformer import Transformer
 from mathllm.tasks.numbers import Bools, Ints
@@ -57,8 +58,10 @@ class GumbelSettings:
 
     def __post_init__(self) -> None:
         check_choice("estimator", self.estimator, ESTIMATORS)
-        for name in ("temperature_end", "noise", "gradient_slots", "supervised", "warmup_steps"):
+        for name in ("temperature_end", "noise"):
             check_at_least(f"objective.{name}", getattr(self, name), 0)
+        for name in ("gradient_slots", "supervised", "warmup_steps"):
+            check_range(f"objective.{name}", getattr(self, name), 0, MAX_STEPS)
         for temperature in (self.temperature, self.temperature_end or self.temperature):
             if not 0.01 <= temperature <= 100:
                 raise UsageError(f"a temperature is from 0.01 to 100, not {temperature:g}")

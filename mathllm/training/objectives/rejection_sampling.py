@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mathllm.errors import check_at_least
 from mathllm.inference.sampling import SamplingParams
+from mathllm.limits import MAX_SAMPLES, check_range
 from mathllm.math_model import MathModel
 from mathllm.tasks import Problems
 from mathllm.training.objectives import Lesson, Moment, Objective
@@ -29,7 +29,7 @@ class RejectionSettings:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_at_least("objective.samples", self.samples, 1)
+        check_range("objective.samples", self.samples, 1, MAX_SAMPLES)
         SamplingParams(self.temperature)  # which knows what a temperature can be
 
 

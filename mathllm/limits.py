@@ -1,0 +1,51 @@
+"""How large things may be: every bound on what people type and what files say stands here.
+
+A few bytes can ask for more memory, or more hours, than a machine has. So whatever comes in from outside is held to
+these bounds before anything of that size is made; they are far above what tiny transformers are trained on.
+"""
+
+from __future__ import annotations
+
+from mathllm.errors import UsageError, check_at_least
+
+MAX_DIGITS = 4000  # of a number that is typed, drawn or read: Python's int() reads no more than 4,300
+MAX_OPERANDS = 100  # of a sum: a carry has at most two digits then
+MAX_LENGTH = 1 << 20  # tokens of a text
+MAX_THOUGHTS = 1000
+
+# of a model
+MAX_WIDTH, MAX_FEED_FORWARD = 1 << 14, 1 << 16
+MAX_DEPTH = 256  # blocks that a token goes through: layers times loops
+MAX_PARAMETERS = 1 << 28  # 1 GiB in fp32
+MAX_TABLE = 1 << 26  # numbers in a table of positions: tokens times width
+MAX_NEAR = 64  # places to either side in a table of differences
+
+# of a run
+MAX_STEPS = 1 << 40
+MAX_THREADS = 256
+MAX_STEP_TOKENS = 1 << 25  # texts of a step, or of an evaluation while training
+MAX_SAMPLES = 1 << 10  # texts drawn of a problem
+
+MAX_CELLS = 1 << 28  # digits of problems that are held at once: rows times operands times digits
+MAX_LINE = 1 << 20  # characters of a line that is typed, or comes through a pipe
+MAX_DOCUMENT = 1 << 24  # bytes of a JSON file
+MAX_RECIPE = 1 << 18  # and of a TOML file, which takes longer to read
+
+
+def check_range(name: str, value: float, least: float, most: float) -> None:
+    """Raises UsageError for a number below `least`, above `most`, or none."""
+    if value > most:
+        # the number itself may be as long as a file
+        raise UsageError(f"{name} must be at most {most:,}" + (f", not {value:,}" if value < 1e15 else ""))
+    check_at_least(name, value, least)
+
+
+def check_cells(what: str, rows: int, operands: int, digits: int) -> None:
+    """Raises UsageError for more problems of that size than memory has room for."""
+    if rows * operands * digits > MAX_CELLS:
+        most = max(1, MAX_CELLS // (operands * digits))
+        raise UsageError(
+            f"{what}: {rows:,} problems of {operands} numbers of {digits:,} digits are more than fit into memory "
+            f"at once",
+            f"at most {most:,} problems of that size, or shorter ones",
+        )
