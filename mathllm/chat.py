@@ -26,7 +26,7 @@ from mathllm.errors import ExpressionError, MathLLMError, UsageError, check_choi
 from mathllm.formats import Rendered
 from mathllm.inference.engine import CUT, ENDED, Step
 from mathllm.inference.sampling import SamplingParams
-from mathllm.inference.texts import Written
+from mathllm.inference.texts import Written, most_tokens
 from mathllm.math_model import MathModel, Solution, is_unfinished
 from mathllm.percent import percent_sure
 from mathllm.tasks import extent
@@ -326,7 +326,9 @@ def answer_lines(chat: Chat, lines: Iterable[str], out: IO[str]) -> bool:
                 break
             if line.strip() and not command:
                 asked, notes = chat.problem(line)
-                written = chat.model.complete(asked, params=chat.params, generator=chat.generator)
+                written = chat.model.complete(
+                    asked, params=chat.params, generator=chat.generator, limits=most_tokens(asked)
+                )
                 (solution,) = chat.model.read(written)
                 answer = answer_text(solution)
                 if is_unfinished(line):

@@ -6,7 +6,7 @@ these bounds before anything of that size is made; they are far above what tiny 
 
 from __future__ import annotations
 
-from mathllm.errors import UsageError, check_at_least
+from mathllm.errors import DataError, UsageError, check_at_least
 
 MAX_DIGITS = 4000  # of a number that is typed, drawn or read: Python's int() reads no more than 4,300
 MAX_OPERANDS = 100  # of a sum: a carry has at most two digits then
@@ -26,7 +26,7 @@ MAX_THREADS = 256
 MAX_STEP_TOKENS = 1 << 25  # texts of a step, or of an evaluation while training
 MAX_SAMPLES = 1 << 10  # texts drawn of a problem
 
-MAX_CELLS = 1 << 28  # digits of problems that are held at once: rows times operands times digits
+MAX_CELLS = 1 << 27  # digits of problems that are held at once: rows times operands times digits
 MAX_LINE = 1 << 20  # characters of a line that is typed, or comes through a pipe
 MAX_DOCUMENT = 1 << 24  # bytes of a JSON file
 MAX_RECIPE = 1 << 18  # and of a TOML file, which takes longer to read
@@ -48,4 +48,14 @@ def check_cells(what: str, rows: int, operands: int, digits: int) -> None:
             f"{what}: {rows:,} problems of {operands} numbers of {digits:,} digits are more than fit into memory "
             f"at once",
             f"at most {most:,} problems of that size, or shorter ones",
+        )
+
+
+def check_widening(whose: str, rows: int, operands: int, digits: int, most: int = MAX_CELLS) -> None:
+    """Raises DataError where a few long rows would make the arrays of all the others that long, too."""
+    if rows * operands * digits > most:
+        raise DataError(
+            f"{whose} would take too much memory: each of {rows:,} is held as wide as the widest, {operands} numbers "
+            f"of {digits:,} digits",
+            "put the longest ones apart from the others",
         )

@@ -25,12 +25,18 @@ from mathllm.formats import Rendered, Walk
 from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read
 from mathllm.inference.sampling import GREEDY, SamplingParams, pick
 from mathllm.inference.scoring import score_gold
-from mathllm.inference.texts import Written, join, pack
+from mathllm.inference.texts import Written, join, most_tokens, pack
 from mathllm.limits import MAX_DIGITS
 from mathllm.model.transformer import Transformer
 from mathllm.tasks import TASKS, Problems, answer, extent, get_tasks, readable_beside
 from mathllm.tasks.base import plural
-from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions, read_expressions
+from mathllm.tasks.expressions import (
+    alike,
+    expressions,
+    parse_expression,
+    parse_expressions,
+    read_expressions,
+)
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END_THINK, EQUALS, MINUS, OPERATORS, PLUS, THINK, TOKENS, decode_rows
 
@@ -210,6 +216,14 @@ class MathModel:
     def try_many(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution | MathLLMError]:
         """An answer for each expression, or the error that `solve` would raise for it."""
         outcomes: dict[int, Solution | MathLLMError] = {}
+        for rows in alike(expressions):
+            found = self._try_alike([expressions[row] for row in rows], batch_size)
+            outcomes |= {rows[row]: outcome for row, outcome in found.items()}
+        return [outcomes[row] for row in range(len(expressions))]
+
+    def _try_alike(self, expressions: Sequence[str], batch_size: int) -> dict[int, Solution | MathLLMError]:
+        """The same, by row, for expressions of like size."""
+        outcomes: dict[int, Solution | MathLLMError] = {}
         problems, good = read_expressions(expressions, self.readable)
         for row in np.flatnonzero(~good).tolist():
             try:
@@ -220,12 +234,12 @@ class MathModel:
         rendered, refused = self.fit(problems[readable])
         outcomes |= {int(readable[row]): error for row, error in refused.items()}
         asked = np.delete(readable, list(refused))
-        outcomes |= dict(zip(asked.tolist(), self.answer(rendered, batch_size), strict=True))
-        return [outcomes[row] for row in range(len(expressions))]
+        return outcomes | dict(zip(asked.tolist(), self.answer(rendered, batch_size), strict=True))
 
     def answer(self, texts: Rendered, batch_size: int = 1024) -> list[Solution]:
-        """What the model writes for problems, in batches."""
-        return self.read(self.complete(texts, batch_size=batch_size))
+        """What the model writes for problems, in batches; a text that is far too long is cut (see
+        inference.texts.most_tokens)."""
+        return self.read(self.complete(texts, batch_size=batch_size, limits=most_tokens(texts)))
 
     def stream(
         self,
@@ -233,11 +247,12 @@ class MathModel:
         params: SamplingParams | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Step]:
-        """The completion of one problem, token by token."""
+        """The completion of one problem, token by token, cut where it is far too long."""
         params, generator = self._drawing(params, generator)
+        most = int(most_tokens(asked)[0])
         prompt = torch.from_numpy(asked.ids[:, : asked.prompt_lengths[0]]).to(self.device).long()
         walk = Walk(self.format, asked.problems, self.model.axes)
-        return decode(self.model, prompt, self.max_length, params=params, generator=generator, walk=walk)
+        return decode(self.model, prompt, most, params=params, generator=generator, walk=walk)
 
     def complete(
         self,

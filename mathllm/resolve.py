@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mathllm.config import Config, DataConfig, ModelConfig, merged
+from mathllm.config import Config, DataConfig, ModelConfig, TrainConfig, merged
 from mathllm.data.files import read_metadata
 from mathllm.data.sources import STREAM_SETTINGS, format_of, longest_text, ratios, sampling
 from mathllm.errors import UsageError
+from mathllm.limits import MAX_STEP_TOKENS, check_cells, check_range
 from mathllm.registry import objective_class
 from mathllm.tasks import TASKS, get_tasks
 
@@ -30,10 +31,27 @@ def resolve(config: Config) -> Config:
     format = format_of(data)
     format.check_axes(axes_of(model.position, model.position_settings), get_tasks(data.task))
     objective_class(config.objective.name).check(format, train.compile)
+    check_sizes(train, data)
     # part of the settings: with another number, a resumed run would round its sums differently
     threads = train.threads or sensible_threads(train.batch_size * train.grad_accumulation)
     train = replace(train, output_dir=run_directory(config), threads=threads)
     return replace(config, model=model, data=data, train=train)
+
+
+def check_sizes(train: TrainConfig, data: DataConfig) -> None:
+    """Raises UsageError for a step, or an evaluation, of more texts than memory has room for."""
+    longest = longest_text(data)
+    for what, rows in (
+        (
+            "rows of a step: train.batch_size times train.grad_accumulation",
+            train.batch_size * train.grad_accumulation,
+        ),
+        ("train.eval_examples", train.eval_examples),
+    ):
+        check_range(
+            f"{what} (texts of up to {longest:,} tokens)", rows, 1, max(1, MAX_STEP_TOKENS // longest)
+        )
+    check_cells("data.num_examples", data.num_examples, data.max_operands, data.max_digits)
 
 
 def resolve_data(data: DataConfig) -> DataConfig:

@@ -159,9 +159,9 @@ def test_one_long_row_among_many_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr("mathllm.data.importing._MOST_BYTES", 500_000)
     long = "9" * 1000
     path = text_file(tmp_path / "equations.txt", ["1+1=2"] * 500 + [f"{long}+0={long}"])
-    with pytest.raises(DataError, match=r"2 operands of 1,000 digits") as refused:
+    with pytest.raises(DataError, match=r"2 numbers of 1,000 digits") as refused:
         read_problems(path)
-    assert refused.value.hint == "put the longest rows into a file of their own"
+    assert refused.value.hint == "put the longest ones apart from the others"
     assert len(read_problems(text_file(tmp_path / "long.txt", [f"{long}+0={long}"]))) == 1
 
 

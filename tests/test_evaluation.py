@@ -9,6 +9,7 @@ import pytest
 import torch
 from judged import BOTH_TASKS, CONFIG, half_trained, mixed_problems, of, report_of
 
+from mathllm import device
 from mathllm.config import ModelConfig
 from mathllm.errors import UsageError
 from mathllm.evaluation import report
@@ -114,7 +115,8 @@ def test_a_model_of_nan_is_wrong_everywhere() -> None:
     assert not verdicts.token_hits.any()
 
 
-def test_several_threads_give_the_same() -> None:
+def test_several_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_POOLS", {})  # as in a new process
     model, problems = half_trained(), mixed_problems()
     alone = judge(model, problems, batch_size=16)
     torch.set_num_threads(3)

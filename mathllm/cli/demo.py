@@ -41,6 +41,8 @@ def demo(
     """
     from mathllm.config import build_config
     from mathllm.data.files import generate_dataset
+    from mathllm.evaluation.exhaustive import AllPairs
+    from mathllm.tasks import get_tasks
     from mathllm.training.run import check_directory, train
 
     console = Console(highlight=False)
@@ -51,6 +53,8 @@ def demo(
     if steps is not None:
         run["max_steps"] = steps
     config = build_config({"data": {"data_dir": str(data_dir)}, "train": run}, recipe=RECIPE)
+
+    AllPairs(get_tasks(config.data.task), limit)  # so many pairs can be checked
 
     headline(console, f"1. Data: {EXAMPLES:,} sums of numbers of up to {config.data.max_digits} digits")
     generate_dataset(config.data, EXAMPLES, seed, data_dir, overwrite=overwrite)

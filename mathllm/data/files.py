@@ -44,6 +44,7 @@ from mathllm.tasks import (
     readable_beside,
     sample,
     sizes,
+    trimmed,
 )
 from mathllm.tasks.slots import ABSENT, compact, constant, expression_slots, signed_slots, stack
 from mathllm.tasks.splits import SPLITS, Dealer, Parts, SplitRatios, hash_problems
@@ -211,7 +212,7 @@ def _taken(problems: Problems, dealer: Dealer) -> Parts:
     """All the problems by split, in their order."""
     rows = _chunk_rows(problems.operands.shape[2], problems.operands.shape[1])
     for start in range(0, len(problems), rows):
-        yield from dealer.deal(problems[start : start + rows])
+        yield from dealer.deal(trimmed(problems[start : start + rows]))
 
 
 def _chunk_rows(digits: int, operands: int) -> int:

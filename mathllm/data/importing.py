@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from mathllm.errors import DataError, ExpressionError
+from mathllm.limits import MAX_CELLS, check_widening
 from mathllm.tasks import Problems, Task, answer, concatenate
 from mathllm.tasks.expressions import (
     DEFAULT_TASKS,
@@ -32,7 +33,8 @@ COLUMN = "equation"
 _BATCH_CHARACTERS = 1 << 22
 _BATCH_ROWS = 1 << 15
 _BATCH_TOKENS = 1 << 23  # of rows padded to the longest: one very long row must not blow up the others
-_MOST_BYTES = 1 << 32  # of all problems of a file
+_MOST_BYTES = 1 << 32  # of all problems of a file, and for each of its own bytes
+_WASTE = 16
 
 # line numbers, equations, and by row why it has none
 Rows = tuple[list[int], list[str], dict[int, str]]
@@ -53,11 +55,14 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
         # foreign bytes become characters that no equation has, so that they too are reported with their line
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
             for lines, equations, faults in _batches(path, handle):
-                problems, good = true_equations(equations, tasks)
-                parts.append(problems)
-                for row in np.flatnonzero(~good).tolist():
-                    fault = faults.get(row) or _reason(equations[row], tasks)
-                    refused.append(f"{path}:{lines[row]}: {fault}")
+                start = 0
+                for problems, good in true_equations(equations, tasks):
+                    parts.append(problems)
+                    _check_widening(path, parts)
+                    for row in (start + np.flatnonzero(~good)).tolist():
+                        fault = faults.get(row) or _reason(equations[row], tasks)
+                        refused.append(f"{path}:{lines[row]}: {fault}")
+                    start += len(good)
     except OSError as error:
         hint = "name a file in it, such as test.jsonl" if path.is_dir() else None
         raise DataError(f"cannot read {path}: {error.strerror or error}", hint) from error
@@ -65,20 +70,14 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
         total = sum(map(len, parts))
         message = f"{len(refused):,} of the {total:,} rows of {path} cannot be used"
         raise DataError("\n  ".join([message, *refused]), "mend these lines or take them out")
-    _refuse_widening(path, parts)
     return concatenate(parts)
 
 
-def _refuse_widening(path: Path, parts: Sequence[Problems]) -> None:
-    """Raises DataError where a few long rows would make the arrays of all the others that long, too."""
-    operands, digits = (max((part.operands.shape[axis] for part in parts), default=1) for axis in (1, 2))
-    size = sum(map(len, parts)) * operands * digits
-    if size > _MOST_BYTES:
-        raise DataError(
-            f"the problems of {path} would take {size / 2**30:,.1f} GiB of memory: every row is held as wide as the "
-            f"widest, {operands} operands of {digits:,} digits",
-            "put the longest rows into a file of their own",
-        )
+def _check_widening(path: Path, parts: Sequence[Problems]) -> None:
+    """Raises DataError where all rows would take much more memory than the file has characters."""
+    operands, digits = (max(part.operands.shape[axis] for part in parts) for axis in (1, 2))
+    most = min(_MOST_BYTES, max(MAX_CELLS // 2, _WASTE * path.stat().st_size))
+    check_widening(f"the problems of {path}", sum(map(len, parts)), operands, digits, most)
 
 
 def _batches(path: Path, handle: TextIO) -> Iterator[Rows]:
@@ -153,14 +152,15 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
         line = reader.line_num + 1
 
 
-def true_equations(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS) -> tuple[Problems, Bools]:
-    """Problems from texts like `951+11=962`, and which rows [N] are equations and true.
+def true_equations(
+    texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
+) -> Iterator[tuple[Problems, Bools]]:
+    """Problems from texts like `951+11=962`, and which rows [N] are equations and true, in parts that follow each other.
 
     Rows that are not equations come back as problems without operands.
     """
     step = max(1, _BATCH_TOKENS // (1 + max(map(len, texts))))
-    parts = [_true_equations(texts[start : start + step], tasks) for start in range(0, len(texts), step)]
-    return concatenate([problems for problems, _ in parts]), np.concatenate([good for _, good in parts])
+    return (_true_equations(texts[start : start + step], tasks) for start in range(0, len(texts), step))
 
 
 def _true_equations(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Problems, Bools]:

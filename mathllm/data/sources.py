@@ -14,6 +14,7 @@ import numpy as np
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.formats import Format, get_format
+from mathllm.limits import MAX_CELLS, check_cells
 from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.numbers import Ints
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
@@ -53,7 +54,7 @@ class ProblemStream:
         missing = n
         for _ in range(_DRAWS):
             rows = int(missing / self.ratios.train * 1.1) + 16
-            drawn = sample(rng, min(rows, _MOST_ROWS), self.tasks, how)
+            drawn = sample(rng, min(rows, _MOST_ROWS, rows_at_once(how)), self.tasks, how)
             drawn = drawn[np.flatnonzero(split_of(drawn, self.ratios) == TRAIN)[:missing]]
             parts.append(drawn)
             missing -= len(drawn)
@@ -96,14 +97,17 @@ def draws_of(seed: int, step: int) -> list[int]:
 def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:
     """Up to n different problems of the val or test split, for a model that is trained on a stream.
 
-    Fewer where the split has no more of them. Raises UsageError where it has none.
+    Fewer where the split has no more of them. Raises UsageError where it has none, and for more than fit into memory.
     """
     tasks, how = get_tasks(data.task), sampling(data)
+    check_cells("problems to hold out", n, how.max_operands, how.max_digits)
     dealer = Dealer(ratios(data), [n if which == split else 0 for which in range(len(SPLITS))])
     found: list[Problems] = []
     for chunk in range(_DRAWS):
         rng = np.random.default_rng([seed, _HELD_OUT, split, chunk])
-        fresh = [part for _, part in dealer.deal(sample(rng, 4 * n + 1000, tasks, how))]
+        fresh = [
+            part for _, part in dealer.deal(sample(rng, min(4 * n + 1000, rows_at_once(how)), tasks, how))
+        ]
         found += fresh
         if not fresh or not dealer.missing[split]:
             break
@@ -127,6 +131,11 @@ def sampling(data: DataConfig) -> Sampling:
 def format_of(data: DataConfig) -> Format:
     """The format that a DataConfig names. Raises UsageError for an unknown one."""
     return get_format(data.format, data.zero_pad, data.thought_length)
+
+
+def rows_at_once(how: Sampling) -> int:
+    """Problems that may be drawn at a time."""
+    return max(1, MAX_CELLS // (how.max_operands * how.max_digits))
 
 
 def ratios(data: DataConfig) -> SplitRatios:

@@ -16,16 +16,12 @@ import numpy as np
 from mathllm.errors import UsageError
 from mathllm.formats import Format, Parsed, Rendered
 from mathllm.inference.engine import ENDED
-from mathllm.inference.texts import Reasoner, Written, pad_ids
+from mathllm.inference.texts import Reasoner, Written, most_tokens, pad_ids
 from mathllm.tasks import Problems, answer
 from mathllm.tasks.expressions import expressions
 from mathllm.tasks.numbers import Bools, Ints
 
 Progress = Callable[[int, int], None]  # is told how much of the work is done, and how much there is in all
-
-# a completion of more than twice the gold one's tokens, and this, is taken not to end: it could go on to the
-# model's last token, which may be thousands
-SLACK = 32
 
 
 class ProblemSet(Protocol):
@@ -73,7 +69,8 @@ def judge(
 ) -> Verdicts:
     """Verdicts on problems. Without `draft` every row is decoded token by token: slow, with the same result.
 
-    A completion that is more than twice as long as the gold one (see SLACK) is cut, and counts as one without end.
+    A completion that is more than twice as long as the gold one (see inference.texts.most_tokens) is cut, and counts as
+    one without end.
     At most `batch_size` rows go through the model at once. `progress` is called with the number of problems
     done and in all. Raises UsageError where the text of a problem is longer than the model can write.
     """
@@ -149,9 +146,7 @@ def _complete(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         texts = gold[part]
-        # each row has a limit of its own, so that its verdict does not depend on what it was decoded with
-        limits = 2 * (texts.lengths - texts.prompt_lengths) + SLACK
-        written = model.complete(texts, batch_size=batch_size, limits=limits)
+        written = model.complete(texts, batch_size=batch_size, limits=most_tokens(texts))
         ids = pad_ids(ids, written.ids.shape[1])
         ids[part] = pad_ids(written.ids, ids.shape[1])
         lengths[part], reasons[part] = written.lengths, written.reasons

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mathllm.errors import UsageError
+from mathllm.errors import UsageError, check_at_least
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.exact_match import Progress
 from mathllm.evaluation.lengths import check_length
 from mathllm.evaluation.report import judged_parts
 from mathllm.inference.texts import Reasoner
+from mathllm.limits import check_cells
 from mathllm.tasks import Problems, Task
 from mathllm.tasks.numbers import Ints
 
@@ -85,9 +86,11 @@ def evaluate_grid(
     Raises UsageError where the longest text is longer than the model can write.
     """
     started = time.perf_counter()
-    lengths = grid_lengths(limit, step)
-    problems, cells = draw_cells(task, lengths, per_cell, signed=signed, seed=seed)
+    check_at_least("the grid's limit", limit, 1)
     longest = check_length(model.format, model.max_length, task, limit, signed=signed)
+    lengths = grid_lengths(limit, step)
+    check_cells("--grid", per_cell * len(lengths) ** 2, 2, limit)
+    problems, cells = draw_cells(task, lengths, per_cell, signed=signed, seed=seed)
     correct, num_examples = np.zeros((2, len(lengths), len(lengths)), np.int64)
     parts = judged_parts(model, problems, longest, progress, batch_size=batch_size, draft=draft)
     for part, verdicts in parts:

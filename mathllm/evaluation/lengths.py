@@ -15,7 +15,7 @@ from mathllm.evaluation.exact_match import Progress, moved
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Format
 from mathllm.inference.texts import Reasoner
-from mathllm.limits import MAX_OPERANDS
+from mathllm.limits import MAX_OPERANDS, check_cells
 from mathllm.tasks import Problems, Task
 
 RANDOM, STRESS = "random", "carry stress"
@@ -58,8 +58,9 @@ def draw_length(task: Task, digits: int, kind: str, n: int, *, operands: int = 2
     """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
 
     `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the
-    digits (in a difference all, or one less).
+    digits (in a difference all, or one less). Raises UsageError for more than fit into memory.
     """
+    check_cells(f"--digits {digits}", n, min(operands, task.max_operands), digits)
     rng = np.random.default_rng([seed, task.code, digits, KINDS.index(kind)])
     return task.of_length(rng, n, min(operands, task.max_operands), digits, stress=kind == STRESS)
 

@@ -16,6 +16,7 @@ from mathllm.evaluation.exact_match import ProblemSet, Progress, Verdicts, check
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.samples import Mistake, first_mistakes, write_samples
 from mathllm.inference.texts import Reasoner
+from mathllm.tasks import trimmed
 from mathllm.tasks.numbers import Bools
 
 CHUNK_TOKENS = 1 << 22  # of problems judged at once
@@ -132,8 +133,10 @@ def evaluate_problems(
     # of all pairs the longest text is known, and a look at each of them would take long before anything is seen
     longest = problems.longest_text(model.format) if isinstance(problems, AllPairs) else math.inf
     if longest > model.max_length:
-        starts = range(0, len(problems), CHECKED_ROWS)
-        texts = (model.format.render(problems[start : start + CHECKED_ROWS]) for start in starts)
+        _, operands, digits = problems[:1].operands.shape
+        rows = max(1, min(CHECKED_ROWS, CHUNK_TOKENS // (operands * digits)))
+        starts = range(0, len(problems), rows)
+        texts = (model.format.render(trimmed(problems[start : start + rows])) for start in starts)
         longest = check_lengths(model.max_length, problems, (part.lengths for part in texts))
     parts = judged_parts(model, problems, int(longest), progress, batch_size=batch_size, draft=draft)
     for _, verdicts in parts:
@@ -157,4 +160,7 @@ def judged_parts(
     rows = max(1, CHUNK_TOKENS // longest)
     for start in range(0, len(problems), rows):
         part = slice(start, start + rows)
-        yield part, judge(model, problems[part], progress=moved(progress, start, len(problems)), **how)
+        yield (
+            part,
+            judge(model, trimmed(problems[part]), progress=moved(progress, start, len(problems)), **how),
+        )

@@ -19,6 +19,7 @@ from mathllm.evaluation.lengths import RANDOM, check_length, draw_length
 from mathllm.formats import Format, Rendered
 from mathllm.formats.base import Thought
 from mathllm.inference.texts import Reasoner, pad_ids
+from mathllm.limits import MAX_STEP_TOKENS, check_range
 from mathllm.tasks import Task
 from mathllm.tasks.numbers import Ints
 from mathllm.tokenizer import END, Ids
@@ -111,7 +112,8 @@ def examine(
     """
     thought = thought_of(model.format, task)
     size = steps + 1  # a step is between two numbers
-    check_length(model.format, model.max_length, task, size)
+    longest = check_length(model.format, model.max_length, task, size)
+    check_range(f"problems of {steps} steps", n, 1, MAX_STEP_TOKENS // longest)
     gold = model.format.render(draw_length(task, size, RANDOM, n, seed=seed))
     # the true states are what the gold text thinks
     begin = gold.prompt_lengths[:, None] + 1

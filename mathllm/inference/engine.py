@@ -74,11 +74,17 @@ def decode(
 
     A `walk` that has seen nothing yet tells the model where its tokens stand, and holds it to what may follow. Prompt
     and completion together never take more than `model.max_length` tokens; a prompt that leaves no room gives no
-    Step."""
+    Step. Raises UsageError where one text would not fit into memory."""
     batch, length = prompts.shape
     room = min(max_new_tokens, model.max_length - length)
     if room <= 0 or batch == 0:
         return
+    if model.cache_bytes * (length + room) > CACHE_BYTES:
+        raise UsageError(
+            f"a text of {length + room:,} tokens would take {model.cache_bytes * (length + room) / 2**30:,.1f} GiB of "
+            "memory in this model",
+            "ask for smaller numbers, or train a smaller model",
+        )
     cache, device = model.make_cache(batch, length + room), prompts.device
     rows = torch.arange(batch, device=device)  # the row of the batch that each row of the cache is
     running = torch.ones(batch, dtype=torch.bool, device=device)

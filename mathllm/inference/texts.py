@@ -14,6 +14,17 @@ from mathllm.inference.engine import CUT, Generation
 from mathllm.tasks.numbers import Bools, Digits, Ints
 from mathllm.tokenizer import END, Ids, unflatten
 
+# a completion of more than twice the gold one's tokens, and this, is taken not to end: it could go on to the model's
+# last token, which may be thousands
+SLACK = 32
+
+
+def most_tokens(gold: Rendered) -> Ints:
+    """How many tokens [N] a completion may have before it counts as one without end: of each row by itself, so that
+    its verdict does not depend on what it was decoded with."""
+    most: Ints = 2 * (gold.lengths - gold.prompt_lengths) + SLACK
+    return most
+
 
 @dataclass(frozen=True)
 class Written(Rendered):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mathllm import registry
 from mathllm.errors import UsageError, unknown_choice
-from mathllm.tasks.base import Problems, Task, concatenate
+from mathllm.tasks.base import Problems, Task, at_once, concatenate, trimmed
 from mathllm.tasks.numbers import Ints, Numbers, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
 
@@ -31,6 +31,7 @@ __all__ = [
     "Task",
     "answer",
     "answer_widths",
+    "at_once",
     "by_task",
     "carry_lengths",
     "concatenate",
@@ -40,6 +41,7 @@ __all__ = [
     "readable_beside",
     "sample",
     "sizes",
+    "trimmed",
 ]
 
 
@@ -97,13 +99,18 @@ def by_task(problems: Problems) -> list[tuple[Task, NDArray[np.int64] | slice]]:
 
 def answer(problems: Problems) -> Numbers:
     """The exact result of every problem, whatever its task."""
+    slices = at_once(problems)
+    if len(slices) > 1:
+        return _joined(len(problems), [(rows, answer(problems[rows])) for rows in slices])
     parts = [(rows, task.answer(problems[rows])) for task, rows in by_task(problems)]
-    if len(parts) == 1:
-        return parts[0][1]
+    return parts[0][1] if len(parts) == 1 else _joined(len(problems), parts)
+
+
+def _joined(n: int, parts: Sequence[tuple[NDArray[np.int64] | slice, Numbers]]) -> Numbers:
+    """The numbers of n rows, of which each part has some."""
     width = max((part.digits.shape[1] for _, part in parts), default=1)
-    digits = np.zeros((len(problems), width), np.uint8)
-    lengths = np.ones(len(problems), np.int64)
-    negative = np.zeros(len(problems), np.bool_)
+    digits = np.zeros((n, width), np.uint8)
+    lengths, negative = np.ones(n, np.int64), np.zeros(n, np.bool_)
     for rows, part in parts:
         digits[rows], lengths[rows], negative[rows] = widen(part.digits, width), part.lengths, part.negative
     return Numbers(digits, lengths, negative)

@@ -16,6 +16,8 @@ from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, compare, lengths
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
 from mathllm.tokenizer import SYMBOLS
 
+_AT_ONCE = 1 << 22  # digits
+
 
 @dataclass(frozen=True)
 class Problems:
@@ -44,6 +46,22 @@ class Problems:
         """Digits of each row's longest operand [N]."""
         longest: Ints = self.lengths.max(1)
         return longest
+
+
+def trimmed(problems: Problems) -> Problems:
+    """The same problems in arrays no wider than these need."""
+    operands, digits = max(2, int(problems.num_operands.max(initial=0))), int(problems.lengths.max(initial=1))
+    numbers = problems.operands[:, :operands, :digits]
+    return Problems(
+        numbers, problems.lengths[:, :operands], problems.operators[:, : operands - 1], problems.task
+    )
+
+
+def at_once(problems: Problems) -> list[slice]:
+    """All rows, in parts whose digits may be worked with as 64-bit numbers."""
+    n, operands, digits = problems.operands.shape
+    rows = max(1, _AT_ONCE // (operands * digits))
+    return [slice(start, start + rows) for start in range(0, n, rows)] or [slice(None)]
 
 
 def concatenate(parts: Sequence[Problems]) -> Problems:

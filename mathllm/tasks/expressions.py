@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.errors import ExpressionError
-from mathllm.limits import MAX_DIGITS
+from mathllm.limits import MAX_DIGITS, check_widening
 from mathllm.tasks import TASKS, Problems, Task, readable_beside
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, significant
 from mathllm.tasks.slots import compact, expression_slots, signed_slots
@@ -19,6 +19,8 @@ from mathllm.tokenizer import END, MINUS, OPERATORS, Ids, decode_rows, encode, t
 
 # what a reader looks for unless it is told: all that is worked out in integers
 DEFAULT_TASKS = readable_beside(TASKS[:1])
+
+_CELLS = 1 << 22  # digits of problems that are worked on together
 
 # what a byte of a text is: a digit, OPERATOR and a code, or one of these
 _OPERATOR, _EQUALS, _SPACE, _NEWLINE, _FOREIGN = 10, 20, 21, 22, 23
@@ -56,7 +58,8 @@ def parse_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASK
 def read_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS) -> tuple[Problems, Bools]:
     """Problems from expressions, each of the first of the tasks that takes it, and which rows [N] are any.
 
-    Rows that are none come back as problems without operands.
+    Rows that are none come back as problems without operands. Raises DataError where a few are so much longer than the
+    others that memory would not hold all of them: see `alike`.
     """
     n = len(texts)
     kinds, row, gap = _lex(texts)
@@ -83,6 +86,7 @@ def read_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
     # tokens of good rows go to their places; a number's place among those of its row
     which = number - (np.cumsum(numbers) - numbers)[row]
     shape = n, int((numbers * good).max(initial=2)), int((longest * good).max(initial=1))
+    check_widening("these expressions", *shape)
     operands = np.zeros(shape, np.uint8)
     operators = np.zeros((n, shape[1] - 1), np.uint8)
     written = np.zeros(shape[:2], np.int64)
@@ -104,6 +108,25 @@ def read_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
     if not taken.all():
         problems = _without(problems, ~taken)
     return problems, taken
+
+
+def alike(texts: Sequence[str]) -> list[list[int]]:
+    """The rows of expressions in groups, each of which is read, and worked on, in little memory: mostly one group."""
+    longest = max(map(len, texts), default=0)
+    if len(texts) * longest**2 <= _CELLS:
+        return [list(range(len(texts)))]
+    numbers = [1 + sum(map(text.count, OPERATORS)) for text in texts]
+    sizes = [(count, len(text) - count + 1) for count, text in zip(numbers, texts, strict=True)]
+    groups: list[list[int]] = []
+    most = 0  # digits of a number in the last group
+    for row in sorted(range(len(texts)), key=sizes.__getitem__):
+        count, digits = sizes[row]
+        if not groups or (len(groups[-1]) + 1) * count * max(most, digits) > _CELLS:
+            groups.append([])
+            most = 0
+        groups[-1].append(row)
+        most = max(most, digits)
+    return groups
 
 
 def _lex(texts: Sequence[str]) -> tuple[NDArray[np.uint8], Ints, Bools]:

@@ -54,9 +54,9 @@ def significant(digits: Digits, negative: Bools | None = None) -> Numbers:
 
 def lengths_of(digits: Digits) -> Ints:
     """Number of significant digits [...] of digits [..., D]; zero has one."""
-    places = np.arange(1, digits.shape[-1] + 1)
-    longest: Ints = np.maximum((places * (digits != 0)).max(-1, initial=1), 1)
-    return longest
+    from_the_top = digits[..., ::-1] != 0
+    lengths: Ints = np.where(from_the_top.any(-1), digits.shape[-1] - from_the_top.argmax(-1), 1)
+    return lengths
 
 
 def widen(digits: Digits, width: int) -> Digits:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.errors import UsageError
-from mathllm.tasks import Problems, Task, by_task
+from mathllm.tasks import Problems, Task, at_once, by_task
 
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
@@ -76,8 +76,9 @@ class Dealer:
 def hash_problems(problems: Problems) -> NDArray[np.uint64]:
     """A 64-bit hash [N] of each canonical problem; the order of operands counts only where it matters."""
     total = np.zeros(len(problems), np.uint64)
-    for task, rows in by_task(problems):
-        total[rows] = _sum_of_hashes(task, problems[rows])
+    for part in at_once(problems):
+        for task, rows in by_task(problems[part]):
+            total[part][rows] = _sum_of_hashes(task, problems[part][rows])
     return _mix(total + problems.task * np.uint64(0xD1B54A32D192ED03))
 
 
