@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mathllm.errors import MathLLMError
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "generate_data", "load", "train"]
+__all__ = ["MathLLMError", "__version__", "evaluate", "generate_data", "load", "train"]
 
 if TYPE_CHECKING:
     from mathllm.api import evaluate, generate_data, load, train

@@ -12,14 +12,17 @@ mathllm.evaluate(model, "data/test.jsonl").exact_match
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from mathllm.checkpoint import load_checkpoint
-from mathllm.config import DataConfig
+from mathllm.config import build_config
 from mathllm.data.files import generate_dataset
 from mathllm.device import pick_device
+from mathllm.errors import UsageError
 from mathllm.evaluation.report import Report
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
@@ -36,10 +39,12 @@ def load(
 
     Raises CheckpointError where there is none or it is damaged.
     """
+    if not isinstance(path, (str, os.PathLike, NoneType)):
+        raise UsageError(f"a checkpoint is a path, not {path!r}")
     return load_checkpoint(path, pick_device(device), params=SamplingParams(temperature), seed=seed)
 
 
-def evaluate(model: MathModel, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
+def evaluate(model: MathModel, problems: str | Path | Iterable[str], batch_size: int = 1024) -> Report:
     """Exact match of a model on a data file, or on a list of expressions."""
     return model.evaluate(problems, batch_size)
 
@@ -53,7 +58,7 @@ def generate_data(
 ) -> dict[str, Any]:
     """Writes a dataset directory; `settings` are fields of `DataConfig` (task, format, max_digits ...).
 
-    Returns what metadata.json says.
+    Returns what metadata.json says. Raises UsageError for settings that do not go together, or are none.
     """
-    data = resolve_data(DataConfig(**settings))
+    data = resolve_data(build_config({"data": settings}).data)
     return generate_dataset(data, num_examples, seed, Path(output_dir), overwrite)

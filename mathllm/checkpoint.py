@@ -9,6 +9,7 @@ What training adds (its settings, its state, the model card) lies beside these a
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +22,10 @@ from safetensors.torch import save as save_tensors
 
 from mathllm import __version__
 from mathllm.config import DataConfig, ModelConfig, build_config
-from mathllm.errors import CheckpointError, MathLLMError, check_at_least, reason
+from mathllm.errors import CheckpointError, MathLLMError, UsageError, check_at_least, reason
 from mathllm.files import read_json, write_bytes, write_json
 from mathllm.inference.sampling import GREEDY, SamplingParams
+from mathllm.limits import check_range
 from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
 from mathllm.tokenizer import TOKENS, tokenizer_json
@@ -36,6 +38,7 @@ ANY_LENGTH, OWN_THOUGHTS = SHIPPED.with_name("add-any-length"), SHIPPED.with_nam
 SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name, OWN_THOUGHTS.name)
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_SMALL = 1 << 22  # parameters of a model that is made without a look at its weights
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
 FORMAT, OLDEST = 3, 2
 # what tensors were called in the format before, as patterns of names
@@ -66,13 +69,18 @@ def load_checkpoint(
 
     `params` and `seed` are how it draws tokens. Raises CheckpointError where something is missing, damaged, or made
     with another vocabulary."""
+    check_range("seed", seed, 0, 2**63 - 1)
     directory = find_checkpoint(path)
     config = read_config(directory)
     try:
         settings = build_config({"model": config["model"], "data": config["data"]})
         check_at_least("model.max_length", settings.model.max_length, 1)
-        # what a file says may be anything: its shape costs nothing to look at, before there is a model of it
-        weights = read_weights(directory / WEIGHTS, Transformer.without_weights(settings.model))
+        # a file may say anything: no model is made that is large, and larger than the weights beside it
+        wanted = settings.model.block_parameters
+        if wanted > _SMALL and wanted > (
+            there := sum(map(math.prod, read_shapes(directory / WEIGHTS).values()))
+        ):
+            raise UsageError(f"it says {wanted:,} parameters or more, and {WEIGHTS} has {there:,}")
         model = Transformer.from_config(settings.model)
         loaded = MathModel(model, settings.data, directory, params=params, seed=seed)
     except CheckpointError:
@@ -83,7 +91,7 @@ def load_checkpoint(
             f"{directory / CONFIG} does not describe a model of this version: {why}",
             f"it was written by mathllm {config.get('mathllm', 'unknown')}, this is {__version__}",
         ) from error
-    model.load_state_dict(weights)
+    model.load_state_dict(read_weights(directory / WEIGHTS, model))
     model.to(device or torch.device("cpu")).eval()
     loaded.check_weights()
     return loaded

@@ -71,12 +71,12 @@ class ModelConfig:
             ("qk_scale", 0, math.inf),
         ):
             check_range(f"model.{name}", getattr(self, name), least, most)
-        self._check_size()
         if self.hidden % self.heads or self.heads % (self.kv_heads or self.heads):
             raise UsageError(
                 f"hidden {self.hidden} must be a multiple of heads {self.heads}, "
                 f"and heads a multiple of kv_heads {self.kv_heads or self.heads}"
             )
+        self._check_size()
         schemes = registry.position_classes(self.position)
         for name, scheme in schemes.items():
             scheme.check(name, self.hidden, self.heads)
@@ -85,21 +85,20 @@ class ModelConfig:
         settings = _POSITION.complete(self.position, schemes, self.position_settings)
         object.__setattr__(self, "position_settings", settings)
 
+    @property
+    def block_parameters(self) -> int:
+        """Weights in the matrices of the blocks: nearly all that a model has."""
+        keys = self.hidden // self.heads * (self.kv_heads or self.heads)
+        matrices = 3 if self.activation == "swiglu" else 2
+        return self.layers * self.hidden * (2 * self.hidden + 2 * keys + matrices * self.feed_forward)
+
     def _check_size(self) -> None:
         """Raises UsageError for a model that is larger than anybody means."""
         check_range("model.layers times model.loops", self.layers * self.loops, 1, limits.MAX_DEPTH)
-        matrices = 3 if self.activation == "swiglu" else 2
-        parameters = self.layers * self.hidden * (4 * self.hidden + matrices * self.feed_forward)
-        if parameters > limits.MAX_PARAMETERS:
-            what = (
-                f"a model of {self.layers} layers, {self.hidden} wide, has {parameters:,} parameters or more"
-            )
-            raise UsageError(f"{what}, and {limits.MAX_PARAMETERS:,} are allowed", "make it smaller")
-        if self.max_length * self.hidden > limits.MAX_TABLE:
-            most = limits.MAX_TABLE // self.hidden
-            raise UsageError(
-                f"model.max_length must be at most {most:,} at that width, not {self.max_length:,}"
-            )
+        shape = f"a model of {self.layers} layers, {self.hidden} wide"
+        check_range(f"the parameters of {shape},", self.block_parameters, 1, limits.MAX_PARAMETERS)
+        most = limits.MAX_TABLE // self.hidden
+        check_range(f"model.max_length of {shape},", self.max_length, 0, most)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, with the settings of the position beside them."""

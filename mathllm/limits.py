@@ -17,7 +17,7 @@ MAX_THOUGHTS = 1000
 MAX_WIDTH, MAX_FEED_FORWARD = 1 << 14, 1 << 16
 MAX_DEPTH = 256  # blocks that a token goes through: layers times loops
 MAX_PARAMETERS = 1 << 28  # 1 GiB in fp32
-MAX_TABLE = 1 << 26  # numbers in a table of positions: tokens times width
+MAX_TABLE = 1 << 24  # numbers in a table of positions: tokens times width
 MAX_NEAR = 64  # places to either side in a table of differences
 
 # of a run

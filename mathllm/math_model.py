@@ -9,7 +9,7 @@ It holds nothing that changes while it answers, so several threads may ask it at
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
 from mathllm.data.sources import format_of
-from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError
+from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError, check_at_least
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Rendered, Walk
 from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read
@@ -208,18 +208,19 @@ class MathModel:
         """The model's answer to `12+34`, with its reasoning. Raises as `ask` does."""
         return self.answer(self.ask(expression))[0]
 
-    def generate(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution]:
+    def generate(self, expressions: Iterable[str], batch_size: int = 1024) -> list[Solution]:
         """Answers to many expressions, in batches. Raises DataError naming the first row that cannot be read,
         UsageError for the first that does not fit the model."""
-        return self.answer(self.render(parse_expressions(expressions, self.readable)), batch_size)
+        return self.answer(self.render(parse_expressions(texts_of(expressions), self.readable)), batch_size)
 
-    def try_many(self, expressions: Sequence[str], batch_size: int = 1024) -> list[Solution | MathLLMError]:
+    def try_many(self, expressions: Iterable[str], batch_size: int = 1024) -> list[Solution | MathLLMError]:
         """An answer for each expression, or the error that `solve` would raise for it."""
+        texts = texts_of(expressions)
         outcomes: dict[int, Solution | MathLLMError] = {}
-        for rows in alike(expressions):
-            found = self._try_alike([expressions[row] for row in rows], batch_size)
+        for rows in alike(texts):
+            found = self._try_alike([texts[row] for row in rows], batch_size)
             outcomes |= {rows[row]: outcome for row, outcome in found.items()}
-        return [outcomes[row] for row in range(len(expressions))]
+        return [outcomes[row] for row in range(len(texts))]
 
     def _try_alike(self, expressions: Sequence[str], batch_size: int) -> dict[int, Solution | MathLLMError]:
         """The same, by row, for expressions of like size."""
@@ -264,6 +265,7 @@ class MathModel:
         limits: Ints | None = None,
     ) -> Written:
         """What the model writes behind the prompts of texts, at most `limits` [N] tokens each."""
+        check_at_least("batch_size", batch_size, 1)
         params, generator = self._drawing(params, generator)
         most = self.max_length if limits is None else int(limits.max(initial=0))
         written = generate(
@@ -280,6 +282,7 @@ class MathModel:
 
     def score(self, gold: Rendered, *, batch_size: int = 1024) -> Iterator[tuple[Ints, Ints, Bools]]:
         """See inference.scoring.score_gold."""
+        check_at_least("batch_size", batch_size, 1)
         return score_gold(self.model, self.format, gold, batch_size)
 
     def read(self, written: Written) -> list[Solution]:
@@ -328,12 +331,12 @@ class MathModel:
         opening, closing = _THINKING
         return [tuple(text.replace(opening, " ").replace(closing, " ").split()) for text in thoughts]
 
-    def evaluate(self, problems: str | Path | Sequence[str], batch_size: int = 1024) -> Report:
+    def evaluate(self, problems: str | Path | Iterable[str], batch_size: int = 1024) -> Report:
         """Exact match on a data file, or on a list of expressions."""
         if isinstance(problems, (str, Path)):
             asked = read_problems(Path(problems), self.readable)
         else:
-            asked = parse_expressions(problems, self.readable)
+            asked = parse_expressions(texts_of(problems), self.readable)
         return evaluate_problems(self, asked, batch_size=batch_size)
 
     def _drawing(
@@ -345,6 +348,14 @@ class MathModel:
             seeds = np.random.SeedSequence([self.seed, next(self._asked)]).generate_state(1)
             generator = torch.Generator(self.device).manual_seed(int(seeds[0]))
         return params, generator
+
+
+def texts_of(expressions: Iterable[str]) -> list[str]:
+    """Expressions as a list. Raises UsageError for what is no list of texts."""
+    texts = [] if isinstance(expressions, (str, bytes)) else list(expressions)
+    if isinstance(expressions, (str, bytes)) or not all(isinstance(text, str) for text in texts):
+        raise UsageError("expressions are a list of texts", 'for example ["12+34", "5+6"]')
+    return texts
 
 
 def is_unfinished(text: str) -> bool:

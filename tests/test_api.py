@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import mathllm
 from mathllm.config import build_config
 from mathllm.errors import ExpressionError, UsageError
+from mathllm.math_model import MathModel
 
 
 def test_importing_it_is_quick_and_brings_no_torch() -> None:
@@ -56,7 +58,34 @@ def test_a_temperature_draws_and_a_seed_repeats() -> None:
 
 def test_bad_questions_raise_what_they_say() -> None:
     model = mathllm.load(device="cpu")
-    with pytest.raises(ExpressionError):
+    with pytest.raises(ExpressionError, match=r"1\+\+2\n  \^\nhint: write a problem like 12\+34") as wrong:
         model.solve("1++2")
+    assert isinstance(wrong.value, mathllm.MathLLMError)
     with pytest.raises(UsageError):
         model.solve("9" * 100 + "+1")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.evaluate(["1+1"], batch_size=0),
+        lambda model: model.generate(["1+1"], batch_size=-1),
+        lambda model: model.generate("1+1"),
+        lambda model: model.try_many([1, 2]),
+        lambda model: mathllm.load(7),
+        lambda model: mathllm.load(device="cpu", temperature="hot"),
+        lambda model: mathllm.load(device="cpu", seed=-1),
+        lambda model: mathllm.train({}),
+        lambda model: mathllm.generate_data("data", digits=3),
+    ],
+)
+def test_bad_arguments_are_usage_errors(call: Callable[[MathModel], object]) -> None:
+    with pytest.raises(UsageError):
+        call(mathllm.load(device="cpu"))
+
+
+def test_expressions_may_come_from_a_generator() -> None:
+    model = mathllm.load(device="cpu")
+    texts = ["1+2", "30+4"]
+    assert model.generate(text for text in texts) == model.generate(texts)
+    assert model.evaluate(text for text in texts).answers.num_examples == 2

@@ -66,16 +66,27 @@ def root(
         os.environ["MATHLLM_TRACEBACK"] = "1"
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Is it memory that was missing? PyTorch says so in an error of no kind of its own."""
+    wanted = "can't allocate memory", "not enough memory", "out of memory"
+    return isinstance(error, MemoryError) or any(text in str(error) for text in wanted)
+
+
 def main() -> None:
     """The console script."""
     try:
         app()
-    except (MathLLMError, OSError) as error:
+    except (MathLLMError, OSError, MemoryError, RuntimeError) as error:
         if os.environ.get("MATHLLM_TRACEBACK"):
             raise
-        if isinstance(
-            error, OSError
-        ):  # a disk, a file or a network drive that failed where nobody expected it
+        # a disk, a file or a network drive that failed where nobody expected it
+        if isinstance(error, OSError):
             error = MathLLMError(f"the system refused: {error}", "mathllm --traceback COMMAND shows where")
+        elif out_of_memory(error):
+            error = MathLLMError(
+                "there is not enough memory for this", "try smaller sizes, lengths or batches"
+            )
+        elif not isinstance(error, MathLLMError):
+            raise
         complain(error)
         sys.exit(error.exit_code)

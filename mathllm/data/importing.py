@@ -155,7 +155,7 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
 def true_equations(
     texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
 ) -> Iterator[tuple[Problems, Bools]]:
-    """Problems from texts like `951+11=962`, and which rows [N] are equations and true, in parts that follow each other.
+    """Problems from texts like `951+11=962`, and which rows [N] are equations and true, part by part.
 
     Rows that are not equations come back as problems without operands.
     """

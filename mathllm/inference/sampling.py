@@ -22,6 +22,9 @@ class SamplingParams:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, (int, float)):
+                raise UsageError(f"{name} is a number, not {value!r}")
         if not 0 <= self.temperature <= 100:
             raise UsageError(f"temperature must be from 0 (greedy) to 100, not {self.temperature:g}")
         if self.top_k < 0:

@@ -106,12 +106,6 @@ class Transformer(nn.Module):
             torch.manual_seed(seed)
             return cls(config)
 
-    @classmethod
-    def without_weights(cls, config: ModelConfig) -> Transformer:
-        """A model of that shape that takes no memory and computes nothing, to look at its shapes."""
-        with torch.device("meta"):
-            return cls(config)
-
     def _initialise(self, hidden: int) -> None:
         nn.init.normal_(self.embedding.weight, std=1.0 if self.head is not None else 1 / math.sqrt(hidden))
         for name, module in self.named_modules():

@@ -58,6 +58,10 @@ def train(
 
     Raises UsageError where that directory already holds a run and neither `resume` nor `overwrite` is given.
     """
+    if not isinstance(config, Config):
+        raise UsageError(
+            "training takes a Config", "mathllm.config.build_config makes one of tables of settings"
+        )
     config = resolve(config)
     run = Path(config.train.output_dir)
     processes, device = join(pick_device(config.train.device))
