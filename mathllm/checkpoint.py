@@ -37,7 +37,7 @@ SHIPPED = next((home for home in _HOMES if home.is_dir()), _HOMES[-1]) / "addsub
 ANY_LENGTH, OWN_THOUGHTS = SHIPPED.with_name("add-any-length"), SHIPPED.with_name("own-thoughts")
 SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name, OWN_THOUGHTS.name)
 DEFAULT_ROOT = Path("checkpoints")
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 _SMALL = 1 << 22  # parameters of a model that is made without a look at its weights
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
 FORMAT, OLDEST = 3, 2
@@ -55,7 +55,7 @@ def save_model(directory: Path, model: Transformer, model_config: ModelConfig, d
     shape = {"model": model_config.to_dict(), "data": asdict(data)}
     about = {"mathllm": __version__, "checkpoint_format": FORMAT, "vocabulary": TOKENS}
     write_json(directory / CONFIG, {**about, **shape})
-    write_bytes(directory / "tokenizer.json", tokenizer_json().encode())
+    write_bytes(directory / TOKENIZER, tokenizer_json().encode())
 
 
 def load_checkpoint(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import json
 import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,19 @@ else:
 # what these functions call a thing until it is whole (`tmp`), or while its successor takes its place (`old`)
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-\d+")
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_HANDLES: set[int] = set()  # of the files that this process holds
+
+
+def _let_go() -> None:
+    """A forked process holds nothing of its parent's: a file that it held would stay so after the parent's death."""
+    for handle in _HANDLES:
+        os.close(handle)
+    _HANDLES.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
@@ -36,17 +52,53 @@ def explained(what: str) -> Iterator[None]:
 
 
 @contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """A file that belongs to this process during the block, and is deleted after it; made where there is none.
+
+    The kernel lets go of it when the process dies, so what can be held is nobody's. Gives False on a file system
+    without locks, where nothing is held. Raises BlockingIOError where another process (or thread) holds it.
+    """
+    handle, alone = _hold(path)
+    _HANDLES.add(handle)
+    try:
+        yield alone
+    finally:
+        if handle in _HANDLES:
+            _HANDLES.discard(handle)
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _hold(path: Path) -> tuple[int, bool]:
+    while True:
+        # not to be inherited by programs that are started, like all that Python opens
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return handle, False
+            os.close(handle)
+            raise
+        with suppress(FileNotFoundError):  # whoever held it may have deleted it since it was opened
+            if os.path.samestat(os.fstat(handle), os.lstat(path)):
+                return handle, True
+        os.close(handle)
+
+
+@contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary sibling to write, which takes the name `path` when the block ends well: the file is whole or
-    absent."""
+    absent. What killed processes left of it goes."""
     temporary = _beside(path, "tmp")
-    with explained(f"write {path}"):
-        try:
-            yield temporary
-            sync(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with explained(f"write {path}"), held(temporary) as alone:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-*") if alone else ():
+            if _LEFTOVER.fullmatch(left.name):
+                with suppress(OSError), held(left):  # it is nobody's any more, or it could not be held
+                    pass
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -110,6 +162,12 @@ def remove_leftovers(directory: Path, ours: Callable[[str], bool]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def leftover_of(name: str) -> str | None:
+    """The name of the file or directory that one of this name was to become, None if it is no such thing."""
+    match = _LEFTOVER.fullmatch(name)
+    return match["name"] if match else None
 
 
 def _beside(path: Path, kind: str) -> Path:

@@ -1,6 +1,7 @@
 """`mathllm eval`: which problems it takes, what it prints and writes, and how it ends."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from mathllm.checkpoint import save_model
 from mathllm.cli.eval import BELOW_THRESHOLD, SAMPLED, evaluate
+from mathllm.cli.main import main
 from mathllm.config import DataConfig
 from mathllm.errors import CheckpointError, DataError, MathLLMError, UsageError
 from mathllm.evaluation.exhaustive import AllPairs
@@ -318,3 +320,19 @@ def test_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
     text = run("--help").output
     assert "mathllm eval --exhaustive 999 --fail-under 1" in text
+
+
+def test_a_signal_clears_up(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "mathllm.evaluation.report.evaluate_problems", lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+    )
+    Path(".samples.jsonl.tmp-1").touch()  # of one that was killed
+    monkeypatch.setattr(
+        sys, "argv", ["mathllm", "eval", "--checkpoint", str(half), "--samples", "samples.jsonl"]
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not list(Path().glob("*samples*"))

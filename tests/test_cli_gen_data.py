@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -192,3 +193,9 @@ def test_a_file_for_a_format_that_cannot_write_it_is_refused(run: Any, tmp_path:
     ended = run("--from", str(tmp_path / "equations.txt"), "--format", "steps", "--zero-pad")
     assert ended.code == 2
     assert "format 'steps' cannot write task 'chain'" in ended.err
+
+
+def test_a_signal_clears_up(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mathllm.data.files._json_rows", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run().code == 143
+    assert not Path("data").exists()

@@ -285,7 +285,7 @@ def test_a_number_of_epochs_counts_more_than_the_steps_of_a_recipe(run: Any) -> 
         (("--task", "subtraction"), "data.task 'addition', not 'subtraction'"),
         (("--format", "plain"), "data.format 'column', not 'plain'"),
         (("--seed", "9"), "train.seed 0, not 9"),
-        (("--batch-size", "9"), "train.batch_size 8, not 9"),
+        (("--batch-size", "9"), "steps of 9, and this run's have 8\nhint: --batch-size 8"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_data(run: Any, other: tuple[str, ...], said: str) -> None:

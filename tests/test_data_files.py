@@ -293,10 +293,11 @@ def generate_and_die(directory: Path) -> None:
 def test_what_a_killed_run_leaves_is_cleared_by_the_next(tmp_path: Path) -> None:
     directory = tmp_path / "data"
     assert Child(generate_and_die, directory, files=tmp_path).wait() == -signal.SIGKILL
-    (left,) = directory.iterdir()
+    (left,) = directory.glob(".unfinished-*")
     with pytest.raises(DataError, match="holds no dataset"):
         read_metadata(directory)
     generate_dataset(BOTH, 100, 7, directory)
+    assert set(contents(directory)) == set(ALL_FILES)
     assert not left.exists()
     assert read_metadata(directory)["seed"] == 7
 

@@ -15,6 +15,7 @@ from mathllm.config import Config
 from mathllm.data.batches import micro_batches
 from mathllm.data.sources import ProblemStream
 from mathllm.formats import get_format
+from mathllm.locks import LOCK, locked
 from mathllm.tasks import Problems
 from mathllm.training.distributed import join, leave
 from mathllm.training.run import load_splits, train
@@ -180,6 +181,15 @@ def test_a_directory_that_holds_a_run_is_refused_by_all_processes(tmp_path: Path
     assert [child.wait() for child in children] == [1, 1]
     for child in children:
         assert "already holds a run" in child.err
+
+
+def test_a_directory_that_is_locked_is_refused_by_all_processes(tmp_path: Path) -> None:
+    with locked(tmp_path / "run", "a training"):
+        children = together(train, tiny(tmp_path / "run"), files=tmp_path)
+        assert [child.wait() for child in children] == [1, 1]
+        for child in children:
+            assert f"a training is running in {tmp_path / 'run'} (process {os.getpid()} on" in child.err
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
 def test_without_torchrun_there_is_one_process() -> None:

@@ -42,12 +42,15 @@ def demo(
     from mathllm.config import build_config
     from mathllm.data.files import generate_dataset
     from mathllm.evaluation.exhaustive import AllPairs
+    from mathllm.files import explained
+    from mathllm.locks import locked
     from mathllm.tasks import get_tasks
     from mathllm.training.run import check_directory, train
 
     console = Console(highlight=False)
     overwrite = overwrite or output_dir == OUTPUT_DIR
-    check_directory(output_dir, resume=False, overwrite=overwrite)
+    with explained(f"write {output_dir}"), locked(output_dir, "a demo"):  # each part asks again for itself
+        check_directory(output_dir, resume=False, overwrite=overwrite)
     data_dir = output_dir / "data"
     run: dict[str, Any] = {"output_dir": str(output_dir), "seed": seed}
     if steps is not None:

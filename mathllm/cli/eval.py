@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -217,7 +217,7 @@ def choose_problems(
     fresh problems of its test split; with a `seed` these. Raises UsageError for options that exclude each other,
     DataError for a bad file.
     """
-    from mathllm.data.importing import read_problems
+    from mathllm.data.files import places_of, read_problems
     from mathllm.evaluation.exhaustive import AllPairs
 
     named = [one for one in (data_path, data_dir, exhaustive) if one is not None]
@@ -230,7 +230,8 @@ def choose_problems(
         pairs = AllPairs(model.tasks, exhaustive, model.data.signed)
         problems, source = pairs, pairs.about
     else:
-        homes = [data_dir] if data_dir is not None else [Path(model.data.data_dir or "data"), Path("data")]
+        own = places_of(model.data.data_dir, model.path) if model.data.data_dir else []
+        homes = [data_dir] if data_dir is not None else [*own, Path("data")]
         files = [home / "test.jsonl" for home in homes if seed is None]
         path = data_path or next((file for file in files if file.is_file()), None)
         if path is None and data_dir is not None:
@@ -240,7 +241,7 @@ def choose_problems(
         found = read_problems(path, model.readable)
         if len(found) == 0:
             raise DataError(f"there is no problem in {path}", "make more: mathllm gen-data")
-        _remark(model, found)
+        _remark(model, found[:max_examples])
         problems, source = found, str(path)
         if not named:
             print(f"no data was named: taking {source}", file=sys.stderr)
@@ -262,16 +263,32 @@ def _fresh_problems(model: MathModel, most: int, seed: int | None) -> tuple[Prob
 
 def _remark(model: MathModel, problems: Problems) -> None:
     """Says on stderr what makes a result of these problems mean something else than it seems to."""
+    import numpy as np
+
     from mathllm.data.sources import ratios
     from mathllm.tasks import by_task
-    from mathllm.tasks.splits import TRAIN, split_of
+    from mathllm.tasks.splits import TRAIN, hash_problems, split_of
 
     foreign = [task.name for task, _ in by_task(problems) if task not in model.tasks]
     if foreign:
         print(f"note: this checkpoint was not trained on {', '.join(foreign)}", file=sys.stderr)
-    if not model.data.data_dir:
+    if model.data.data_dir:
+        where = "in the file that this checkpoint was trained on"
+        seen = int(np.isin(hash_problems(problems), hash_problems(_trained_on(model))).sum())
+    else:
         # a stream shows every problem of its train split sooner or later
+        where = "of the split that this checkpoint was trained on"
         seen = int((split_of(problems, ratios(model.data)) == TRAIN).sum())
-        if seen:
-            total = f"{seen:,} of {len(problems):,} problems"
-            print(f"note: {total} are of the split that this checkpoint was trained on", file=sys.stderr)
+    if seen:
+        print(f"note: {seen:,} of {len(problems):,} problems are {where}", file=sys.stderr)
+
+
+def _trained_on(model: MathModel) -> Problems:
+    """The training problems of a model's data directory, none where it cannot be found or read."""
+    from mathllm.data.files import FILES, places_of, read_problems
+    from mathllm.tasks import concatenate
+
+    for place in places_of(model.data.data_dir, model.path):
+        with suppress(DataError):
+            return read_problems(place / FILES[0], model.readable)[: model.data.num_examples or None]
+    return concatenate([])

@@ -1,20 +1,28 @@
 """The `mathllm` command: one file per subcommand beside this one.
 
 stdout is the result, stderr is progress and talk. Exit codes: 0 done, 1 failure, 2 usage, 3 threshold missed,
-130 after Ctrl-C. Heavy imports live inside the commands, so that `--help` answers at once.
+130 after Ctrl-C, 143 after SIGTERM. Heavy imports live inside the commands, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from mathllm import __version__
 from mathllm.errors import MathLLMError, complain
+
+FIRST_TELLS = 5.0  # seconds in which a process of torchrun leaves an error to the first one
 
 EPILOG = "The main line: mathllm gen-data, mathllm train, mathllm eval, mathllm chat. To see all of it: mathllm demo."
 
@@ -75,7 +83,8 @@ def out_of_memory(error: Exception) -> bool:
 def main() -> None:
     """The console script."""
     try:
-        app()
+        with terminable():
+            app()
     except (MathLLMError, OSError, MemoryError, RuntimeError) as error:
         if os.environ.get("MATHLLM_TRACEBACK"):
             raise
@@ -88,5 +97,26 @@ def main() -> None:
             )
         elif not isinstance(error, MathLLMError):
             raise
+        if os.environ.get("RANK", "0") != "0":
+            # most errors are those of all processes, and the first tells them: torchrun ends the others then
+            time.sleep(FIRST_TELLS)
         complain(error)
         sys.exit(error.exit_code)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Lets SIGTERM end the block like Ctrl-C, so that what it was writing is cleared up; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

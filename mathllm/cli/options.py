@@ -39,6 +39,16 @@ def number(help_text: str, panel: str, least: int = 1) -> Any:
     return option(help_text, panel, metavar="N", min=least)
 
 
+def path(text: str | Path) -> Path:
+    """What is typed for a place: to `Path`, an empty text (of a variable that is not set) is the current directory."""
+    if not str(text):
+        raise typer.BadParameter("an empty text names no place")
+    return Path(text)
+
+
+_PLACE = {"parser": path, "metavar": "PATH"}
+
+
 def given(context: typer.Context, name: str) -> bool:
     """Was an option typed?"""
     source = context.get_parameter_source(name)
@@ -47,6 +57,8 @@ def given(context: typer.Context, name: str) -> bool:
 
 def option_of(key: str, **more: Any) -> Any:
     """The option of a setting of training, for another command that has it, too."""
+    if _TRAINING[key].kind is Path:
+        more |= _PLACE
     return option(_TRAINING[key].help, _TRAINING[key].panel, **more)
 
 
@@ -59,7 +71,8 @@ def _seed(value: int) -> int:
 _CHECKPOINT = "A checkpoint, its model.safetensors, or the run that holds it."
 _TAKEN = "the one trained on, else data, else new problems"
 Checkpoint = Annotated[str | None, option(_CHECKPOINT, MODEL, default="the newest under checkpoints/")]
-DataDir = Annotated[Path | None, option("Directory that mathllm gen-data made.", PROBLEMS, default=_TAKEN)]
+_MADE = "Directory that mathllm gen-data made."
+DataDir = Annotated[Path | None, option(_MADE, PROBLEMS, default=_TAKEN, **_PLACE)]
 BatchSize = Annotated[int, number(_TRAINING["batch_size"].help, MACHINE)]
 Device = Annotated[str, option_of("device")]
 Seed = Annotated[int, option_of("seed", callback=_seed)]
@@ -102,6 +115,7 @@ def _parameter(one: Setting, optional: bool) -> inspect.Parameter:
     default = flag.shown if optional or value in (0, "") else ""
     if not default:
         default = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    more = _PLACE if flag.kind is Path else {}
     # a switch may set what is no bool
     kind: Any = flag.kind or (bool if flag.values else one.kind)
     return inspect.Parameter(
@@ -109,7 +123,8 @@ def _parameter(one: Setting, optional: bool) -> inspect.Parameter:
         inspect.Parameter.KEYWORD_ONLY,
         default=None if optional else value,
         annotation=Annotated[
-            kind | None if optional else kind, option(flag.help, flag.panel, one.option, default=default)
+            kind | None if optional else kind,
+            option(flag.help, flag.panel, one.option, default=default, **more),
         ],
     )
 

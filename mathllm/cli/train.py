@@ -86,6 +86,8 @@ def report(result: TrainResult, as_json: bool) -> None:
     if not as_json:
         if result.test is not None:
             typer.echo(f"test {headline(Count(result.test['correct'], result.test['num_examples']))}")
+            if seen := result.test.get("in_training", 0):
+                say(f"note: {seen:,} of these problems were trained on, too")
         typer.echo(f"best checkpoint {result.run / 'best'}")
     say(f"next: mathllm chat --checkpoint {directory}")
 
@@ -102,6 +104,10 @@ def config_from_flags(
     from mathllm.training.run import saved_settings
 
     flags, implied = options.tables_of(given)
+    if flags.get("train", {}).get("max_steps") == 0:
+        raise UsageError(
+            "--max-steps must be at least 1, not 0", "--num-epochs N goes N times through the data"
+        )
     if "num_epochs" in flags.get("train", {}):
         flags["train"].setdefault("max_steps", 0)  # not those of a recipe, or of the run that goes on
     own, assigned = load_recipe(recipe) if recipe else {}, parse_assignments(assignments)

@@ -16,7 +16,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, replace
 from itertools import count
 from pathlib import Path
@@ -32,6 +32,7 @@ from mathllm.data.sources import format_of, ratios, sampling
 from mathllm.errors import DataError, UsageError
 from mathllm.files import read_json, sync
 from mathllm.formats import Format
+from mathllm.locks import check_place, locked
 from mathllm.tasks import (
     TASKS,
     Problems,
@@ -50,7 +51,15 @@ from mathllm.tasks.slots import ABSENT, compact, constant, expression_slots, sig
 from mathllm.tasks.splits import SPLITS, Dealer, Parts, SplitRatios, hash_problems
 from mathllm.tokenizer import SPACE, TOKENS, join_pieces, lines
 
-__all__ = ["FILES", "METADATA", "generate_dataset", "import_dataset", "read_metadata", "read_problems"]
+__all__ = [
+    "FILES",
+    "METADATA",
+    "generate_dataset",
+    "import_dataset",
+    "places_of",
+    "read_metadata",
+    "read_problems",
+]
 
 FILES = tuple(f"{split}.jsonl" for split in SPLITS)
 METADATA = "metadata.json"
@@ -150,6 +159,12 @@ def import_dataset(
         kept = ("format", "zero_pad", "thought_length", "train_ratio", "val_ratio")
         options = {"from": source.name, **{name: _options(data)[name] for name in kept}}
         return _write_metadata(folder, data, counts, options, {"from": source.name, "notes": notes})
+
+
+def places_of(name: str, owner: Path) -> list[Path]:
+    """Where the dataset directory may be that a run, or a checkpoint, at `owner` calls by a name: seen from here, else
+    from one of the directories above the owner, since a run and its data are often moved or visited together."""
+    return [home / name for home in (Path(), *owner.absolute().parents[:-1])]
 
 
 def read_metadata(data_dir: Path) -> dict[str, Any]:
@@ -292,12 +307,26 @@ def _write_metadata(
 
 
 def _check_free(output_dir: Path, overwrite: bool) -> None:
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UsageError(f"{output_dir} is not a directory", "choose another --output-dir")
+    check_place(output_dir)
     present = [name for name in (*FILES, METADATA) if (output_dir / name).exists()]
     if present and not overwrite:
         hint = "--overwrite replaces them, or choose another --output-dir"
         raise UsageError(f"{output_dir} already holds {', '.join(present)}", hint)
+    # what stands beside metadata.json is ours, and so is what a kill has left without it
+    if METADATA not in present:
+        for name in present:
+            if not _looks_ours(output_dir / name):
+                hint = "move it elsewhere, or choose another --output-dir"
+                raise UsageError(f"{output_dir / name} is no file of a dataset: it would be deleted", hint)
+
+
+def _looks_ours(path: Path) -> bool:
+    """Does a file begin like those of a dataset?"""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = _PIECES[_OPEN]
+        return file.read(len(start)) in (start, b"")
 
 
 @contextmanager
@@ -307,29 +336,26 @@ def _replacing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     A dataset is there if and only if its metadata.json is: that one goes first and comes last. Files of other
     names are left alone, and so is everything if something goes wrong before the end.
     """
-    _check_free(output_dir, overwrite)
-    existed, folder = output_dir.exists(), None
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for leftover in output_dir.glob(_UNFINISHED + "*"):  # of a run that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        # inside, not beside: `output_dir` may be a link or a mount, and nothing can be moved between disks
-        folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=output_dir))
-        yield folder
-        sync(*(folder / name for name in (*FILES, METADATA)))
-        (output_dir / METADATA).unlink(missing_ok=True)
-        sync(output_dir)
-        for name in FILES:
-            os.replace(folder / name, output_dir / name)
-        sync(output_dir)
-        os.replace(folder / METADATA, output_dir / METADATA)
-        sync(output_dir)
+        with locked(output_dir, "mathllm gen-data"):
+            _check_free(output_dir, overwrite)
+            for leftover in output_dir.glob(_UNFINISHED + "*"):  # of a run that was killed
+                if leftover.is_dir() and {path.name for path in leftover.iterdir()} <= {*FILES, METADATA}:
+                    shutil.rmtree(leftover)
+            # inside, not beside: `output_dir` may be a link or a mount, and nothing can be moved between disks
+            folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=output_dir))
+            try:
+                yield folder
+                sync(*(folder / name for name in (*FILES, METADATA)))
+                (output_dir / METADATA).unlink(missing_ok=True)
+                sync(output_dir)
+                for name in FILES:
+                    os.replace(folder / name, output_dir / name)
+                sync(output_dir)
+                os.replace(folder / METADATA, output_dir / METADATA)
+                sync(output_dir)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         message = f"cannot write the dataset to {output_dir}: {error.strerror or error}"
         raise DataError(message, "choose another --output-dir, or make room there") from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if not existed:
-            with suppress(OSError):  # it has the files by now, unless something went wrong
-                output_dir.rmdir()

@@ -45,7 +45,9 @@ def model_card(
         lines.append(f"| validation | {best} |")
     if test is not None:
         low, high = test["exact_match_ci95"]
-        counts = f"{test['correct']:,} of {test['num_examples']:,} problems never trained on"
+        counts = f"{test['correct']:,} of {test['num_examples']:,} problems"
+        seen = test.get("in_training", 0)
+        counts += f", of which {seen:,} were trained on" if seen else " never trained on"
         interval = f"95% interval {percent(low, 4)} to {percent(high, 4)}"
         lines.append(f"| test | exact match {percent(test['exact_match'], 4)}: {counts}, {interval} |")
     lines += [

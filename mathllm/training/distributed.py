@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mathllm.errors import DeviceError
+from mathllm.errors import DeviceError, MathLLMError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,20 @@ class Processes:
         """The sum of a number over all processes. All of them have to ask."""
         return float(self._reduced(value, torch.float32, dist.ReduceOp.SUM))
 
-    def agree(self, text: str) -> str:
-        """What the main process says. All of them have to ask."""
-        said = [text]
+    def agree(self, find: Callable[[], T]) -> T:
+        """What the main process finds, or the MathLLMError that it meets, in every process. All of them have to ask."""
+        found: list[Any] = [None, None]
+        if self.main:
+            try:
+                found[0] = find()
+            except MathLLMError as error:
+                found[1] = error
         if self.world > 1:
-            dist.broadcast_object_list(said)
-        return said[0]
+            dist.broadcast_object_list(found)
+        if found[1] is not None:
+            raise found[1]
+        said: T = found[0]
+        return said
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
-from mathllm.checkpoint import load_checkpoint
+from mathllm.checkpoint import WEIGHTS, load_checkpoint, step_checkpoints
 from mathllm.config import Config, DataConfig, from_saved
-from mathllm.data.files import FILES, read_problems
+from mathllm.data.files import FILES, METADATA, places_of, read_problems
 from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out
 from mathllm.device import describe, pick_device
-from mathllm.errors import DataError, UsageError, reason
+from mathllm.errors import CheckpointError, DataError, UsageError, reason
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.files import explained, read_json, write_bytes, write_json
+from mathllm.locks import locked
 from mathllm.percent import percent
-from mathllm.resolve import resolve
+from mathllm.resolve import resolve, run_directory
 from mathllm.tasks import Problems, get_tasks, operands_asked, readable_beside, sizes
-from mathllm.tasks.splits import TEST, VAL
+from mathllm.tasks.splits import TEST, VAL, hash_problems
 from mathllm.training.card import model_card
 from mathllm.training.distributed import join, leave
 from mathllm.training.hooks import standard_hooks
-from mathllm.training.state import CARD, RESULTS, SETTINGS, clear_run, newest, note, read_progress, run_files
+from mathllm.training.state import (
+    CARD,
+    RESULTS,
+    SETTINGS,
+    Progress,
+    clear_run,
+    newest_whole,
+    note,
+    read_progress,
+    refuse_what_is_in_the_way,
+    run_files,
+    step_of,
+)
 from mathllm.training.trainer import Outcome, Trainer
 
 STREAM_EPOCH = 100_000  # rows that count as an epoch where there is no end of them
@@ -42,67 +58,96 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training problems, and the problems that validation and the final test use."""
+    """Training problems, and the problems that validation and the final test use.
+
+    `epoch` is the training rows in an epoch. Of files, `data` stands for the problems that are trained and validated
+    on, and `repeated` says how many problems of the other two are in the training file as well.
+    """
 
     source: Source
     validation: Problems
     test: Problems
-    epoch: int  # training rows in an epoch
+    epoch: int
+    data: str = ""
+    repeated: dict[str, int] = field(default_factory=dict)
 
 
 def train(
     config: Config, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> TrainResult:
     """Trains as `config` (see `mathllm.config.build_config`) says, tests the best checkpoint, and writes everything
-    under the output directory.
+    under the output directory, which is locked meanwhile.
 
-    Raises UsageError where that directory already holds a run and neither `resume` nor `overwrite` is given.
+    Raises UsageError where that directory already holds a run and neither `resume` nor `overwrite` is given, and
+    MathLLMError where another training is at work there.
     """
     if not isinstance(config, Config):
         raise UsageError(
             "training takes a Config", "mathllm.config.build_config makes one of tables of settings"
         )
+    run, named = Path(run_directory(config)), config.data.data_dir
+    if resume and named and run_files(run):
+        config = with_data_dir(config, find_data(named, run))
     config = resolve(config)
-    run = Path(config.train.output_dir)
     processes, device = join(pick_device(config.train.device))
     try:
         splits = load_splits(config)
-        total_steps = count_steps(config, splits.epoch, processes.world)
-        checkpoint = check_directory(run, resume, overwrite)
-        if checkpoint:
-            check_same_data(run, config)
-        trainer = Trainer(
-            config,
-            splits.source,
-            splits.validation,
-            total_steps=total_steps,
-            device=device,
-            processes=processes,
-            console=console,
-            resume=checkpoint,
-            hooks=standard_hooks(config),
-        )
-        processes.wait()  # nothing is written, or deleted, before every process has found all in order
-        if processes.main:
-            with explained(f"write {run}"):
-                if overwrite:
-                    clear_run(run)
-                run.mkdir(parents=True, exist_ok=True)
-                (run / RESULTS).unlink(
-                    missing_ok=True
-                )  # of a run that goes on: its best may be another one soon
-            write_json(run / SETTINGS, config.to_dict())
-            describe_run(trainer, splits)
-        outcome = trainer.run()
-        test = None
-        if processes.main:
-            note(run, f"{outcome.reason} after {outcome.step:,} steps, {outcome.seconds:.0f} s")
-            if outcome.reason != "signal":
-                test = test_best(run, config, splits.test, device)
-        processes.wait()
+        config = with_data_dir(config, named)  # a run keeps the name: it may be moved together with its data
+        with ExitStack() as stack:
+
+            def take_directory() -> tuple[Path | None, list[CheckpointError]]:
+                with explained(f"write {run}"):
+                    stack.enter_context(locked(run, "a training"))
+                found = check_directory(run, resume, overwrite)
+                if resume:
+                    check_same_data(config, splits, checkpoint=found[0], processes=processes.world)
+                return found
+
+            checkpoint, damaged = processes.agree(take_directory)
+            trainer = Trainer(
+                config,
+                splits.source,
+                splits.validation,
+                total_steps=count_steps(config, splits.epoch, processes.world),
+                device=device,
+                processes=processes,
+                console=console,
+                resume=checkpoint,
+                hooks=standard_hooks(config),
+            )
+            trainer.progress.data = splits.data
+            processes.wait()  # nothing is written, or deleted, before every process has found all in order
+            if processes.main:
+                prepare_directory(run, overwrite)
+                write_json(run / SETTINGS, config.to_dict())
+                for error in damaged:
+                    trainer.say(f"{error.message}: going on from {checkpoint}")
+                describe_run(trainer, splits)
+            outcome = trainer.run()
+            test = None
+            if processes.main:
+                note(run, f"{outcome.reason} after {outcome.step:,} steps, {outcome.seconds:.0f} s")
+                if outcome.reason != "signal":
+                    test = test_best(run, config, splits, device)
+            processes.wait()
     finally:
         leave()
     return TrainResult(run, outcome, test)
+
+
+def find_data(named: str, run: Path) -> Path:
+    """The data directory of a run that goes on. Raises UsageError where it cannot be found."""
+    found = next((place for place in places_of(named, run) if (place / METADATA).is_file()), None)
+    if found is None:
+        raise UsageError(
+            f"the data of this run, {named}, lie neither here nor in a directory above {run}",
+            "--data-dir DIRECTORY says where they are now; they must be the same",
+        )
+    return found
+
+
+def with_data_dir(config: Config, data_dir: str | Path) -> Config:
+    return replace(config, data=replace(config.data, data_dir=str(data_dir)))
 
 
 def load_splits(config: Config) -> Splits:
@@ -113,8 +158,19 @@ def load_splits(config: Config) -> Splits:
         if len(validation) == 0:
             file = Path(data.data_dir) / FILES[VAL]
             raise UsageError(f"{file} has no problems", "mathllm gen-data with a larger --val-ratio")
-        source = ProblemFile(problems[: data.num_examples or None], train.seed)
-        return Splits(source, validation[: train.eval_examples], test, len(source))
+        problems = problems[: data.num_examples or None]
+        trained, *others = map(hash_problems, (problems, validation, test))
+        seen = {
+            name: int(np.isin(hashes, trained).sum()) for name, hashes in zip(FILES[1:], others, strict=True)
+        }
+        return Splits(
+            ProblemFile(problems, train.seed),
+            validation[: train.eval_examples],
+            test,
+            epoch=len(problems),
+            data=hashlib.blake2b(trained.tobytes() + others[0].tobytes(), digest_size=16).hexdigest(),
+            repeated={name: count for name, count in seen.items() if count},
+        )
     validation = held_out(data, VAL, train.eval_examples)
     test = held_out(data, TEST, TEST_EXAMPLES)
     stream = ProblemStream(data, train.seed)
@@ -145,12 +201,14 @@ def count_steps(config: Config, epoch: int, processes: int = 1) -> int:
     return train.max_steps or max(1, -(-train.num_epochs * epoch // rows))
 
 
-def check_directory(run: Path, resume: bool, overwrite: bool) -> Path | None:
-    """Is the run's directory free, or meant to be used? Returns the checkpoint to resume from, if any."""
+def check_directory(run: Path, resume: bool, overwrite: bool) -> tuple[Path | None, list[CheckpointError]]:
+    """Is the run's directory free, or meant to be used? Returns the checkpoint to resume from, if any, and what is
+    wrong with newer ones."""
     if resume and overwrite:
         raise UsageError("--resume goes on with a run and --overwrite deletes it: give one of them")
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run} is not a directory", "choose another --output-dir")
+    elsewhere = "choose another --output-dir"
+    if (run / WEIGHTS).is_file():
+        raise UsageError(f"{run} is a checkpoint, not the directory of a run", elsewhere)
     there = run_files(run)
     if there and not resume and not overwrite:
         hint = "--resume goes on with it, --overwrite starts anew, --output-dir writes elsewhere"
@@ -158,25 +216,64 @@ def check_directory(run: Path, resume: bool, overwrite: bool) -> Path | None:
     if resume and not there:
         hint = "leave out --resume, or give the run's --output-dir"
         raise UsageError(f"{run} holds no run to resume", hint)
-    return newest(run) if resume else None
+    if not there and any((run / name).is_file() for name in (*FILES, METADATA)):
+        raise UsageError(f"{run} holds a dataset: a run would write its own files among those", elsewhere)
+    if overwrite and there and not (run / SETTINGS).is_file() and not step_checkpoints(run):
+        names = ", ".join(str(path.relative_to(run)) for path in there)
+        raise UsageError(f"{run} holds {names}, but no {SETTINGS}: no run has written that", elsewhere)
+    checkpoint, damaged = newest_whole(run) if resume else (None, [])
+    refuse_what_is_in_the_way(run, step_of(checkpoint) if checkpoint else -1)
+    return checkpoint, damaged
 
 
-def check_same_data(run: Path, config: Config) -> None:
+def prepare_directory(run: Path, overwrite: bool) -> None:
+    """Makes the directory ready for a run that begins, or goes on."""
+    with explained(f"write {run}"):
+        if overwrite:
+            clear_run(run)
+        # of a run that goes on: its best may be another one soon
+        (run / RESULTS).unlink(missing_ok=True)
+
+
+def check_same_data(config: Config, splits: Splits, *, checkpoint: Path | None, processes: int) -> None:
     """Raises UsageError where a run would go on with rows of another kind, or in another order, than it began."""
-    was, now, defaults = saved_settings(run), config.to_dict(), Config().to_dict()
-    if not was:
-        return
-    fixed = [("data", key) for key in now["data"]]
-    fixed += [("train", key) for key in ("seed", "batch_size", "grad_accumulation")]
-    for section, key in fixed:
+    progress = read_progress(checkpoint)[0] if checkpoint else Progress()
+    anew = "start anew in another --output-dir"
+    was, now, defaults = saved_settings(Path(config.train.output_dir)), config.to_dict(), Config().to_dict()
+    for section, key in [*(("data", key) for key in now["data"]), ("train", "seed")]:
+        if not was or (key == "data_dir" and progress.data and splits.data):
+            continue  # data that lie elsewhere now are judged by what they are
         # a setting that the run did not know yet was at its default
         before = was.get(section, {}).get(key, defaults[section][key])
         if before != now[section][key]:
             raise UsageError(
                 f"this run was started with {section}.{key} {before!r}, not {now[section][key]!r}: "
                 "it cannot go on with other data",
-                "leave that out, or start anew in another --output-dir",
+                f"leave that out, or {anew}",
             )
+    if progress.data and progress.data != splits.data:
+        raise UsageError(
+            f"{config.data.data_dir} holds other problems than this run was started on: it cannot go on with them",
+            f"put the old files back, name their directory with --data-dir, or {anew}",
+        )
+    check_same_rows(config, progress, processes)
+
+
+def check_same_rows(config: Config, progress: Progress, processes: int) -> None:
+    """Raises UsageError where a step would have another number of rows than those before."""
+    train, (before, rest) = config.train, divmod(progress.rows, max(1, progress.step))
+    own = train.batch_size * train.grad_accumulation
+    if rest or before in (0, own * processes):  # (an earlier version let them change)
+        return
+    if before % (train.grad_accumulation * processes) == 0:
+        hint = f"--batch-size {before // (train.grad_accumulation * processes)}"
+    elif before % processes == 0:
+        hint = f"--batch-size {before // processes} --grad-accumulation 1"
+    else:
+        fitting = [str(count) for count in range(1, 65) if before % count == 0]
+        hint = f"as many processes as divide {before:,}: {', '.join(fitting)}"
+    who = f"{processes} processes of {own:,} rows make" if processes > 1 else "these settings make"
+    raise UsageError(f"{who} steps of {own * processes:,}, and this run's have {before:,}", hint)
 
 
 def saved_settings(run: Path) -> dict[str, dict[str, Any]]:
@@ -192,7 +289,7 @@ def saved_settings(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def describe_run(trainer: Trainer, splits: Splits) -> None:
-    """What is about to happen, in three lines."""
+    """What is about to happen, in three lines, and what there is to say about it."""
     config = trainer.config
     model, data = config.model, config.data
     rows = f"{splits.epoch:,} rows of " if data.data_dir or data.num_examples else ""
@@ -200,25 +297,37 @@ def describe_run(trainer: Trainer, splits: Splits) -> None:
     start = f", from step {trainer.progress.step:,}" if trainer.progress.step else ""
     parameters = trainer.model.num_parameters
     on = describe(trainer.device) + (f", {trainer.processes.world} processes" * (trainer.processes.world > 1))
+    steps, warmup, in_all = trainer.total_steps, config.optim.warmup_steps, trainer.rows_in_all
+    notes = [
+        f"{count:,} problems of {name} are in {FILES[0]} too: those tell nothing of new ones"
+        for name, count in splits.repeated.items()
+    ]
+    if rows and in_all > splits.epoch:
+        notes.append(f"a step of {in_all:,} rows takes the {splits.epoch:,} there are more than once")
+    if warmup >= steps:
+        notes.append(f"{warmup:,} steps of warm-up: in {steps:,} the learning rate never gets to its peak")
     for line in (
         f"model {model.size}: {parameters:,} parameters, position {model.position}, on {on}",
         f"data {data.task}, up to {data.max_digits} digits, format {data.format}: {source}",
-        f"{trainer.total_steps:,} steps of {trainer.rows_in_all:,} rows{start} -> {config.train.output_dir}",
+        f"{steps:,} steps of {in_all:,} rows{start} -> {config.train.output_dir}",
+        *(f"note: {each}" for each in notes),
     ):
         trainer.say(line)
 
 
-def test_best(run: Path, config: Config, problems: Problems, device: torch.device) -> dict[str, Any] | None:
+def test_best(run: Path, config: Config, splits: Splits, device: torch.device) -> dict[str, Any] | None:
     """Evaluates the best checkpoint on the test split; writes test_results.json and its model card anew."""
+    problems = splits.test
     if len(problems) == 0:
         return None
     model = load_checkpoint(run, device)
     report = evaluate_problems(model, problems, batch_size=config.train.eval_batch_size).to_dict()
-    results = {**report, "checkpoint": model.path.resolve().name}
+    trained_on = splits.repeated.get(FILES[TEST], 0)
+    results = {**report, "in_training": trained_on, "checkpoint": model.path.resolve().name}
     write_json(run / RESULTS, results)
     right = f"{results['correct']:,} of {len(problems):,}"
     note(run, f"test exact match {percent(results['exact_match'])} ({right})")
     progress, _ = read_progress(model.path)
-    card = model_card(config, model.model.num_parameters, progress, report)
+    card = model_card(config, model.model.num_parameters, progress, results)
     write_bytes(model.path / CARD, card.encode())
     return results

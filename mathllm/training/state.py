@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from mathllm import files
 from mathllm.checkpoint import (
     CONFIG,
+    TOKENIZER,
     WEIGHTS,
     load_checkpoint,
     read_config,
@@ -41,11 +42,14 @@ TRAINED = "training_weights.safetensors"  # where the checkpoint's own weights a
 SETTINGS, RESULTS = "training_config.json", "test_results.json"
 METRICS, LOG = "metrics.jsonl", "logs/training.log"
 CARD, BEST = "README.md", "best"
+_CHECKPOINT = r"checkpoint-\d+"
+IN_CHECKPOINT = {WEIGHTS, CONFIG, TOKENIZER, TRAINED, SETTINGS, CARD, STATE_TENSORS, STATE}
 
 
 @dataclass
 class Progress:
-    """What a run knows about itself besides weights and optimizer state; `rows` is how many it has seen."""
+    """What a run knows about itself besides weights and optimizer state; `rows` is how many it has seen, and `data`
+    stands for the problems of its files (nothing: those of a stream, or an earlier version did not say)."""
 
     step: int = 0
     rows: int = 0
@@ -55,6 +59,7 @@ class Progress:
     best_step: int = 0
     evaluations_since_best: int = 0
     seconds: float = 0.0
+    data: str = ""
 
 
 class Parts(NamedTuple):
@@ -73,6 +78,7 @@ def save_step(run: Path, config: Config, parts: Parts, *, progress: Progress, ca
     """
     model, kept, optimizers, scaler = parts
     path = run / f"checkpoint-{progress.step}"
+    refuse_strange(path)
     with files.new_directory(path) as directory:
         save_model(directory, kept, config.model, config.data)
         if kept is not model:
@@ -211,9 +217,30 @@ def newest(run: Path) -> Path | None:
     return next(reversed(step_checkpoints(run)), None)
 
 
+def newest_whole(run: Path) -> tuple[Path | None, list[CheckpointError]]:
+    """The newest step checkpoint from which a run can go on (None if there is no checkpoint yet), and what is wrong
+    with each newer one. Raises the first of these errors where none is left."""
+    wrong: list[CheckpointError] = []
+    for path in reversed(step_checkpoints(run)):
+        try:
+            read_config(path)
+            for name in (WEIGHTS, STATE_TENSORS, TRAINED):
+                if name != TRAINED or (path / name).exists():
+                    read_tensors(path / name)
+            read_progress(path)
+            return path, wrong
+        except CheckpointError as error:
+            wrong.append(error)
+    if wrong:
+        hint = "no checkpoint of this run can be read: --overwrite starts anew"
+        raise CheckpointError(wrong[0].message, hint)
+    return None, []
+
+
 def mark_best(run: Path, checkpoint: Path) -> None:
     """Points RUN/best at a checkpoint, in one step that cannot be half done."""
     best, temporary = run / BEST, run / f".{BEST}.tmp-{os.getpid()}"
+    refuse_strange(best)
     with files.explained(f"write {best}"):
         if best.is_dir() and not best.is_symlink():
             files.remove_directory(best)  # what copying a run with all links followed makes of it
@@ -222,11 +249,14 @@ def mark_best(run: Path, checkpoint: Path) -> None:
         os.replace(temporary, best)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Deletes the oldest step checkpoints beyond `keep`, never the best one."""
+def prune(run: Path, step: int, keep: int) -> None:
+    """Deletes the oldest checkpoints of a run that has come to `step`, beyond `keep`, never the best one.
+
+    One past that step is damaged, or the run would have gone on from there: it does not count, and is written anew.
+    """
     best = (run / BEST).resolve()
-    for path in step_checkpoints(run)[:-keep]:
-        if path.resolve() != best:
+    for path in [path for path in step_checkpoints(run) if step_of(path) <= step][:-keep]:
+        if path.resolve() != best and not strange(path):
             files.remove_directory(path)
 
 
@@ -236,7 +266,46 @@ def mend(run: Path, progress: Progress, keep: int) -> None:
     best = run / f"checkpoint-{progress.best_step}"
     if (best / WEIGHTS).is_file():  # it was saved, but perhaps not yet marked
         mark_best(run, best)
-    prune(run, keep)
+    elif (
+        (run / BEST).is_symlink()
+        and not strange(run / BEST)
+        and step_of((run / BEST).readlink()) > progress.step
+    ):
+        (run / BEST).unlink()  # it is damaged (see `prune`), and the one before is gone
+    prune(run, progress.step, keep)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def strange(path: Path) -> str:
+    """Why what lies at the name of a checkpoint, or of RUN/best, was not written by a run, or nothing if it was, or
+    nothing lies there."""
+    if path.is_symlink():
+        to = os.readlink(path)
+        return "" if path.name == BEST and re.fullmatch(_CHECKPOINT, to) else f"{path} is a link to {to}"
+    if not path.is_dir():
+        return f"{path} is a file" if path.exists() else ""
+    if path.name == BEST and not (path / WEIGHTS).is_file():
+        return f"{path} holds no {WEIGHTS}"
+    names = sorted(entry.name for entry in path.iterdir())
+    others = [name for name in names if (files.leftover_of(name) or name) not in IN_CHECKPOINT]
+    return f"{path} holds {others[0]}" if others else ""
+
+
+def refuse_strange(*paths: Path) -> None:
+    """Raises UsageError for the first of these names of checkpoints at which something strange lies."""
+    for path in paths:
+        if why := strange(path):
+            hint = "move it elsewhere, or choose another --output-dir"
+            raise UsageError(f"{why}: no run has written that, and it would be deleted", hint)
+
+
+def refuse_what_is_in_the_way(run: Path, step: int) -> None:
+    """Raises UsageError where a run that goes on from `step` would replace what no run has written."""
+    checkpoints = [path for path in run.glob("checkpoint-*") if re.fullmatch(_CHECKPOINT, path.name)]
+    refuse_strange(run / BEST, *(path for path in sorted(checkpoints) if step_of(path) > step))
 
 
 def run_files(run: Path) -> list[Path]:
@@ -250,7 +319,8 @@ def run_files(run: Path) -> list[Path]:
 def clear_run(run: Path) -> None:
     """Deletes what an earlier run has written, and nothing else."""
     files.remove_leftovers(run, _is_ours)
-    for path in run_files(run):
+    # the settings, which show that a run has been here, last
+    for path in sorted(run_files(run), key=lambda path: path.name == SETTINGS):
         if path.is_dir() and not path.is_symlink():
             files.remove_directory(path)
         else:
@@ -262,8 +332,8 @@ def clear_run(run: Path) -> None:
 def _is_checkpoint(path: Path) -> bool:
     if path.name == BEST:
         return path.is_symlink() or (path / WEIGHTS).is_file()
-    return re.fullmatch(r"checkpoint-\d+", path.name) is not None and path.is_dir()
+    return re.fullmatch(_CHECKPOINT, path.name) is not None and path.is_dir()
 
 
 def _is_ours(name: str) -> bool:
-    return name in (BEST, METRICS, SETTINGS, RESULTS) or re.fullmatch(r"checkpoint-\d+", name) is not None
+    return name in (BEST, METRICS, SETTINGS, RESULTS) or re.fullmatch(_CHECKPOINT, name) is not None

@@ -13,6 +13,7 @@ import contextlib
 import math
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -46,6 +47,8 @@ from mathllm.training.window import Window
 
 # on a CPU a micro-batch of this size keeps its activations in the cache; a GPU wants everything at once
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 20}
+# what torch.compile takes on top, at first
+COMPILING = {"cpu": "12 to 95 seconds", "cuda": "up to a minute"}
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Trainer:
             devices = [device] if device.type == "cuda" else None
             self.shared = nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
         # evaluation goes on with the plain model: a compiled one would be made anew for each width of a cache
-        self.trained = cast(nn.Module, torch.compile(self.shared)) if config.train.compile else self.shared
+        self.trained = compiled(self.shared) if config.train.compile else self.shared
         alone = self.processes.world == 1 and device.type == "cpu" and not config.train.compile
         self.replicas = Replicas(self.trained, max(1, config.train.threads) if alone else 1)
         self.stop_signal = 0
@@ -154,6 +157,8 @@ class Trainer:
         if self.processes.main:
             state.mend(self.run_dir, progress, self.config.train.keep)
         with self._hooked(), self._signals():
+            if self.config.train.compile and self.processes.main:
+                self.say(f"compiling: the first steps take {COMPILING[self.device.type]}")
             self.window = Window(progress.seconds)
             while progress.step < self.total_steps and not reason:
                 self.window.add(*self.train_step(progress.step))
@@ -259,7 +264,7 @@ class Trainer:
             self._report()
         reason = ""
         if evaluate:
-            reason = self.processes.agree(self._evaluate() if self.processes.main else "")
+            reason = self.processes.agree(self._evaluate)
         if save:
             self._save()
         if evaluate or save:
@@ -302,7 +307,7 @@ class Trainer:
             progress.best_correct, progress.validation_examples = correct, len(verdicts)
             self._save()
             state.mark_best(self.run_dir, self.run_dir / f"checkpoint-{progress.step}")
-            state.prune(self.run_dir, self.config.train.keep)
+            state.prune(self.run_dir, progress.step, self.config.train.keep)
         right = f"{correct:,} of {len(verdicts):,}"
         self.say(f"step {progress.step}: exact match {percent(exact_match)} ({right}) on validation")
         reasons = [hook.evaluated(self, verdicts) for hook in self.hooks]
@@ -314,7 +319,7 @@ class Trainer:
         card = model_card(self.config, self.model.num_parameters, self.progress)
         path = state.save_step(self.run_dir, self.config, self.parts, progress=self.progress, card=card)
         self.saved_step = self.progress.step
-        state.prune(self.run_dir, self.config.train.keep)
+        state.prune(self.run_dir, self.progress.step, self.config.train.keep)
         for hook in self.hooks:
             hook.saved(self, path)
 
@@ -347,14 +352,18 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Lets a step finish on Ctrl-C or SIGTERM, so that it can be saved; a second signal ends at once."""
+        """Lets a step finish on Ctrl-C or SIGTERM, so that it can be saved; a second one ends at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stop_signal = number
-            signal.signal(number, before[number])
+            # a second SIGTERM waits for nothing, not even for the operation that Python is in
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else before[number])
+            if self.processes.main:
+                with contextlib.suppress(RuntimeError):  # it has come in the middle of another line
+                    self.console.print("stopping after this step; again to stop now", highlight=False)
 
         before = {int(number): signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -368,3 +377,9 @@ class Trainer:
         if last or not isinstance(self.shared, nn.parallel.DistributedDataParallel):
             return contextlib.nullcontext()
         return self.shared.no_sync()
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The model by torch.compile, which warns of every turn in the complex plane that it leaves as it is."""
+    warnings.filterwarnings("ignore", message="Torchinductor does not support code generation for complex")
+    return cast(nn.Module, torch.compile(model))
