@@ -322,6 +322,35 @@ def test_help_does_not_wait_for_torch() -> None:
     assert "mathllm eval --exhaustive 999 --fail-under 1" in text
 
 
+def test_problems_that_were_trained_on_are_told(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    lines = [f'{{"expression": "{a}+1", "answer": "{a + 1}"}}' for a in range(9)]
+    sums(home / "data" / "train.jsonl", *lines)
+    sums(
+        home / "data" / "test.jsonl",
+        '{"expression": "1+2", "answer": "3"}',
+        '{"expression": "2+2", "answer": "4"}',
+    )
+    (home / "runs").mkdir()
+    model = checkpoint_of(home / "runs" / "mine", half_trained().model, data_dir="data")
+
+    def said(*options: object) -> str:
+        return run("--checkpoint", model, *options).stderr
+
+    trained = "problems are in the file that this checkpoint was trained on"
+    assert f"note: 9 of 9 {trained}" in said("--data-path", home / "data" / "train.jsonl")
+    assert f"note: 4 of 4 {trained}" in said(
+        "--data-path", home / "data" / "train.jsonl", "--max-examples", 4
+    )
+    # the test file of its training is found from here; 1+2 is 2+1
+    assert f"note: 1 of 2 {trained}" in said()
+    (home / "data" / "train.jsonl").write_text("nothing")
+    assert "note" not in said()
+    stream = checkpoint_of(tmp_path / "stream", half_trained().model)
+    options = ("--checkpoint", stream, "--data-path", sums(Path("sums.txt"), "1+2=3", "7+8=15"))
+    assert "of 1 problems are of the split" in run(*options, "--max-examples", 1).stderr
+
+
 def test_a_signal_clears_up(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "mathllm.evaluation.report.evaluate_problems", lambda *_, **__: signal.raise_signal(signal.SIGTERM)

@@ -19,6 +19,7 @@ from mathllm.cli.main import main
 from mathllm.cli.train import report
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset
+from mathllm.locks import locked
 from mathllm.training.run import TrainResult
 from mathllm.training.trainer import Outcome
 
@@ -307,6 +308,27 @@ def test_the_demo_replaces_its_own_run_only(run: Any, monkeypatch: pytest.Monkey
     assert not Path("out/data").exists()
 
 
+def test_the_demo_leaves_a_dataset_and_a_running_training_alone(
+    run: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def demo() -> tuple[Any, str]:
+        monkeypatch.setattr(sys, "argv", ["mathllm", "demo", "--output-dir", "data", "--overwrite"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capfd.readouterr().err
+
+    make_data("data")
+    before = sorted(Path("data").iterdir())
+    code, said = demo()
+    assert (code, "data holds a dataset" in said) == (2, True)
+    ended = run(*QUICK, "--output-dir", "data")
+    assert (ended.code, "data holds a dataset" in ended.err) == (2, True)
+    assert sorted(Path("data").iterdir()) == before
+    with locked(Path("data"), "a training"):
+        code, said = demo()
+    assert (code, "a training is running in data" in said) == (1, True)
+
+
 def test_the_log_tells_the_whole_run(run: Any) -> None:
     assert run(*QUICK, "--max-steps", "2", "--output-dir", "out").code == 0
     log = Path("out/logs/training.log").read_text(encoding="utf-8")
@@ -429,6 +451,9 @@ def test_damaged_settings_of_a_run_are_named(run: Any) -> None:
         (("--set", "layers=1"), "section.key=value"),
         (("--set", "model.layers=many"), "whole number"),
         (("--batch-size", "0"), "at least 1"),
+        (("--max-steps", "0"), "--max-steps must be at least 1, not 0"),
+        (("--output-dir", ""), "an empty text names no place"),
+        (("--data-dir", ""), "an empty text names no place"),
         (("--learning-rate", "-1"), "at least 0"),
         (("--learning-rate", "nan"), "a number, not nan"),
         (("--target-exact-match", "99"), "from 0 to 1"),
@@ -559,6 +584,7 @@ def test_a_signal_saves_and_the_command_says_how_to_go_on(tmp_path: Path, number
     (saved,) = step_checkpoints(tmp_path / "out dir")
     step = int(saved.name[11:])
     assert f"stopped and saved at step {step:,}" in child.err
+    assert child.err.count("stopping after this step; again to stop now") == 1
     assert max(records(tmp_path / "out dir", "train/loss")) == step
     more = ("--max-steps", str(step + 3))
     resumed = Child(command_line, "train", "--resume", "--output-dir", "out dir", *more, files=tmp_path)
@@ -569,6 +595,19 @@ def test_a_signal_saves_and_the_command_says_how_to_go_on(tmp_path: Path, number
 
 
 # --- the console ---
+
+
+def test_of_several_processes_the_first_tells_what_is_wrong(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others give it time: torchrun ends them when the first has failed; what is wrong with one alone is said."""
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    for rank, times in (("0", 0), ("1", 1)):
+        monkeypatch.setenv("RANK", rank)
+        ended = run("--position", "ropes")
+        assert (ended.code, len(waited)) == (2, times)
+        assert ended.err.startswith("error: ")
 
 
 def test_help_answers_without_torch_and_shows_every_default() -> None:

@@ -233,6 +233,17 @@ def test_somebody_elses_file_of_the_same_name_is_kept(name: str, tmp_path: Path)
     with pytest.raises(UsageError, match=f"already holds {name}"):
         generate_dataset(DataConfig(), 50, 0, tmp_path)
     assert contents(tmp_path) == {name: b"mine"}
+    if name != "metadata.json":  # which says that the others are ours
+        with pytest.raises(UsageError, match=f"{name} is no file of a dataset"):
+            generate_dataset(DataConfig(), 50, 0, tmp_path, overwrite=True)
+        assert contents(tmp_path) == {name: b"mine"}
+
+
+def test_somebody_elses_directory_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-thesis").mkdir()
+    (tmp_path / ".unfinished-thesis" / "chapter").write_text("mine")
+    generate_dataset(DataConfig(), 50, 0, tmp_path)
+    assert (tmp_path / ".unfinished-thesis" / "chapter").read_text() == "mine"
 
 
 @pytest.mark.parametrize("existed", [False, True])
@@ -283,6 +294,9 @@ def test_a_run_killed_while_it_replaces_files_leaves_no_mixture(
         generate_dataset(BOTH, 100, 7, tmp_path, overwrite=True)
     with pytest.raises(DataError, match="holds no dataset"):
         read_metadata(tmp_path)
+    monkeypatch.undo()
+    generate_dataset(BOTH, 100, 7, tmp_path, overwrite=True)
+    assert read_metadata(tmp_path)["seed"] == 7
 
 
 def generate_and_die(directory: Path) -> None:

@@ -11,14 +11,17 @@ import pytest
 import torch
 from runs import Child, finished, group, records, tiny, weights
 
-from mathllm.config import Config
+from mathllm.config import Config, build_config
 from mathllm.data.batches import micro_batches
+from mathllm.data.files import generate_dataset
 from mathllm.data.sources import ProblemStream
+from mathllm.errors import UsageError
 from mathllm.formats import get_format
 from mathllm.locks import LOCK, locked
 from mathllm.tasks import Problems
 from mathllm.training.distributed import join, leave
-from mathllm.training.run import load_splits, train
+from mathllm.training.run import check_same_rows, load_splits, train
+from mathllm.training.state import Progress
 from mathllm.training.trainer import MICRO_BATCH_TOKENS, Trainer
 
 CPU = torch.device("cpu")
@@ -67,6 +70,52 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it(
     assert "exact match" in children[0].err
     assert children[1].err == ""
     assert not any(name.startswith("module.") for name in weights(tmp_path / "halves" / "best"))
+
+
+@pytest.mark.parametrize("source", ["stream", "file"])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, source: str) -> None:
+    settings = [*SETTINGS, "train.save_steps=4", "train.grad_accumulation=2", "optim.schedule=constant"]
+    if source == "file":
+        # fewer rows than there are steps to come, so that a shifted beginning would show
+        generate_dataset(build_config({"data": {"max_digits": 2}}).data, 300, 0, tmp_path / "data")
+        settings += [f"data.data_dir={tmp_path / 'data'}", "model.max_length=40"]
+    finished(tiny(tmp_path / "whole", *settings))
+    finished(tiny(tmp_path / "parts", *settings, "train.max_steps=4"))
+    same = tiny(tmp_path / "parts", *settings)  # 8 rows, twice
+    refused = together(train, same, True, files=tmp_path)
+    assert [child.wait() for child in refused] == [1, 1]
+    for child in refused:
+        assert "2 processes of 16 rows make steps of 32, and this run's have 16" in child.err
+    children = together(
+        train, tiny(tmp_path / "parts", *settings, "train.batch_size=4"), True, files=tmp_path
+    )
+    assert [child.wait() for child in children] == [0, 0], children[0].err + children[1].err
+    close(tmp_path / "parts" / "checkpoint-8", tmp_path / "whole" / "checkpoint-8", 1e-5)
+    one, other = (records(tmp_path / name, "train/loss") for name in ("whole", "parts"))
+    assert other == pytest.approx(one, rel=1e-4)
+    with pytest.raises(UsageError, match="these settings make steps of 8, and this run's have 16"):
+        finished(tiny(tmp_path / "parts", *settings, "train.batch_size=4"), resume=True)
+    finished(tiny(tmp_path / "parts", *settings), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "processes", "accumulation", "hint"),
+    [
+        (128, 2, 1, "--batch-size 64"),
+        (128, 4, 2, "--batch-size 16"),
+        (30, 3, 4, "--batch-size 10 --grad-accumulation 1"),
+        (30, 4, 1, "as many processes as divide 30: 1, 2, 3, 5, 6, 10, 15, 30"),
+    ],
+)
+def test_who_goes_on_with_other_rows_is_told_what_to_type(
+    rows: int, processes: int, accumulation: int, hint: str
+) -> None:
+    train_settings = {"batch_size": 7, "grad_accumulation": accumulation}
+    config, progress = build_config({"train": train_settings}), Progress(step=10, rows=10 * rows)
+    with pytest.raises(UsageError, match=f"and this run's have {rows}") as refused:
+        check_same_rows(config, progress, processes)
+    assert refused.value.hint == hint
+    check_same_rows(config, Progress(step=10, rows=1001), processes)  # of an earlier version
 
 
 def test_some_of_those_steps_take_one_process_more_micro_batches_than_the_other(tmp_path: Path) -> None:

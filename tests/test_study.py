@@ -163,6 +163,14 @@ def test_a_study_that_cannot_end_does_not_begin(
     assert not (tmp_path / "out").exists()
 
 
+def test_results_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(STUDY)
+    (tmp_path / "results.json").write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=r"results\.json is not the result of a study"):
+        invoke(tmp_path / "mine.toml", "--output-dir", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.toml", "results.json"}
+
+
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="positions"):
         load_study("position")

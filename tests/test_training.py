@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from io import StringIO
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from mathllm.training.hooks import start_wandb
 from mathllm.training.objectives import Moment, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.run import count_steps, load_splits, train
-from mathllm.training.trainer import Trainer
+from mathllm.training.trainer import Trainer, compiled
 
 CPU = torch.device("cpu")
 
@@ -342,7 +343,15 @@ def test_half_precision_skips_a_step_that_overflows_and_spoils_nothing(tmp_path)
 
 def test_a_compiled_model_is_saved_as_itself(tmp_path) -> None:
     with torch.compiler.set_stance("force_eager"):  # the wrapper without the minute that a compiler takes
-        finished(tiny(tmp_path / "compiled", "train.max_steps=3", "train.compile=true"))
+        talk = StringIO()
+        train(
+            tiny(tmp_path / "compiled", "train.max_steps=3", "train.compile=true"), console=Console(file=talk)
+        )
+    assert "compiling: the first steps take 12 to 95 seconds" in talk.getvalue()
+    with warnings.catch_warnings(record=True) as told:
+        compiled(torch.nn.Linear(1, 1))
+        warnings.warn("Torchinductor does not support code generation for complex operators.", stacklevel=1)
+    assert told == []
     finished(tiny(tmp_path / "plain", "train.max_steps=3"))
     one, other = (weights(tmp_path / name / "checkpoint-3") for name in ("plain", "compiled"))
     assert list(one) == list(other)

@@ -19,6 +19,8 @@ from mathllm.percent import percent_down
 if TYPE_CHECKING:
     from mathllm.study import Study
 
+RESULTS = "results.json"
+
 
 def study(
     name: Annotated[
@@ -61,6 +63,7 @@ def study(
         raise UsageError("--table shows all that is finished", "leave out --seeds and --only")
     chosen = load_study(name)
     root = output_dir or Path("studies") / chosen.name
+    check_results(root / RESULTS)
     runs = chosen.runs(root, parse_seeds(seeds, chosen.seeds), only or (), settings or ())
     talk = Console(stderr=True, highlight=False)
     for number, run in enumerate([] if table_only else runs, 1):
@@ -69,6 +72,13 @@ def study(
         right = f"{found['correct']:,} of {found['num_examples']:,} held out"
         talk.print(f"  {right}, {found['train_seconds']:.0f} s", style="dim")
     report(chosen, root, settings or [], output)
+
+
+def check_results(path: Path) -> None:
+    """Raises UsageError for a file that no study has written: it would be deleted."""
+    if path.exists() and not path.read_bytes().startswith(b'{\n  "study"'):
+        hint = "move it elsewhere, or choose another --output-dir"
+        raise UsageError(f"{path} is not the result of a study: it would be deleted", hint)
 
 
 def parse_seeds(text: str | None, count: int) -> list[int]:
@@ -90,7 +100,7 @@ def report(chosen: Study, root: Path, settings: list[str], output: Output) -> No
     if not results:
         raise UsageError(f"no run of {chosen.name} is finished in {root}", f"mathllm study {chosen.name}")
     document = {"study": chosen.name, "results": results}
-    write_json(root / "results.json", document)
+    write_json(root / RESULTS, document)
     if output.plot is not None:
         from mathllm.evaluation.plots import plot_lengths
 
@@ -115,7 +125,7 @@ def show(console: Console, chosen: Study, *, results: list[dict[str, Any]], othe
         f"held out: {held_out} problems a seed, of the variant's own kind",
         *([f"other columns: {chosen.examples:,} problems a seed"] if chosen.digits else []),
         *([f"{others} results of other settings were left out"] if others else []),
-        str(root / "results.json"),
+        str(root / RESULTS),
     ]
     for line in lines:
         console.print(line, style="dim", markup=False, soft_wrap=True)

@@ -218,9 +218,11 @@ def check_directory(run: Path, resume: bool, overwrite: bool) -> tuple[Path | No
         raise UsageError(f"{run} holds no run to resume", hint)
     if not there and any((run / name).is_file() for name in (*FILES, METADATA)):
         raise UsageError(f"{run} holds a dataset: a run would write its own files among those", elsewhere)
-    if overwrite and there and not (run / SETTINGS).is_file() and not step_checkpoints(run):
-        names = ", ".join(str(path.relative_to(run)) for path in there)
-        raise UsageError(f"{run} holds {names}, but no {SETTINGS}: no run has written that", elsewhere)
+    loose = [str(path.relative_to(run)) for path in there if path.is_file()]
+    if overwrite and loose and not (run / SETTINGS).is_file() and not step_checkpoints(run):
+        raise UsageError(
+            f"{run} holds {', '.join(loose)}, but no {SETTINGS}: no run has written that", elsewhere
+        )
     checkpoint, damaged = newest_whole(run) if resume else (None, [])
     refuse_what_is_in_the_way(run, step_of(checkpoint) if checkpoint else -1)
     return checkpoint, damaged
