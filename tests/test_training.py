@@ -347,7 +347,7 @@ def test_a_compiled_model_is_saved_as_itself(tmp_path) -> None:
         train(
             tiny(tmp_path / "compiled", "train.max_steps=3", "train.compile=true"), console=Console(file=talk)
         )
-    assert "compiling: the first steps take 12 to 95 seconds" in talk.getvalue()
+    assert "compiling: the first steps take long" in talk.getvalue()
     with warnings.catch_warnings(record=True) as told:
         compiled(torch.nn.Linear(1, 1))
         warnings.warn("Torchinductor does not support code generation for complex operators.", stacklevel=1)

@@ -133,9 +133,9 @@ def read_progress(path: Path) -> tuple[Progress, dict[str, Any]]:
         scaler_state: dict[str, Any] = content.pop("scaler")
         progress = Progress(**content)
         for name, value in asdict(progress).items():
-            if (
-                type(value) not in (int, type(getattr(Progress, name)))
-                or not -1 <= value <= MAX_STEPS * 2**20
+            kind = type(getattr(Progress, name))
+            if type(value) not in (kind, *([int] if kind is float else [])) or (
+                kind is not str and not -1 <= value <= MAX_STEPS * 2**20
             ):
                 raise ValueError(f"{name} is {str(value)[:40]!r}")
         if not isinstance(scaler_state, dict):

@@ -47,8 +47,6 @@ from mathllm.training.window import Window
 
 # on a CPU a micro-batch of this size keeps its activations in the cache; a GPU wants everything at once
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 20}
-# what torch.compile takes on top, at first
-COMPILING = {"cpu": "12 to 95 seconds", "cuda": "up to a minute"}
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ class Trainer:
             state.mend(self.run_dir, progress, self.config.train.keep)
         with self._hooked(), self._signals():
             if self.config.train.compile and self.processes.main:
-                self.say(f"compiling: the first steps take {COMPILING[self.device.type]}")
+                self.say("compiling: the first steps take long (on a CPU of two cores 12 to 95 seconds)")
             self.window = Window(progress.seconds)
             while progress.step < self.total_steps and not reason:
                 self.window.add(*self.train_step(progress.step))
