@@ -56,6 +56,8 @@ def options_of(command: Callable[..., None]) -> Iterator[str]:
         if not hasattr(parameter.annotation, "__metadata__"):
             continue  # the context
         kind, info = parameter.annotation.__origin__, parameter.annotation.__metadata__[0]
+        if info.hidden:
+            continue
         kinds = [part for part in get_args(kind) or (kind,) if part is not type(None)]
         typed = " ".join(
             filter(None, [name_of(parameter, info), info.metavar or PLACEHOLDERS.get(kinds[0], "")])

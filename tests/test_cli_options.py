@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mathllm.cli.main import COMMANDS, app
-from mathllm.cli.options import SETTINGS, tables_of
+from mathllm.cli.options import SETTINGS, not_needed, tables_of
 from mathllm.cli.output import Output
 from mathllm.config import SECTIONS, build_config
 from mathllm.errors import UsageError
@@ -39,6 +40,8 @@ def options() -> dict[str, dict[str, tuple[Any, str]]]:
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             if hasattr(parameter.annotation, "__metadata__"):
                 kind, info = get_args(parameter.annotation)[:2]
+                if info.hidden:
+                    continue
                 kinds = [part for part in get_args(kind) or (kind,) if part is not type(None)]
                 words = [word for word in (info.default, *(info.param_decls or ())) if isinstance(word, str)]
                 called = words[0] if words else "--" + parameter.name.replace("_", "-")
@@ -117,6 +120,22 @@ def test_names_of_flags() -> None:
     assert setting(3, "words").metadata["flags"] == (Flag("words"),)  # type: ignore[attr-defined]
     assert (listed(["a"]), listed(["a", "b"]), listed("abc")) == ("a", "a or b", "a, b or c")
     assert described({"a": Choice("", "first"), "b": Choice("")}) == "a (first), b"
+
+
+def test_what_is_not_needed_any_more_is_taken_and_said() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    @not_needed(old_thing="the rest knows it")
+    def command(*, new_thing: int = 1) -> None:
+        print("new", new_thing)
+
+    for arguments in ([], ["--old-thing", "3"], ["--new-thing", "2", "--old-thing=x"]):
+        result = CliRunner().invoke(app, arguments)
+        assert result.stdout == f"new {2 if len(arguments) == 3 else 1}\n"
+        said = "note: --old-thing is not needed any more: the rest knows it\n"
+        assert result.stderr == (said if arguments else "")
+    assert "old-thing" not in CliRunner().invoke(app, ["--help"]).stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -39,6 +39,7 @@ ONLY_WITH = {
 }
 
 
+@options.not_needed(model_size="the checkpoint knows it", max_length="the checkpoint knows it")
 def evaluate(
     context: typer.Context,
     *,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -106,6 +108,30 @@ def with_flags(settings: Iterable[Setting], optional: bool) -> Callable[[Command
             parameters=[*made, *(one.replace(kind=one.KEYWORD_ONLY) for one in own)]
         )
         return command
+
+    return decorate
+
+
+def not_needed(**reasons: str) -> Callable[[Command], Command]:
+    """Lets a command take options that have nothing left to do: each says on stderr that it is not needed any more,
+    and why. They are not in --help, and the command is not told of them."""
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def without(*positional: Any, **named: Any) -> None:
+            for name, why in reasons.items():
+                if named.pop(name, None) is not None:
+                    option_name = "--" + name.replace("_", "-")
+                    print(f"note: {option_name} is not needed any more: {why}", file=sys.stderr)
+            command(*positional, **named)
+
+        signature, kind = inspect.signature(command, eval_str=True), inspect.Parameter.KEYWORD_ONLY
+        taken: Any = Annotated[str | None, typer.Option(hidden=True)]
+        made = [inspect.Parameter(name, kind, default=None, annotation=taken) for name in reasons]
+        without.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*signature.parameters.values(), *made]
+        )
+        return cast(Command, without)
 
     return decorate
 
