@@ -22,7 +22,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mathllm.checkpoint import load_checkpoint
-from mathllm.errors import ExpressionError, MathLLMError, UsageError, check_choice, complain, unknown_choice
+from mathllm.errors import (
+    ExpressionError,
+    MathLLMError,
+    UsageError,
+    check_choice,
+    complain,
+    unknown_choice,
+    visible,
+)
 from mathllm.formats import Rendered
 from mathllm.inference.engine import CUT, ENDED, Step
 from mathllm.inference.sampling import SamplingParams
@@ -180,7 +188,7 @@ class Chat:
     def say(self, *texts: str, style: str = TALK) -> None:
         """Talk, which is neither a thought nor an answer, wrapped between words."""
         for text in texts:
-            self.console.print(Padding(Text(text, style), (0, 0, 0, len(INDENT)), expand=False))
+            self.console.print(Padding(Text(visible(text), style), (0, 0, 0, len(INDENT)), expand=False))
 
     def show_error(self, error: MathLLMError, line: str) -> None:
         """The caret under what was typed, the message, and the hint."""

@@ -89,7 +89,9 @@ def load_checkpoint(
         why = f"{error} is missing" if isinstance(error, KeyError) else reason(error)
         raise CheckpointError(
             f"{directory / CONFIG} does not describe a model of this version: {why}",
-            f"it was written by mathllm {config.get('mathllm', 'unknown')}, this is {__version__}",
+            "it has been changed since it was written: use another checkpoint of the run"
+            if (writer := config.get("mathllm", "unknown")) == __version__
+            else f"it was written by mathllm {writer}, this is {__version__}",
         ) from error
     model.load_state_dict(read_weights(directory / WEIGHTS, model))
     model.to(device or torch.device("cpu")).eval()
@@ -155,6 +157,8 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is not a regular file")
+        with path.open("rb"):
+            pass  # for its errors, which say more than those below
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             kinds = {part.get_dtype() for part in found.values()}
@@ -176,8 +180,13 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    hint = "it may have been cut off while copying; use another checkpoint of the run"
-    return CheckpointError(f"{path} cannot be read: {error}", hint)
+    if isinstance(error, PermissionError):
+        hint = f"if it is yours: chmod u+r {path}"
+    elif isinstance(error, OSError):
+        hint = "use another checkpoint of the run"
+    else:
+        hint = "it may have been cut off while copying; use another checkpoint of the run"
+    return CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", hint)
 
 
 def read_weights(path: Path, model: Transformer) -> dict[str, torch.Tensor]:
@@ -211,10 +220,13 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config = read_json(path)
     except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(config, dict) or "vocabulary" not in config:
         raise CheckpointError(
-            f"{path} cannot be read: {error}", "use another checkpoint of the run"
-        ) from error
-    if not isinstance(config, dict) or config.get("vocabulary") != list(TOKENS):
+            f"{path} does not describe a checkpoint: it names no vocabulary",
+            "only checkpoints that mathllm train wrote can be loaded",
+        )
+    if config["vocabulary"] != list(TOKENS):
         raise CheckpointError(
             f"{directory} was made with another vocabulary than the sixteen tokens of mathllm",
             "only checkpoints that mathllm train wrote can be loaded",

@@ -7,16 +7,20 @@ import math
 import sys
 from collections.abc import Collection, Iterable
 
+_WIDEST, _KEPT = 1000, 300  # characters of a line: the longest, and what is left of each end of a longer one
+
 
 class MathLLMError(Exception):
-    """A failure with a message for the user; `hint` says what to do about it."""
+    """A failure with a message for the user; `hint` says what to do about it. Both may quote from files: see
+    `visible`."""
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
+        message = visible(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint and visible(hint)
 
     def __str__(self) -> str:
         """All that there is to say, as a notebook shows it."""
@@ -72,6 +76,15 @@ class TrainingError(MathLLMError):
 def reason(error: BaseException) -> str:
     """What an error says, in a sentence that has a place for it: without the hint."""
     return error.message if isinstance(error, MathLLMError) else str(error)
+
+
+def visible(text: str) -> str:
+    """A text that may come from a file as a terminal can show it: its control characters are written out (`\\x1b`),
+    and very long lines are cut in the middle."""
+    lines = (
+        line if len(line) <= _WIDEST else f"{line[:_KEPT]} ... {line[-_KEPT:]}" for line in text.split("\n")
+    )
+    return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 
 
 def complain(error: MathLLMError, where: str = "") -> None:

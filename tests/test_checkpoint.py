@@ -1,5 +1,6 @@
 """Checkpoints: they load with nothing beside them, and no signal, kill or full disk costs more than the last steps."""
 
+import errno
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import torch
 from runs import Child, command_line, finished, records, same_run, state_bytes, tiny, weights
 from safetensors.torch import load_file, save_file
 
+from mathllm import __version__
 from mathllm.checkpoint import find_checkpoint, load_checkpoint, save_model, step_checkpoints
 from mathllm.config import Config, build_config
 from mathllm.data.files import generate_dataset
@@ -224,7 +227,9 @@ def test_every_damage_is_named(run: Path, tmp_path: Path) -> None:
     assert "'data' is missing" in error(best)
     for text in ('{"vocabulary": [', "", "[]", "\xff"):
         config.write_bytes(text.encode("latin-1"))
-        assert "config.json" in error(best) or "another vocabulary" in error(best)
+        assert "config.json" in error(best)
+    config.write_text("[1, 2]")
+    assert "names no vocabulary" in error(best)
     config.unlink()
     assert "config.json cannot be read" in error(best)
     assert "there is no checkpoint" in error(tmp_path / "nothing")
@@ -236,10 +241,30 @@ def test_every_damage_is_named(run: Path, tmp_path: Path) -> None:
 def test_the_hint_of_another_version_names_both(run: Path) -> None:
     config = run / "checkpoint-20" / "config.json"
     said = json.loads(config.read_text())
-    config.write_text(json.dumps({**said, "mathllm": "9.9.9", "model": {**said["model"], "memory": 3}}))
-    with pytest.raises(CheckpointError) as caught:
+    for version, hint in (
+        ("9.9.9", f"it was written by mathllm 9.9.9, this is {__version__}"),
+        (__version__, "it has been changed since it was written"),
+    ):
+        config.write_text(json.dumps({**said, "mathllm": version, "model": {**said["model"], "memory": 3}}))
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(run)
+        assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    run: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *args, **kwargs)
+
+    read = Path.open  # what all of them open files with; root may read everything
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read: Permission denied$") as caught:
         load_checkpoint(run)
-    assert "9.9.9" in (caught.value.hint or "")
+    assert (caught.value.hint or "").startswith("if it is yours: chmod u+r ")
 
 
 def test_a_new_directory_comes_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -143,14 +143,15 @@ def test_a_bad_row_of_csv_is_named_by_its_line_in_the_file(tmp_path: Path) -> No
         read_problems(path)
 
 
-def test_every_bad_row_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bad_rows_are_counted_and_the_first_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mathllm.data.importing._BATCH_CHARACTERS", 200)
     path = text_file(tmp_path / "equations.txt", ["1+1=2", "2+2=5"] * 500)
     with pytest.raises(DataError) as refused:
         read_problems(path)
-    first, *shown = refused.value.message.splitlines()
+    first, *shown, last = refused.value.message.splitlines()
     assert first.startswith("500 of the 1,000 rows")
-    assert [line.split(":")[1] for line in shown] == [str(2 * n) for n in range(1, 501)]
+    assert [line.split(":")[1] for line in shown] == [str(2 * n) for n in range(1, 21)]
+    assert last == "  and 480 more"
 
 
 def test_one_long_row_among_many_is_refused_before_it_fills_the_memory(

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mathllm import __version__
 from mathllm.cli import options
-from mathllm.cli.output import Output
+from mathllm.cli.output import Output, tell
 from mathllm.errors import MathLLMError
 
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "wandb")
@@ -123,4 +123,4 @@ def show(console: Console, found: dict[str, dict[str, Any]]) -> None:
     for title, part in found.items():
         console.print(title, markup=False)
         for name, value in part.items():
-            console.print(f"  {name:<{width}}{value}", markup=False, soft_wrap=True)
+            tell(console, f"  {name:<{width}}{value}")

@@ -14,8 +14,8 @@ from rich.console import Console
 import mathllm
 from mathllm.cli import options
 from mathllm.cli.options import number, option
-from mathllm.cli.output import Output, progress_bar
-from mathllm.errors import DataError, UsageError
+from mathllm.cli.output import Output, progress_bar, tell
+from mathllm.errors import DataError, UsageError, visible
 from mathllm.files import new_file
 from mathllm.flags import MACHINE, OUTPUT, PROBLEMS
 
@@ -143,7 +143,7 @@ def evaluate(
 
         def show(console: Console) -> None:
             for name, value in about.items():
-                console.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
+                tell(console, f"{name:<12}{value}")
             console.print()
             show_report(console, report, exhaustive is not None and max_examples is None)
 
@@ -194,7 +194,7 @@ def by_length(
 
     def show_all(console: Console) -> None:
         for task, result in found.items():
-            console.print(f"{task}: {loaded.path}, {result.seconds:.1f} s", markup=False, soft_wrap=True)
+            tell(console, f"{task}: {loaded.path}, {result.seconds:.1f} s")
             show(console, result, trained)
 
     tasks = {task: result.to_dict() for task, result in found.items()}
@@ -243,7 +243,7 @@ def choose_problems(
         if len(found) == 0:
             raise DataError(f"there is no problem in {path}", "make more: mathllm gen-data")
         _remark(model, found[:max_examples])
-        problems, source = found, str(path)
+        problems, source = found, visible(str(path))
         if not named:
             print(f"no data was named: taking {source}", file=sys.stderr)
     if max_examples is not None and max_examples < len(problems):

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mathllm.errors import UsageError
+from mathllm.errors import UsageError, visible
 from mathllm.files import write_json
 
 
@@ -55,6 +55,11 @@ class Output:
             show(Console(highlight=False))
         if self.file is not None:
             write_json(self.file, document)
+
+
+def tell(console: Console, text: str, style: str = "") -> None:
+    """Prints a line that may quote from files, and may be as long as it likes."""
+    console.print(visible(text), style=style, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mathllm.cli import options
-from mathllm.cli.output import Output
-from mathllm.errors import UsageError
+from mathllm.cli.output import Output, tell
+from mathllm.errors import UsageError, visible
 from mathllm.files import toml_names, write_json
 from mathllm.percent import percent_down
 
@@ -67,7 +68,7 @@ def study(
     runs = chosen.runs(root, parse_seeds(seeds, chosen.seeds), only or (), settings or ())
     talk = Console(stderr=True, highlight=False)
     for number, run in enumerate([] if table_only else runs, 1):
-        talk.print(f"{number} of {len(runs)}: {run.variant}, seed {run.seed}", markup=False)
+        tell(talk, f"{number} of {len(runs)}: {run.variant}, seed {run.seed}")
         found = measure(chosen, run, talk)
         right = f"{found['correct']:,} of {found['num_examples']:,} held out"
         talk.print(f"  {right}, {found['train_seconds']:.0f} s", style="dim")
@@ -128,7 +129,7 @@ def show(console: Console, chosen: Study, *, results: list[dict[str, Any]], othe
         str(root / RESULTS),
     ]
     for line in lines:
-        console.print(line, style="dim", markup=False, soft_wrap=True)
+        tell(console, line, "dim")
 
 
 def table(chosen: Study, found: dict[tuple[str, str], list[float]], columns: list[str], title: str) -> Table:
@@ -140,7 +141,7 @@ def table(chosen: Study, found: dict[tuple[str, str], list[float]], columns: lis
     for variant in chosen.variants:
         cells = [found.get((variant, column), []) for column in columns]
         if any(cells):
-            result.add_row(variant, *map(cell, cells), str(max(map(len, cells))))
+            result.add_row(Text(visible(variant)), *map(cell, cells), str(max(map(len, cells))))
     return result
 
 

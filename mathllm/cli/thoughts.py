@@ -10,7 +10,7 @@ from rich.table import Table
 import mathllm
 from mathllm.cli import options
 from mathllm.cli.options import number
-from mathllm.cli.output import Output, progress_bar
+from mathllm.cli.output import Output, progress_bar, tell
 from mathllm.flags import PROBLEMS
 from mathllm.percent import percent_down
 
@@ -55,7 +55,7 @@ def thoughts(
 
 def show(console: Console, path: str, report: ThoughtReport) -> None:
     """A line for each thought, and what the answers are with other problems' thoughts."""
-    console.print(f"{path}: {report.task}s of {report.steps} steps", markup=False, soft_wrap=True)
+    tell(console, f"{path}: {report.task}s of {report.steps} steps")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
     for title in ("thought", "true state %", "renamed %", "bits of 3.32", "donor followed"):
         table.add_column(title, justify="right")

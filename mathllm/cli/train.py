@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Tables = dict[str, dict[str, Any]]
 
 
+@options.not_needed(num_workers="problems are drawn far faster than they are learned")
 @options.with_flags(options.SETTINGS, optional=True)
 def train(
     *,

@@ -33,6 +33,7 @@ COLUMN = "equation"
 _BATCH_CHARACTERS = 1 << 22
 _BATCH_ROWS = 1 << 15
 _BATCH_TOKENS = 1 << 23  # of rows padded to the longest: one very long row must not blow up the others
+_MOST_REASONS = 20  # rows of which an error says what is wrong with them
 _MOST_BYTES = 1 << 32  # of all problems of a file, and for each of its own bytes
 _WASTE = 16
 
@@ -46,11 +47,11 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
 
     A row of JSONL needs `expression` and `answer`; what else it has is ignored.
 
-    Raises DataError for a file that cannot be read, and one that names file and line of each row that is no
-    true equation.
+    Raises DataError for a file that cannot be read, and one that names file and line of the first rows that are
+    no true equations, and says how many there are.
     """
     parts: list[Problems] = []
-    refused: list[str] = []
+    refused, bad = list[str](), 0
     try:
         # foreign bytes become characters that no equation has, so that they too are reported with their line
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
@@ -59,16 +60,20 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
                 for problems, good in true_equations(equations, tasks):
                     parts.append(problems)
                     _check_widening(path, parts)
-                    for row in (start + np.flatnonzero(~good)).tolist():
+                    rows = start + np.flatnonzero(~good)
+                    bad += len(rows)
+                    for row in rows[: _MOST_REASONS - len(refused)].tolist():
                         fault = faults.get(row) or _reason(equations[row], tasks)
                         refused.append(f"{path}:{lines[row]}: {fault}")
                     start += len(good)
     except OSError as error:
         hint = "name a file in it, such as test.jsonl" if path.is_dir() else None
         raise DataError(f"cannot read {path}: {error.strerror or error}", hint) from error
-    if refused:
+    if bad:
         total = sum(map(len, parts))
-        message = f"{len(refused):,} of the {total:,} rows of {path} cannot be used"
+        if more := bad - len(refused):
+            refused.append(f"and {more:,} more")
+        message = f"{bad:,} of the {total:,} rows of {path} cannot be used"
         raise DataError("\n  ".join([message, *refused]), "mend these lines or take them out")
     return concatenate(parts)
 

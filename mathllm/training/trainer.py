@@ -30,7 +30,7 @@ from mathllm.config import Config
 from mathllm.data.batches import shares_by_length
 from mathllm.data.sources import Source, draws_of
 from mathllm.device import autocast, pick_precision
-from mathllm.errors import TrainingError
+from mathllm.errors import TrainingError, visible
 from mathllm.evaluation.exact_match import Verdicts, judge
 from mathllm.math_model import MathModel
 from mathllm.model.linear import use_bf16
@@ -323,6 +323,7 @@ class Trainer:
 
     def say(self, text: str) -> None:
         """A line for people, on the terminal and in the run's log."""
+        text = visible(text)
         state.note(self.run_dir, text)
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -1,0 +1,48 @@
+"""What errors show of texts that come from files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mathllm.checkpoint import SHIPPED
+from mathllm.cli.main import app
+from mathllm.errors import UsageError, complain, visible
+from mathllm.tasks import get_tasks
+
+ESCAPES = "\x1b[31mred\x07\x9b1m\u202e\udc80\r"
+
+
+def test_control_characters_are_written_out_and_letters_stay() -> None:
+    assert visible(ESCAPES) == r"\x1b[31mred\x07\x9b1m\u202e\udc80\r"
+    assert visible("rün−×\nsecond line") == "rün−×\nsecond line"
+    error = UsageError(f"bad {ESCAPES}", f"hint {ESCAPES}")
+    assert "\x1b" not in f"{error}{error.message}{error.hint}"
+
+
+def test_they_reach_no_terminal_from_a_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / f"checkpoints/{ESCAPES[:-2]}"
+    run.mkdir(parents=True)
+    (run / "model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    said = json.loads((SHIPPED / "config.json").read_text())
+    for change in ({"mathllm": ESCAPES, "checkpoint_format": 9}, {"data": said["data"] | {"task": ESCAPES}}):
+        (run / "config.json").write_text(json.dumps(said | change))
+        failed = CliRunner().invoke(app, ["solve", "--checkpoint", str(run), "1+1"]).exception
+        assert isinstance(failed, Exception)
+        complain(failed)  # type: ignore[arg-type]
+        found = CliRunner().invoke(app, ["doctor"])
+        assert found.exit_code == 0
+        printed = found.output + "".join(capfd.readouterr())
+        assert r"\x1b[31mred\x07" in printed
+        assert not any(character in printed for character in "\x1b\x07\x9b\u202e")
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(UsageError) as caught:
+        get_tasks("addition," * 100_000 + "addition")
+    assert len(caught.value.message) < 1000
+    assert caught.value.message.startswith("name each task once")
