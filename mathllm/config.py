@@ -113,7 +113,8 @@ class DataConfig:
 
     `num_examples` (0: all there are) trains on a fixed set instead: that many problems of the stream, or the first
     ones of the directory's train.jsonl. A stream starts with `curriculum_start` digits and reaches `max_digits`
-    evenly over the first `curriculum_steps` (0: it has all lengths from the start).
+    evenly over the first `curriculum_steps` (0: it has all lengths from the start). `format` empty means the first
+    in the registry that reasons about the tasks and goes with the objective: `mathllm.resolve` fills it in.
     `thought_length` is that of format `slots` (0: one token more than the longer operand has digits).
     """
 
@@ -122,7 +123,9 @@ class DataConfig:
     )
     num_examples: int = 0
     task: str = setting("addition", f"{described(TASKS)}; or several: addition,subtraction.")
-    format: str = setting("column", f"{described(FORMATS)}.", TEXT, shown="the data's, else column")
+    format: str = setting(
+        "", f"{described(FORMATS)}.", TEXT, shown="the first that goes with data, task and objective"
+    )
     zero_pad: bool = setting(False, "Give all numbers of a row the same width: 007+123=130.", TEXT)
     max_digits: int = setting(3, "Digits of the longest operand.")
     max_operands: int = setting(2, "Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.")

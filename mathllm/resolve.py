@@ -5,13 +5,16 @@ Whoever makes data, trains or compares asks it first: what it lets through can b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mathllm.config import Config, DataConfig, ModelConfig, TrainConfig, merged
 from mathllm.data.files import read_metadata
 from mathllm.data.sources import STREAM_SETTINGS, format_of, longest_text, ratios, sampling
 from mathllm.errors import UsageError
+from mathllm.formats import Format
 from mathllm.limits import MAX_STEP_TOKENS, check_cells, check_range
 from mathllm.registry import objective_class
 from mathllm.tasks import TASKS, get_tasks
@@ -26,7 +29,7 @@ def resolve(config: Config) -> Config:
     from mathllm.device import sensible_threads
     from mathllm.model.positions import axes_of
 
-    data, train = resolve_data(config.data), config.train
+    data, train = resolve_data(config.data, partial(suits, config.objective.name)), config.train
     model = replace(config.model, max_length=room(config.model, data))
     format = format_of(data)
     format.check_axes(axes_of(model.position, model.position_settings), get_tasks(data.task))
@@ -54,8 +57,18 @@ def check_sizes(train: TrainConfig, data: DataConfig) -> None:
     check_cells("data.num_examples", data.num_examples, data.max_operands, data.max_digits)
 
 
-def resolve_data(data: DataConfig) -> DataConfig:
-    """The same settings with the facts of their data directory, if there is one. Needs no torch.
+def suits(objective: str, format: Format) -> bool:
+    """Does an objective make sense for texts of a format?"""
+    try:
+        objective_class(objective).check(format, compiled=False)
+    except UsageError:
+        return False
+    return True
+
+
+def resolve_data(data: DataConfig, suits: Callable[[Format], bool] = lambda format: True) -> DataConfig:
+    """The same settings with the facts of their data directory, if there is one, and with a format: where they name
+    none, the first that goes with the tasks, and that `suits`. Needs no torch.
 
     Raises UsageError, with the reason, where task, format, padding and sampling do not go together.
     """
@@ -64,10 +77,10 @@ def resolve_data(data: DataConfig) -> DataConfig:
         data = replace(data, **{name: said[name] for name in STREAM_SETTINGS if name in said})
     else:
         check_sampling(data)
-    format = format_of(data)
+    format = format_of(data, suits)
     for task in get_tasks(data.task):
         format.check_task(task)
-    return data
+    return replace(data, format=format.name)
 
 
 def check_sampling(data: DataConfig) -> None:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +162,7 @@ def test_metadata_says_how_to_make_the_files_again(data: DataConfig, run: Any) -
     metadata = generate_dataset(data, 500, 7, Path("there"))
     assert metadata == read_metadata(Path("there"))
     assert metadata["seed"] == 7
-    assert DataConfig(**metadata["data"]) == data
+    assert DataConfig(**metadata["data"]) == replace(data, format=data.format or "column")
     program, command, *options = shlex.split(metadata["command"])
     assert (program, command) == ("mathllm", "gen-data")
     assert run(*options).code == 0

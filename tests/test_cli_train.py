@@ -255,8 +255,9 @@ def test_a_file_with_larger_problems_than_its_metadata_says_is_refused(run: Any)
 
 
 def test_the_loss_mask_is_shown(run: Any) -> None:
-    ended = run(*QUICK, "--show-loss-mask")
+    ended = run(*QUICK, "--show-loss-mask", "--num-workers", "4")
     assert ended.code == 0
+    assert ended.err.startswith("note: --num-workers is not needed any more: problems are drawn far faster")
     lines = ended.out.splitlines()
     assert len(lines) == 6
     for text, marks in zip(lines[::2], lines[1::2], strict=True):
@@ -536,6 +537,18 @@ def test_thoughts_of_the_models_own_by_flags(run: Any) -> None:
     assert settings("named")["objective.name"] == "gumbel"
     assert "exclude each other" in run(*named, "--no-gumbel").err
     assert "did you mean 'gumbel'?" in run(*SMALL, "--objective", "gumble").err
+    original = ("--use-gumbel", "--gumbel-temperature", "1.0", "--max-steps", "1", "--max-digits", "1")
+    assert run(*QUICK, *original, "--output-dir", "original").code == 0
+    assert settings("original")["data.format"] == "slots"
+    make_data("data")
+    assert run(*SMALL, *original[:-2], "--output-dir", "of-data").code == 0
+    said = settings("of-data")
+    assert (said["data.data_dir"], said["data.format"]) == ("data", "slots"), "not the column of the files"
+    again = ("--resume", "--data-dir", "data", "--output-dir", "of-data", "--max-steps", "2")
+    assert run(*SMALL, *again).code == 0
+    for given in (("--format", "column"), ("--set", "data.format=column")):
+        ended = run(*SMALL, *original[:-2], *given, "--output-dir", "other")
+        assert (ended.code, "no thought of a known length" in ended.err) == (2, True)
     for flag in ("--estimator", "--gumbel-temperature"):
         ended = run(*SMALL, flag, "soft" if flag == "--estimator" else "2", "--output-dir", "other")
         assert ended.code == 2

@@ -143,7 +143,9 @@ def test_a_bad_row_of_csv_is_named_by_its_line_in_the_file(tmp_path: Path) -> No
         read_problems(path)
 
 
-def test_bad_rows_are_counted_and_the_first_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bad_rows_are_counted_and_the_first_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("mathllm.data.importing._BATCH_CHARACTERS", 200)
     path = text_file(tmp_path / "equations.txt", ["1+1=2", "2+2=5"] * 500)
     with pytest.raises(DataError) as refused:

@@ -1,5 +1,6 @@
 """The one judge: what goes together is completed, and what does not is refused with a reason."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from mathllm.api import generate_data
 from mathllm.config import DataConfig, build_config
 from mathllm.data.files import generate_dataset, import_dataset
+from mathllm.data.sources import format_of
 from mathllm.errors import UsageError
 from mathllm.resolve import resolve, resolve_data
 
@@ -19,7 +21,37 @@ def test_it_completes_what_is_left_open_and_then_has_nothing_to_do() -> None:
     assert settled.train.threads >= 1
     assert settled.train.output_dir == "checkpoints/addition-subtraction-small"
     assert resolve(settled) == settled
-    assert resolve_data(config.data) == config.data, "what data are is all there"
+    settled = resolve_data(config.data)
+    assert resolve_data(settled) == settled
+    assert replace(settled, format="") == config.data, "what data are is all there, but for the format"
+
+
+@pytest.mark.parametrize(
+    ("settings", "format"),
+    [
+        ((), "column"),
+        (("data.task=addition,subtraction,multiplication", "data.signed=true"), "column"),
+        (("data.task=multiplication", "data.zero_pad=true"), "column"),
+        (("data.task=chain",), "steps"),
+        (("data.thought_length=5",), "slots"),
+        (("objective.name=gumbel",), "slots"),
+        (("data.task=chain", "objective.name=gumbel"), "steps"),
+        (("data.task=chain", "objective.name=rejection-sampling"), "steps"),
+        (("data.task=chain", "data.format=plain"), "plain"),
+    ],
+)
+def test_the_format_follows_task_and_objective(settings: tuple[str, ...], format: str) -> None:
+    config = build_config(assignments=settings)
+    assert resolve(config).data.format == format
+    if config.objective.name == "teacher-forcing":
+        assert format_of(config.data).name == resolve_data(config.data).format == format
+
+
+def test_data_made_without_a_format_say_which_they_have(tmp_path: Path) -> None:
+    assert generate_data(tmp_path / "chains", 100, task="chain")["data"]["format"] == "steps"
+    (tmp_path / "mine.txt").write_text("".join(f"{n}+1={n + 1}\n" for n in range(50)))
+    said = import_dataset(tmp_path / "mine.txt", DataConfig(), tmp_path / "mine")
+    assert said["data"]["format"] == "column"
 
 
 def test_a_data_directory_says_what_its_problems_are(tmp_path: Path) -> None:
@@ -41,7 +73,8 @@ def test_a_data_directory_says_what_its_problems_are(tmp_path: Path) -> None:
         ({"sampling": "evenly"}, "unknown sampling 'evenly'"),
         ({"max_digits": 0}, "max_digits must be at least 1"),
         ({"train_ratio": 1.5}, "shares of a whole"),
-        ({"task": "chain"}, "task 'chain'"),
+        ({"task": "chain", "format": "column"}, "task 'chain'"),
+        ({"task": "chain", "zero_pad": True}, "no padding"),
         ({"format": "steps"}, "no thought for task 'addition'"),
         ({"task": "chain", "format": "plain", "zero_pad": True}, "no padding"),
         ({"format": "column", "thought_length": 3}, "a length of their own"),
@@ -63,8 +96,8 @@ def test_problems_and_texts_that_cannot_be(tmp_path: Path, settings: dict[str, o
         (("model.position=abacus",), "is not its place"),
         (("model.max_length=20",), "take up to 37 tokens"),
         (("model.position=coupled", "model.random_start=90", "model.max_length=64"), "places up to 97"),
-        (("objective.name=gumbel",), "no thought of a known length"),
-        (("objective.name=gumbel", "data.format=slots", "train.compile=true"), "nothing to compile"),
+        (("objective.name=gumbel", "data.format=column"), "no thought of a known length"),
+        (("objective.name=gumbel", "train.compile=true"), "nothing to compile"),
     ],
 )
 def test_models_and_objectives_that_cannot_be(settings: tuple[str, ...], reason: str) -> None:

@@ -125,7 +125,9 @@ def config_from_flags(
         known = {key: value for layer in before for key, value in layer.get(section, {}).items()}
         implied[section] = {key: on for key, on in values.items() if not (on and known.get(key))}
     layers = [*before, implied, assigned, flags, pinned]
-    check_objective(given, merged(*layers)["objective"].get("name", ObjectiveConfig.name))
+    objective = merged(*layers)["objective"].get("name", ObjectiveConfig.name)
+    check_objective(given, objective)
+    drop_unsuited_format(facts, objective)
     return build_config(*layers)
 
 
@@ -171,6 +173,17 @@ def data_facts(data_dir: str, own: dict[str, Any], asked: dict[str, Any]) -> Tab
     said = read_metadata(Path(data_dir))["data"].items()
     kept = {name: value for name, value in said if name in STREAM_SETTINGS or name not in own}
     return {"data": {**kept, "data_dir": data_dir}}
+
+
+def drop_unsuited_format(facts: Tables, objective: str) -> None:
+    """Leaves the format open where the one in which data are written is none for the objective: their problems can be
+    written in any."""
+    from mathllm.formats import get_format
+    from mathllm.resolve import suits
+
+    written = facts.get("data", {}).get("format")
+    if written and not suits(objective, get_format(written)):
+        del facts["data"]["format"]
 
 
 def print_loss_mask(config: Config) -> None:

@@ -101,8 +101,8 @@ def generate_dataset(
         raise UsageError(f"the number of examples must be at least 1, not {num_examples:,}")
     if seed < 0:
         raise UsageError(f"the seed must be at least 0, not {seed}")
-    data = replace(data, task=",".join(task.name for task in tasks))
     format = format_of(data)
+    data = replace(data, task=",".join(task.name for task in tasks), format=format.name)
     wanted = _wanted(num_examples, shares)
     parts = _drawn(tasks, how, seed, Dealer(shares, wanted))
     with _replacing(output_dir, overwrite) as folder:
@@ -145,6 +145,7 @@ def import_dataset(
         )
     data = replace(
         data,
+        format=format.name,
         task=",".join(task.name for task, _ in by_task(problems)),
         max_digits=int(sizes(problems).max()),
         max_operands=int(operands_asked(problems).max()),

@@ -6,6 +6,7 @@ can make the same batch and take its own rows of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
-from mathllm.formats import Format, get_format
+from mathllm.formats import FORMATS, SLOTS, Format, get_format
 from mathllm.limits import MAX_CELLS, check_cells
 from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.numbers import Ints
@@ -128,9 +129,17 @@ def sampling(data: DataConfig) -> Sampling:
     return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
 
 
-def format_of(data: DataConfig) -> Format:
-    """The format that a DataConfig names. Raises UsageError for an unknown one."""
-    return get_format(data.format, data.zero_pad, data.thought_length)
+def format_of(data: DataConfig, suits: Callable[[Format], bool] = lambda format: True) -> Format:
+    """The format that a DataConfig names, else the first in the registry that reasons about its tasks, or at least
+    writes them, and that `suits`. Raises UsageError for an unknown one."""
+    if data.format:
+        return get_format(data.format, data.zero_pad, data.thought_length)
+    names = [SLOTS.name] if data.thought_length else FORMATS
+    known = [get_format(name, data.zero_pad, data.thought_length) for name in names]
+    writing = [one for one in known if all(map(one.knows_task, get_tasks(data.task)))]
+    writing.sort(key=lambda one: not one.thinks)
+    # where none suits, whoever checks the first one says why
+    return next(filter(suits, writing), (writing or known)[0])
 
 
 def rows_at_once(how: Sampling) -> int:

@@ -16,7 +16,7 @@ from mathllm.tasks import get_tasks
 
 FORMATS: dict[str, Format] = dict(zip(registry.FORMATS, registry.everything(registry.FORMATS), strict=True))
 
-__all__ = ["ALLOWED", "FORMATS", "Format", "Parsed", "Rendered", "Walk", "formats_for", "get_format"]
+__all__ = ["ALLOWED", "FORMATS", "SLOTS", "Format", "Parsed", "Rendered", "Walk", "formats_for", "get_format"]
 
 
 def formats_for(task: str) -> list[str]:

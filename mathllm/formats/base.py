@@ -139,11 +139,11 @@ class Format:
         """Raises UsageError where this format does not know how to write, or reason about, a task."""
         if self.knows_task(task):
             return
-        if self.thoughts and task.name not in self.thoughts:
-            what = f"format {self.name!r} has no thought for task {task.name!r}"
-        else:
+        if task.one_digit and (self.zero_pad or not self.thoughts):
             what = f"format {self.name!r} cannot write task {task.name!r}"
             what += ": numbers of one digit have no order, no padding and no hints"
+            raise UsageError(what, "leave out --zero-pad" if self.zero_pad else "use --format plain")
+        what = f"format {self.name!r} has no thought for task {task.name!r}"
         raise UsageError(what, "use --format plain, or write one: see mathllm/formats")
 
     @property
