@@ -9,7 +9,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,8 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.peers import llama, our_config, padded, x_transformer
-from mathllm.bench import Options, about
-from mathllm.bench.machine import peak, thread_counts
+from mathllm.bench import Options, about, in_turns, share_of_peak
+from mathllm.bench.machine import peak_work, thread_counts
 from mathllm.config import Config
 from mathllm.data.batches import IGNORED
 from mathllm.data.sources import ProblemStream
@@ -37,6 +36,9 @@ from mathllm.training.trainer import Trainer
 RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
 STEPS = 8  # of training, timed together
+IN_BF16 = "training small, mathllm in bf16"
+ROUNDED = {IN_BF16: ("mathllm", "transformers Trainer, bf16=True")}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Rows = list[dict[str, list[int]]]
 
@@ -63,18 +65,6 @@ def check_same_loss(trainer: Trainer, peer: nn.Module, rows: Rows) -> None:
     assert abs(ours - theirs) < 1e-3 * abs(ours), f"another model: loss {ours} and {theirs}"
 
 
-def alternate(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, run in turns after one round that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for run in range(repeats + 1):
-        for name, work in ways.items():
-            started = time.perf_counter()
-            work()
-            if run:
-                times[name].append(time.perf_counter() - started)
-    return times
-
-
 def training(repeats: int) -> list[dict[str, Any]]:
     """Training steps on the default data: our loop, transformers' Trainer, and bare loops around either library; then
     ours and the Trainer with bf16 products."""
@@ -99,23 +89,34 @@ def training(repeats: int) -> list[dict[str, Any]]:
             "transformers, bare loop": bare_loop(peer, config, data, lambda batch: peer(**batch).loss),
             "x-transformers, bare loop": bare_loop(other, config, data, x_loss),
         },
-        "training small, mathllm in bf16": {
+        IN_BF16: {
             "mathllm": our_steps(rounded),
             "transformers Trainer, bf16=True": their_trainer(peer, config, data, bf16=True),
             "transformers Trainer, fp32": their_trainer(peer, config, data),
         },
     }
-    limit = 1e9 * peak(repeats, CPU, thread_counts(CPU)[-1]).value
     tokens = sum(len(row["input_ids"]) for rows in data for row in rows)
     found = []
     for what, ways in sections.items():
-        rates = summary(alternate(ways, repeats), tokens, "tokens/s")
+        precisions = {name: "bf16" if name in ROUNDED.get(what, ()) else "fp32" for name in ways}
+        rates, limits = beside_peaks(ways, precisions, repeats, tokens)
         for name, row in rates.items():
             model = {"mathllm": ours.model, "x-transformers, bare loop": other}.get(name, peer)
-            row["parameters"] = count(model)
-            row["share_of_fp32_peak"] = 6 * row["parameters"] * row["median"] / limit
+            row["parameters"], row["precision"] = count(model), precisions[name]
+            row |= share_of_peak(6e-9 * row["parameters"] * row["median"], limits[precisions[name]])
         found.append({"what": f"{what}, {STEPS} steps of {config.train.batch_size} rows", "ways": rates})
     return found
+
+
+def beside_peaks(
+    ways: dict[str, Callable[[], object]], precisions: dict[str, str], repeats: int, tokens: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Rates by way, and the peak of each precision in GFLOP/s: all measured in turns."""
+    threads = thread_counts(CPU)[-1]
+    peaks = {name: peak_work(CPU, threads, PRECISIONS[name]) for name in dict.fromkeys(precisions.values())}
+    times = in_turns({**ways, **{name: peak.run for name, peak in peaks.items()}}, repeats, CPU)
+    limits = {name: peak.gflop / statistics.median(times.pop(name)) for name, peak in peaks.items()}
+    return summary(times, tokens, "tokens/s"), limits
 
 
 def our_trainer(config: Config) -> Trainer:
@@ -199,7 +200,7 @@ def decoding(batch: int, repeats: int, written: int = 32) -> dict[str, Any]:
             out = peer.generate(prompts, attention_mask=mask, max_new_tokens=written, do_sample=False)
         texts["transformers generate()"] = out[:, prompts.shape[1] :]
 
-    times = alternate({"mathllm": with_ours, "transformers generate()": with_theirs}, repeats)
+    times = in_turns({"mathllm": with_ours, "transformers generate()": with_theirs}, repeats, CPU)
     same = (texts["mathllm"] == texts["transformers generate()"]).all(1)
     # where two tokens all but tie, sums in another order choose another one
     assert same.float().mean() > 0.98, f"{int((~same).sum())} of {batch} texts differ"
@@ -223,6 +224,14 @@ def summary(times: dict[str, list[float]], amount: float, unit: str) -> dict[str
     }
 
 
+def beside_the_peak(row: dict[str, Any]) -> str:
+    """The share of its precision's peak, or why there is none."""
+    if "precision" not in row:
+        return ""
+    share = row.get("share_of_peak")
+    return f"  {share:.0%} of the {row['precision']} peak" if share else f"  ({row['peak']})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
@@ -232,12 +241,9 @@ def main() -> None:
     for section in sections:
         print(f"\n{section['what']}")
         for name, row in section["ways"].items():
-            share = (
-                f"  {row['share_of_fp32_peak']:.0%} of the fp32 peak" if "share_of_fp32_peak" in row else ""
-            )
             print(
                 f"  {name:<32}{row['median']:>12,.0f} {row['unit']}  ({row['low']:,.0f} to {row['high']:,.0f})"
-                f"  mathllm is {row['mathllm_times']:.2f} times as fast{share}"
+                f"  mathllm is {row['mathllm_times']:.2f} times as fast{beside_the_peak(row)}"
             )
     versions = {name: version(name) for name in ("transformers", "x-transformers", "accelerate")}
     document = {**about(Options()), **versions, "sections": sections}

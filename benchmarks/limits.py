@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.compare import alternate, our_trainer
+from benchmarks.compare import CPU, our_trainer
 from benchmarks.peers import our_config
+from mathllm.bench import in_turns
 from mathllm.config import build_config
 from mathllm.data.batches import micro_batches, shares_by_length
 from mathllm.evaluation.lengths import RANDOM, draw_length
@@ -142,7 +143,7 @@ def decoding(batch: int, repeats: int) -> None:
             "bare loop": again(bare.token),
             "mathllm": lambda: list(decode(model, prompts, WRITTEN, stop=-1)),
         }
-        times = alternate(ways, repeats)
+        times = in_turns(ways, repeats, CPU)
     print(f"decoding with small, batch {batch}, ms a token")
     for name, seconds in times.items():
         tokens = WRITTEN if name == "mathllm" else AGAIN

@@ -1,6 +1,7 @@
 """`mathllm bench`: what is measured, and that it says so; never how fast this machine is."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from mathllm.bench import (
     data,
     decoding,
     evaluation,
+    in_turns,
     machine,
     rate,
     seconds_of,
+    share_of_peak,
     target,
     training,
 )
@@ -103,8 +106,26 @@ def test_training_counts_real_tokens_against_the_peak(monkeypatch: pytest.Monkey
     assert found[0].more["cost_per_flop"] == 1
     steps = training.training_step("nano", 64, QUICK)
     assert 0.95 * 512 < steps.tokens <= 512  # no padding is counted
-    for one in found:
-        assert 0 < float(one.more["share_of_peak"]) < 100
+    for one in found:  # the peak of so small matrices is none
+        assert 0 < float(one.more.get("share_of_peak", 1)) <= 1
+
+
+def test_works_take_turns_and_a_share_above_all_of_the_peak_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    times = in_turns({name: partial(order.append, name) for name in "ab"}, 2, torch.device("cpu"))
+    assert order == ["a", "b"] * 3  # the first round is not timed
+    assert [len(seconds) for seconds in times.values()] == [2, 2]
+    assert share_of_peak(30.0, 40.0) == {"share_of_peak": 0.75}
+    assert share_of_peak(41.0, 40.0) == {"peak": "too busy a machine for a share of its peak"}
+    assert remarks(rate("work", 1, "tokens/s", [1.0], **share_of_peak(41.0, 40.0))).startswith("too busy")
+    # seconds of a step and of the peak beside it: another program ran in the second turn
+    monkeypatch.setattr(
+        training, "in_turns", lambda works, *how: {"step": [1, 3, 1], "peak": [0.2, 0.6, 0.2]}
+    )
+    monkeypatch.setattr(training, "peak_work", lambda *how: machine.Work(lambda: None, 4.0))
+    monkeypatch.setattr(training, "TOKENS", {"nano": 64})
+    monkeypatch.setattr(training.statistics, "mean", lambda done: 64.0)
+    assert training.training_step("nano", 16, QUICK).peak == pytest.approx(20)
 
 
 def test_decoding_is_timed_to_the_last_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -65,15 +65,34 @@ class SectionResult:
 
 def seconds_of(work: Callable[[], object], repeats: int, device: torch.device) -> list[float]:
     """Wall-clock seconds of each run of some work, after one run that is not timed."""
-    times = []
-    for run in range(repeats + 1):
-        wait_for(device)
-        started = time.perf_counter()
-        work()
-        wait_for(device)
-        if run:
-            times.append(time.perf_counter() - started)
+    return in_turns({"": work}, repeats, device)[""]
+
+
+def in_turns(
+    works: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Wall-clock seconds of each run of several pieces of work, after one round that is not timed. They take turns,
+    so that what else the machine is busy with slows all of them."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            wait_for(device)
+            started = time.perf_counter()
+            work()
+            wait_for(device)
+            if turn:
+                times[name].append(time.perf_counter() - started)
     return times
+
+
+def share_of_peak(speed: float, peak: float) -> dict[str, float | str]:
+    """What there is to say of a speed beside the highest that there can be, as remarks of a measurement. None is above
+    that, so one that seems to be tells of a machine that was busy with something else."""
+    return (
+        {"share_of_peak": speed / peak}
+        if speed <= peak
+        else {"peak": "too busy a machine for a share of its peak"}
+    )
 
 
 def wait_for(device: torch.device) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 
 from mathllm.bench import Measurement, Options, rate, seconds_of
@@ -23,7 +26,8 @@ def measure(options: Options) -> list[Measurement]:
     for size in options.sizes:
         shape = tokens, SIZES[size]["hidden"], SIZES[size]["feed_forward"]
         what = f"matrix product of {size}, {' x '.join(map(str, shape))}"
-        found.append(product(what, shape, options.repeats, device, thread_counts(device)[-1]))
+        work = products(shape, device, thread_counts(device)[-1], torch.float32)
+        found.append(rate(what, work.gflop, "GFLOP/s", seconds_of(work.run, options.repeats, device)))
     source = torch.empty(COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     times = seconds_of(lambda: target.copy_(source), options.repeats, device)
@@ -35,26 +39,37 @@ def thread_counts(device: torch.device) -> list[int]:
     return [1] if device.type == "cuda" else sorted({1, torch.get_num_threads()})
 
 
+class Work(NamedTuple):
+    """Something to time, and how many GFLOP it is."""
+
+    run: Callable[[], object]
+    gflop: float
+
+
 def peak(repeats: int, device: torch.device, threads: int, dtype: torch.dtype = torch.float32) -> Measurement:
     """Products of large matrices, one on each thread."""
-    # for bf16 many CPUs take a hundred times as long, and a small one tells that, too
-    width = SMALL if device.type == "cpu" and dtype == torch.bfloat16 else LARGE
+    width = peak_width(device, dtype)
     name = str(dtype).removeprefix("torch.")
     what = f"matrix product, {width} x {width} x {width}, {name}, {threads} thread{'s' * (threads > 1)}"
-    return product(what, (width, width, width), repeats, device, threads, dtype)
+    work = peak_work(device, threads, dtype)
+    return rate(what, work.gflop, "GFLOP/s", seconds_of(work.run, repeats, device))
 
 
-def product(
-    what: str,
-    shape: tuple[int, int, int],
-    repeats: int,
-    device: torch.device,
-    threads: int,
-    dtype: torch.dtype = torch.float32,
-) -> Measurement:
-    """Matrices (n, k) times (k, m), one product after the other on each thread: as training does it."""
+def peak_width(device: torch.device, dtype: torch.dtype) -> int:
+    """Rows and columns of the matrices that tell the peak."""
+    # for bf16 many CPUs take a hundred times as long, and a small one tells that, too
+    return SMALL if device.type == "cpu" and dtype == torch.bfloat16 else LARGE
+
+
+def peak_work(device: torch.device, threads: int, dtype: torch.dtype) -> Work:
+    """What tells the peak, to be timed in turns with what is compared with it."""
+    width = peak_width(device, dtype)
+    return products((width, width, width), device, threads, dtype)
+
+
+def products(shape: tuple[int, int, int], device: torch.device, threads: int, dtype: torch.dtype) -> Work:
+    """Matrices (n, k) times (k, m), one product after the other on each thread, as training does it: some 0.2 s."""
     n, k, m = shape
-    flops = 2.0 * n * k * m
     left, right = torch.randn(n, k, device=device, dtype=dtype), torch.randn(k, m, device=device, dtype=dtype)
     torch.mm(left, right)
     (once,) = seconds_of(lambda: torch.mm(left, right), 1, device)
@@ -66,5 +81,4 @@ def product(
             torch.mm(left, right, out=out)
 
     pool = workers(threads)
-    taken = seconds_of(lambda: list(pool.map(work, range(threads))), repeats, device)
-    return rate(what, threads * times * flops / 1e9, "GFLOP/s", taken)
+    return Work(lambda: list(pool.map(work, range(threads))), threads * times * 2e-9 * n * k * m)

@@ -6,8 +6,8 @@ import statistics
 from dataclasses import replace
 from typing import NamedTuple
 
-from mathllm.bench import Measurement, Options, rate, seconds_of
-from mathllm.bench.machine import peak, thread_counts
+from mathllm.bench import Measurement, Options, in_turns, rate, share_of_peak
+from mathllm.bench.machine import peak_work, thread_counts
 from mathllm.config import Config, build_config
 from mathllm.device import pick_device, pick_precision
 from mathllm.evaluation.lengths import RANDOM, draw_length
@@ -32,9 +32,6 @@ class SameLength:
 
 
 def measure(options: Options) -> list[Measurement]:
-    device = pick_device(options.device)
-    dtype = pick_precision("auto", device)
-    limit = 1e9 * peak(options.repeats, device, thread_counts(device)[-1], dtype).value
     found = []
     for size in options.sizes:
         first = 0.0  # seconds a FLOP at the shortest length
@@ -46,18 +43,20 @@ def measure(options: Options) -> list[Measurement]:
             measured = rate(f"{size}, {length} tokens a row", steps.tokens, "tokens/s", steps.times)
             cost = 1 / (measured.value * per_token)
             first = first or cost
-            share = 6 * steps.parameters * measured.value / limit
-            found.append(replace(measured, more={"share_of_peak": share, "cost_per_flop": cost / first}))
+            share = share_of_peak(6e-9 * steps.parameters * measured.value, steps.peak)
+            found.append(replace(measured, more={**share, "cost_per_flop": cost / first}))
     return found
 
 
 class Steps(NamedTuple):
-    """Timed training steps: the model and its size, tokens of each step, and seconds of each."""
+    """Timed training steps: the model and its size, tokens of each step, and seconds of each; and the machine's peak
+    between them, in GFLOP/s."""
 
     config: Config
     parameters: int
     tokens: float
     times: list[float]
+    peak: float
 
 
 def training_step(size: str, length: int, options: Options) -> Steps:
@@ -68,5 +67,8 @@ def training_step(size: str, length: int, options: Options) -> Steps:
     source = SameLength(DIGITS[length])
     trainer = Trainer(config, source, source.problems(0, 1), total_steps=1000, device=device)
     done: list[int] = []
-    times = seconds_of(lambda: done.append(trainer.train_step(len(done))[1]), options.repeats, device)
-    return Steps(config, trainer.model.num_parameters, statistics.mean(done), times)
+    limit = peak_work(device, thread_counts(device)[-1], pick_precision("auto", device))
+    works = {"step": lambda: done.append(trainer.train_step(len(done))[1]), "peak": limit.run}
+    times = in_turns(works, options.repeats, device)
+    fastest = limit.gflop / statistics.median(times["peak"])
+    return Steps(config, trainer.model.num_parameters, statistics.mean(done), times["step"], fastest)
