@@ -93,7 +93,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")
         if not (equals and dot):
-            hint = "for example --set model.layers=3"
+            hint = "for example --set model.layers=3; docs/cli.md has all of them"
             raise UsageError(f"--set takes section.key=value, not {text!r}", hint)
         tables.setdefault(section, {})[key] = value.strip()
     return tables

@@ -60,13 +60,16 @@ def test_the_command_from_the_machine_to_the_document(tmp_path: Path) -> None:
 def test_what_there_is_not_is_refused() -> None:
     for option, value, known in (
         ("--only", "date", "data"),
-        ("--size", "tiny", "nano"),
+        ("--model-size", "tiny", "nano"),
         ("--recipe", "dem", "demo"),
     ):
         with pytest.raises(UsageError) as error:
             invoke(option, value)
         assert value in error.value.message
         assert known in f"{error.value.message} {error.value.hint}"
+    for wrong in (("data", "--model-size", "nano"), ("training", "--recipe", "demo")):
+        with pytest.raises(UsageError, match=f"{wrong[1]} does nothing here"):
+            invoke("--only", *wrong)
     with pytest.raises(MathLLMError, match="CUDA" if not torch.cuda.is_available() else "no cuda:99"):
         invoke("--only", "data", "--device", "cuda:99")
     assert set(SECTIONS) - set(ALWAYS) == {"target"}
@@ -129,10 +132,10 @@ def test_works_take_turns_and_a_share_above_all_of_the_peak_is_none(monkeypatch:
 
 
 def test_decoding_is_timed_to_the_last_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "SIZE", "nano")
     monkeypatch.setattr(decoding, "BATCHES", (1, 3))
+    assert decoding.SIZES == ("small",)
     for one, batch in zip(decoding.measure(QUICK), (1, 3), strict=True):
-        assert f"batch {batch}" in one.what
+        assert f"nano, batch {batch}" in one.what
         assert 0 < float(one.more["ms_to_first_token"]) < 32 * float(one.more["ms_per_token"])
 
 

@@ -94,6 +94,17 @@ def test_from_a_file(run: Any) -> None:
     assert contents(Path("data")) == before
 
 
+def test_too_little_to_train_on_is_said_with_what_would_help(run: Any) -> None:
+    Path("one.txt").write_text("1+1=2\n")
+    for options, words in (
+        (("--num-examples", "1"), "give a larger --num-examples, or"),
+        (("--from", "one.txt", "--overwrite"), "give a file of more problems, or"),
+    ):
+        ended = run(*options)
+        assert "train.jsonl           1 row\n" in ended.out
+        assert ended.err.endswith(f"this is too little to train on: {words} other ratios\n")
+
+
 def test_bad_rows_are_a_failure(run: Any) -> None:
     Path("equations.txt").write_text("1+1=2\n1+1=3\n")
     ended = run("--from", "equations.txt")

@@ -14,10 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mathllm.cli.main import COMMANDS, app
+from mathllm.cli.main import COMMANDS, RENAMED, app
 from mathllm.cli.options import SETTINGS, not_needed, tables_of
 from mathllm.cli.output import Output
-from mathllm.config import SECTIONS, build_config
+from mathllm.config import SECTIONS, build_config, recipe_names
 from mathllm.errors import UsageError
 from mathllm.flags import Flag, Setting, listed, setting
 from mathllm.formats import FORMATS
@@ -27,9 +27,9 @@ from mathllm.registry import SAMPLINGS as SAID_SAMPLINGS
 from mathllm.registry import TASKS as SAID_TASKS
 from mathllm.tasks import SAMPLINGS, TASK_NAMES
 
-# options of one name that are different things: a study's variants and a benchmark's sections, steps of training and
-# of a chain, one recipe and several
-DIFFERENT = {"only", "steps", "recipe"}
+# options of one name that are different things: a study's variants and a benchmark's sections, the first problems of a
+# file and some that are drawn; and where a benchmark takes several: one recipe, one size
+DIFFERENT = {"only", "max-examples", "recipe", "model-size"}
 
 
 def options() -> dict[str, dict[str, tuple[Any, str]]]:
@@ -136,6 +136,26 @@ def test_what_is_not_needed_any_more_is_taken_and_said() -> None:
         said = "note: --old-thing is not needed any more: the rest knows it\n"
         assert result.stderr == (said if arguments else "")
     assert "old-thing" not in CliRunner().invoke(app, ["--help"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [(command, *pair) for command, names in RENAMED.items() for pair in names.items()],
+)
+def test_names_of_old_are_taken_and_not_shown(command: str, old: str, new: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"]).stdout
+    assert f"--{new} " in shown
+    assert f"--{old} " not in shown
+    # a value that is refused by the option that it reaches
+    ended = [CliRunner().invoke(app, [command, f"--{name}", "-7"]) for name in (old, new)]
+    assert ended[0].exit_code != 0
+    assert (ended[0].stderr, repr(ended[0].exception)) == (ended[1].stderr, repr(ended[1].exception))
+
+
+def test_recipes_are_named_where_they_are_asked_for() -> None:
+    for command in ("train", "bench"):
+        shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+        assert all(name in shown for name in recipe_names())
 
 
 @pytest.mark.parametrize("name", COMMANDS)

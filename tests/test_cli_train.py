@@ -301,7 +301,7 @@ def test_a_run_does_not_go_on_with_other_data(run: Any, other: tuple[str, ...], 
 
 def test_the_demo_replaces_its_own_run_only(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(*QUICK, "--max-steps", "2", "--output-dir", "out").code == 0
-    monkeypatch.setattr(sys, "argv", ["mathllm", "demo", "--output-dir", "out", "--steps", "1"])
+    monkeypatch.setattr(sys, "argv", ["mathllm", "demo", "--output-dir", "out", "--max-steps", "1"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

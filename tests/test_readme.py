@@ -25,7 +25,7 @@ SMALL = {
         "8",
     ],
     "eval": ["--exhaustive", "3"],
-    "demo": ["--steps", "3", "--limit", "3"],
+    "demo": ["--max-steps", "3", "--exhaustive", "3"],
 }
 
 

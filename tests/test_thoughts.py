@@ -76,7 +76,7 @@ def test_a_model_whose_answers_do_not_hang_on_its_thoughts_is_found_out() -> Non
 def test_the_command_prints_a_table_and_a_document_and_draws(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture, document = tmp_path / "thoughts.png", tmp_path / "thoughts.json"
-    options = ["thoughts", "--checkpoint", str(OWN_THOUGHTS), "--steps", "3", "--examples", "100"]
+    options = ["thoughts", "--checkpoint", str(OWN_THOUGHTS), "--steps", "3", "--max-examples", "100"]
     shown = CliRunner().invoke(app, [*options, "--plot", str(picture), "--output-file", str(document)])
     assert shown.exit_code == 0, shown.output
     lines = [line.split() for line in shown.stdout.splitlines()]

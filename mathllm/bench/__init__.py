@@ -27,15 +27,18 @@ from mathllm.device import describe, pick_device
 from mathllm.errors import MathLLMError, TrainingError
 
 ALWAYS = ("machine", "data", "training", "decoding", "evaluation")
+# where sizes and recipes count
+OF_SIZES, OF_RECIPES = ("machine", "training", "decoding"), ("target",)
 SECTIONS = (*ALWAYS, "target")  # the last one trains for minutes: only when it is asked for
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure on. `repeats` is how often each piece of work is timed, after one run that is not."""
+    """What to measure on. `sizes` empty are those that a section has of its own; `repeats` is how often each piece of
+    work is timed, after one run that is not."""
 
     device: str = "auto"
-    sizes: tuple[str, ...] = ("nano", "small", "medium", "large")
+    sizes: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ("demo",)
     repeats: int = 5
 

@@ -23,7 +23,7 @@ def measure(options: Options) -> list[Measurement]:
     if device.type == "cpu" or pick_precision("auto", device) == torch.bfloat16:
         found.append(peak(options.repeats, device, thread_counts(device)[-1], torch.bfloat16))
     tokens = min(MICRO_BATCH_TOKENS[device.type], 1 << 14)
-    for size in options.sizes:
+    for size in options.sizes or SIZES:
         shape = tokens, SIZES[size]["hidden"], SIZES[size]["feed_forward"]
         what = f"matrix product of {size}, {' x '.join(map(str, shape))}"
         work = products(shape, device, thread_counts(device)[-1], torch.float32)

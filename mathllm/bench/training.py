@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mathllm.bench import Measurement, Options, in_turns, rate, share_of_peak
 from mathllm.bench.machine import peak_work, thread_counts
-from mathllm.config import Config, build_config
+from mathllm.config import SIZES, Config, build_config
 from mathllm.device import pick_device, pick_precision
 from mathllm.evaluation.lengths import RANDOM, draw_length
 from mathllm.resolve import resolve
@@ -33,7 +33,7 @@ class SameLength:
 
 def measure(options: Options) -> list[Measurement]:
     found = []
-    for size in options.sizes:
+    for size in options.sizes or SIZES:
         first = 0.0  # seconds a FLOP at the shortest length
         for length in DIGITS:
             steps = training_step(size, length, options)

@@ -12,7 +12,7 @@ from rich.table import Table
 from mathllm.cli import options
 from mathllm.cli.output import Output
 from mathllm.config import SIZES, recipe_names
-from mathllm.errors import check_choice
+from mathllm.errors import UsageError, check_choice
 
 if TYPE_CHECKING:
     from mathllm.bench import Measurement, SectionResult
@@ -28,13 +28,21 @@ def bench(
             metavar="SECTION",
         ),
     ] = None,
-    size: Annotated[
+    model_size: Annotated[
         list[str] | None,
-        typer.Option(help="Sizes to train: nano, small, medium, large (default: all).", metavar="SIZE"),
+        typer.Option(
+            help=f"Sizes to multiply, train and decode with: {', '.join(SIZES)} (default: all, and to decode with, "
+            "small).",
+            metavar="SIZE",
+        ),
     ] = None,
     recipe: Annotated[
         list[str] | None,
-        typer.Option(help="Recipes whose time to target is measured (default: demo).", metavar="RECIPE"),
+        typer.Option(
+            help=f"Recipes whose time to target is measured: {', '.join(recipe_names())}, or a TOML file "
+            "(default: demo).",
+            metavar="RECIPE",
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each piece of work.", min=1)] = 5,
     device: options.Device = "auto",
@@ -48,15 +56,18 @@ def bench(
 
     \b
     mathllm bench
-    mathllm bench --only training --size nano --size small
+    mathllm bench --only training --model-size nano --model-size small
     mathllm bench --only target --recipe demo --recipe addsub-40k
     mathllm bench --json --output-file bench.json
     """
-    from mathllm.bench import ALWAYS, SECTIONS, Options, about, run_section
+    from mathllm.bench import ALWAYS, OF_RECIPES, OF_SIZES, SECTIONS, Options, about, run_section
 
     sections = check(only, SECTIONS, "section") or ALWAYS
-    sizes = check(size, tuple(SIZES), "size") or Options.sizes
-    how = Options(device, sizes, check(recipe, recipe_names(), "recipe") or Options.recipes, repeats)
+    sizes, recipes = check(model_size, tuple(SIZES), "size"), check(recipe, recipe_names(), "recipe")
+    for option, names, users in (("--model-size", sizes, OF_SIZES), ("--recipe", recipes, OF_RECIPES)):
+        if names and not set(users) & set(sections):
+            raise UsageError(f"{option} does nothing here", f"it is for --only {' or '.join(users)}")
+    how = Options(device, sizes, recipes or Options.recipes, repeats)
     output = Output(as_json, output_file)
     talk, console = Console(stderr=True, highlight=False), Console(highlight=False, quiet=as_json)
     machine = about(how)

@@ -28,13 +28,11 @@ def demo(
     *,
     output_dir: options.OutputDir = OUTPUT_DIR,
     overwrite: options.Overwrite = False,
-    limit: Annotated[
-        int, typer.Option(min=0, help="Check every pair of operands from 0 to this number.")
-    ] = 999,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, instead of the recipe's.")] = None,
+    exhaustive: Annotated[int, options.ALL_PAIRS] = 999,
+    max_steps: Annotated[int | None, options.option_of("max_steps", default="the recipe's", min=1)] = None,
     seed: options.Seed = 0,
 ) -> None:
-    """See the whole loop in about four minutes: make data, train, check every sum, watch it reason.
+    """See the whole loop in about five minutes: make data, train, check every sum, watch it reason.
 
     Data and run lie in one directory; checkpoints/demo is replaced without a word.
     Afterwards mathllm chat talks to the model that it has trained.
@@ -53,8 +51,8 @@ def demo(
         check_directory(output_dir, resume=False, overwrite=overwrite)
     data_dir = output_dir / "data"
     run: dict[str, Any] = {"output_dir": str(output_dir), "seed": seed}
-    if steps is not None:
-        run["max_steps"] = steps
+    if max_steps is not None:
+        run["max_steps"] = max_steps
     config = build_config({"data": {"data_dir": str(data_dir)}, "train": run}, recipe=RECIPE)
 
     AllPairs(get_tasks(config.data.task), limit)  # so many pairs can be checked
@@ -76,7 +74,7 @@ def demo(
     if result.test is not None:
         test = result.test
         console.print(f"{test['correct']:,} of {test['num_examples']:,} held-out problems are right")
-    check_all_pairs(console, model, limit)
+    check_all_pairs(console, model, exhaustive)
 
     headline(console, "4. How it reasons")
     show_reasoning(console, model)
@@ -85,7 +83,7 @@ def demo(
     where = "" if output_dir.parent == OUTPUT_DIR.parent else f" --checkpoint {shlex.quote(str(output_dir))}"
     for command, what in (
         (f"mathllm chat{where}", "talk to it"),
-        (f"mathllm eval{where} --exhaustive {limit}", "check every pair again"),
+        (f"mathllm eval{where} --exhaustive {exhaustive}", "check every pair again"),
         ("mathllm gen-data && mathllm train", "a larger model, on data of your own making"),
     ):
         console.print(f"{command:<34} {what}", markup=False, soft_wrap=True)

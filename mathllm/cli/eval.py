@@ -49,7 +49,7 @@ def evaluate(
         Path | None, option("A file of problems: JSONL, CSV, or one 12+34=46 a line.", PROBLEMS)
     ] = None,
     data_dir: options.DataDir = None,
-    exhaustive: Annotated[int | None, number("All pairs of operands from 0 to N.", PROBLEMS, 0)] = None,
+    exhaustive: Annotated[int | None, options.ALL_PAIRS] = None,
     grid: Annotated[int | None, number("Operands of every pair of lengths up to N digits.", PROBLEMS)] = None,
     grid_step: Annotated[int, number("Of the grid, every N digits.", PROBLEMS)] = 1,
     per_cell: Annotated[int, number("Problems of each pair of lengths.", PROBLEMS)] = 10,

@@ -89,13 +89,14 @@ def show(metadata: dict[str, Any], output_dir: Path) -> None:
     for split, counts in metadata["counts"].items():
         rows, distinct = counts["rows"], counts["distinct_problems"]
         repeated = f" of {distinct:,} different problems" if distinct < rows else ""
-        typer.echo(f"  {split + '.jsonl':<12}{rows:>11,} rows{repeated}")
+        typer.echo(f"  {split + '.jsonl':<12}{rows:>11,} {'row' if rows == 1 else 'rows'}{repeated}")
     with (output_dir / "train.jsonl").open(encoding="utf-8") as rows:
         typer.echo(rows.readline(), nl=False)
     for note in metadata["notes"]:
         typer.echo(f"note: {note}", err=True)
     if not all(metadata["counts"][split]["rows"] for split in ("train", "val")):
-        typer.echo("this is too little to train on: give a larger --num-examples, or other ratios", err=True)
+        more = "give a file of more problems" if "from" in metadata else "give a larger --num-examples"
+        typer.echo(f"this is too little to train on: {more}, or other ratios", err=True)
         return
     where = "" if output_dir == Path("data") else f" --data-dir {shlex.quote(str(output_dir))}"
     typer.echo(f"next: mathllm train{where}", err=True)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import Annotated
@@ -49,9 +50,23 @@ COMMANDS = {
     "bench": "bench",
     "doctor": "doctor",
 }
+# what options were called before they had the same name in every command: still taken, and not in --help
+RENAMED = {
+    "demo": {"limit": "exhaustive", "steps": "max-steps"},
+    "thoughts": {"examples": "max-examples"},
+    "bench": {"size": "model-size"},
+}
+
+
+def renamed(command: str, option: str) -> str:
+    """What an option of a command is called, its dashes left out."""
+    return RENAMED.get(command, {}).get(option, option)
+
+
 for command, function in COMMANDS.items():
     module = import_module(f"mathllm.cli.{command.replace('-', '_')}")
-    app.command(command)(getattr(module, function))
+    names = {"token_normalize_func": partial(renamed, command)}
+    app.command(command, context_settings=names)(getattr(module, function))
 
 
 def show_version(wanted: bool) -> None:

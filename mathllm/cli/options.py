@@ -77,6 +77,7 @@ _MADE = "Directory that mathllm gen-data made."
 DataDir = Annotated[Path | None, option(_MADE, PROBLEMS, default=_TAKEN, **_PLACE)]
 BatchSize = Annotated[int, number(_TRAINING["batch_size"].help, MACHINE)]
 Device = Annotated[str, option_of("device")]
+ALL_PAIRS = number("All pairs of operands from 0 to N.", PROBLEMS, 0)
 Seed = Annotated[int, option_of("seed", callback=_seed)]
 Json = Annotated[bool, option("Print the result as JSON.", OUTPUT, "--json")]
 OutputDir = Annotated[Path, option_of("output_dir")]
@@ -86,7 +87,12 @@ _DRAWN = "Draw the result into a .png, .svg or .pdf (needs the extra plots)."
 Plot = Annotated[Path | None, option(_DRAWN, OUTPUT)]
 Set = Annotated[
     list[str] | None,
-    option("Any setting, as in model.layers=3; repeatable.", MORE, "--set", metavar="SECTION.KEY=VALUE"),
+    option(
+        "Any setting, as in model.layers=3; repeatable. docs/cli.md has all of them.",
+        MORE,
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+    ),
 ]
 Temperature = Annotated[float, option("0 always takes the likeliest token.", SAMPLING)]
 TopK = Annotated[int, option("Only the k likeliest tokens; 0: all.", SAMPLING)]

@@ -22,7 +22,7 @@ def thoughts(
     *,
     checkpoint: options.Checkpoint = None,
     steps: Annotated[int, number("Steps of the problems.", PROBLEMS)] = 4,
-    examples: Annotated[int, number("Problems to look at.", PROBLEMS, 100)] = 1000,
+    max_examples: Annotated[int, number("Problems to look at.", PROBLEMS, 100)] = 1000,
     device: options.Device = "auto",
     as_json: options.Json = False,
     output_file: options.OutputFile = None,
@@ -44,7 +44,7 @@ def thoughts(
 
     loaded = mathllm.load(checkpoint, device)
     with progress_bar("decoding") as progress:
-        report = examine(loaded, loaded.tasks[0], steps, examples, progress=progress)
+        report = examine(loaded, loaded.tasks[0], steps, max_examples, progress=progress)
     path = str(loaded.path)
     output.give({"checkpoint": path, **report.to_dict()}, lambda console: show(console, path, report))
     if plot is not None:

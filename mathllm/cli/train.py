@@ -14,6 +14,7 @@ import typer
 
 from mathllm.cli import options
 from mathllm.cli.options import option
+from mathllm.config import recipe_names
 from mathllm.errors import UsageError
 from mathllm.flags import OUTPUT, parse_assignments
 from mathllm.registry import OBJECTIVES
@@ -35,7 +36,9 @@ def train(
         bool, option("Show what a few rows are trained on, and stop.", OUTPUT, "--show-loss-mask")
     ] = False,
     as_json: options.Json = False,
-    recipe: Annotated[str | None, option("A named recipe, or a TOML file.", options.MORE)] = None,
+    recipe: Annotated[
+        str | None, option(f"{', '.join(recipe_names())}, or a TOML file.", options.MORE)
+    ] = None,
     assignments: options.Set = None,
     **settings: Any,
 ) -> None:
