@@ -256,3 +256,20 @@ def shares(results: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str]
         for column, values in columns.items():
             found.setdefault((result["variant"], column), []).append(float(np.mean(values)))
     return found
+
+
+def unit_of(results: Sequence[dict[str, Any]]) -> tuple[str, int]:
+    """What the lengths in results are numbers of, and how much fewer of them there are than `--digits` says: a chain
+    has a step less than numbers."""
+    tasks = {row["task"] for result in results for row in result["lengths"]}
+    return ("step", 1) if any(get_tasks(task)[0].one_digit for task in tasks) else ("digit", 0)
+
+
+def lines(study: Study, results: Sequence[dict[str, Any]], kind: str) -> dict[str, dict[int, list[float]]]:
+    """Exact match of each seed by variant and length, in the unit of the results; of variants that are measured."""
+    found, less = shares(results, kind), unit_of(results)[1]
+    by_length = {
+        variant: {n - less: found[variant, str(n)] for n in study.digits if (variant, str(n)) in found}
+        for variant in study.variants
+    }
+    return {variant: line for variant, line in by_length.items() if line}

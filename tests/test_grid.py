@@ -159,7 +159,7 @@ def test_the_picture_shows_the_shares_and_the_training_range() -> None:
     axis = Figure().subplots()
     image = _heat_map(axis, "addition", Grid(np.array([1, 5]), correct, examples, 1.0), trained=1)
     assert image.get_array().filled(-1).tolist() == [[1.0, 0.5], [0.0, -1.0]]
-    assert axis.get_title() == "addition: 15 of 30 right"
+    assert axis.get_title() == "addition: 15 of 30 right\nframed: up to 1 digit, as in training"
     assert axis.lines[0].get_xdata().tolist() == [-0.5, 0.5, 0.5]
 
 

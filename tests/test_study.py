@@ -1,6 +1,8 @@
 """`mathllm study`: variants and seeds of one training, measured alike, and nothing done twice."""
 
 import json
+import runpy
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from typer.testing import CliRunner
 from mathllm.cli.main import app
 from mathllm.cli.study import cell
 from mathllm.errors import DataError, UsageError
+from mathllm.evaluation.lengths import RANDOM
 from mathllm.files import toml_names
-from mathllm.study import RESULT, load_study, shares
+from mathllm.study import RESULT, Study, lines, load_study, shares, unit_of
+
+ROOT = Path(__file__).parents[1]
 
 STUDY = """
 recipe = "length-100x"
@@ -48,6 +53,46 @@ def test_the_lengths_are_drawn(tmp_path: Path) -> None:
     path.write_text(STUDY)
     invoke(path, "--output-dir", tmp_path / "out", "--seeds", "0", "--plot", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_has_few_lines_a_panel_that_can_be_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from mathllm.evaluation import plots
+
+    figure = Figure()
+    monkeypatch.setattr(plots, "picture", lambda *size: nullcontext(figure))
+    chains = [
+        {"variant": f"v{n}", "correct": 1, "num_examples": 2}
+        | {
+            "lengths": [
+                {"task": "chain", "kind": RANDOM, "digits": d, "correct": n, "num_examples": 10}
+                for d in (2, 5)
+            ]
+        }
+        for n in range(10)
+    ]
+    study = Study("mine", "demo", {f"v{n}": [] for n in range(11)}, digits=(2, 5))
+    drawn = lines(study, chains, RANDOM)
+    assert (drawn["v7"], unit_of(chains)) == ({1: [0.7], 4: [0.7]}, ("step", 1))
+    plots.plot_lengths(drawn, tmp_path / "lines.png", "steps")
+    assert [len(axis.containers) for axis in figure.axes] == [5, 5], "v10 is not measured"
+    assert {axis.get_xlabel() for axis in figure.axes} == {"steps"}
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == [
+        f"v{n}" for n in range(5, 10)
+    ]
+    assert all(len({style[part] for style in plots.STYLES}) == len(plots.STYLES) == 7 for part in range(3))
+
+
+def test_the_picture_of_the_docs_is_that_of_the_table() -> None:
+    pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))
+    found = pictures["lines"]((ROOT / "docs" / "thoughts.md").read_text(encoding="utf-8"))
+    assert found["cold start"][12] == [0.946, 1.0, 1.0]
+    assert found["no thought"][2] == [0.1, 0.1, 0.1]
+    assert len(found) == 14
 
 
 def test_a_study_from_the_beginning_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,7 @@ OutputFile = Annotated[Path | None, option("Write the result to a JSON file, too
 Overwrite = Annotated[bool, option("Replace what is there.", OUTPUT, "--overwrite")]
 _DRAWN = "Draw the result into a .png, .svg or .pdf (needs the extra plots)."
 Plot = Annotated[Path | None, option(_DRAWN, OUTPUT)]
+_ANY = "Any setting, as in model.layers=3; repeatable. docs/cli.md has all of them."
 Set = Annotated[
     list[str] | None,
     option(

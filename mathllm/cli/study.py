@@ -95,7 +95,7 @@ def parse_seeds(text: str | None, count: int) -> list[int]:
 def report(chosen: Study, root: Path, settings: list[str], output: Output) -> None:
     """Prints the tables of what is finished, writes results.json, and draws a picture where there should be one."""
     from mathllm.evaluation.lengths import RANDOM
-    from mathllm.study import finished_results, shares
+    from mathllm.study import finished_results, lines, unit_of
 
     results, others = finished_results(chosen, root, settings)
     if not results:
@@ -107,17 +107,20 @@ def report(chosen: Study, root: Path, settings: list[str], output: Output) -> No
 
         if not chosen.digits:
             raise UsageError(f"{chosen.name} tests no lengths: there is nothing to draw", "leave out --plot")
-        plot_lengths(list(chosen.variants), chosen.digits, shares(results, RANDOM), output.plot)
+        plot_lengths(lines(chosen, results, RANDOM), output.plot, f"{unit_of(results)[0]}s")
     output.give(document, lambda console: show(console, chosen, results=results, others=others, root=root))
 
 
 def show(console: Console, chosen: Study, *, results: list[dict[str, Any]], others: int, root: Path) -> None:
     """A table for each kind of problem, and what the figures mean; `others` results were left out."""
     from mathllm.evaluation.lengths import RANDOM, STRESS
-    from mathllm.study import shares
+    from mathllm.study import shares, unit_of
+    from mathllm.tasks.base import plural
 
+    unit, less = unit_of(results)
+    names = {"held out": "held out"} | {str(n): plural(n - less, unit) for n in chosen.digits}
     for kind in (RANDOM, STRESS) if chosen.digits else (RANDOM,):
-        columns = [*([] if kind == STRESS else ["held out"]), *map(str, chosen.digits)]
+        columns = {key: name for key, name in names.items() if kind == RANDOM or key != "held out"}
         console.print(table(chosen, shares(results, kind), columns, kind if chosen.digits else "held out"))
         console.print()
     held_out = " or ".join(f"{n:,}" for n in sorted({result["num_examples"] for result in results}))
@@ -132,12 +135,14 @@ def show(console: Console, chosen: Study, *, results: list[dict[str, Any]], othe
         tell(console, line, "dim")
 
 
-def table(chosen: Study, found: dict[tuple[str, str], list[float]], columns: list[str], title: str) -> Table:
-    """A line for each variant, a column for each length."""
+def table(
+    chosen: Study, found: dict[tuple[str, str], list[float]], columns: dict[str, str], title: str
+) -> Table:
+    """A line for each variant; `columns` are the titles of what is found, by its name there."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
     result.add_column(title)
-    for column in (*columns, "seeds"):
-        result.add_column(f"{column} digits" if column.isdigit() else column, justify="right")
+    for column in (*columns.values(), "seeds"):
+        result.add_column(column, justify="right")
     for variant in chosen.variants:
         cells = [found.get((variant, column), []) for column in columns]
         if any(cells):

@@ -12,6 +12,7 @@ import numpy as np
 from mathllm.errors import UsageError
 from mathllm.evaluation.grid import Grid
 from mathllm.files import new_file
+from mathllm.tasks.base import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from mathllm.evaluation.thoughts import ThoughtReport
 
 SUFFIXES = (".png", ".svg", ".pdf")
+# of the lines of one panel: colours that colour-blind readers tell apart (Okabe and Ito's), and in print the rest
+STYLES = (
+    ("#0072B2", "-", "o"),
+    ("#D55E00", "--", "s"),
+    ("#009E73", "-.", "^"),
+    ("#CC79A7", ":", "D"),
+    ("#E69F00", (0, (8, 2)), "v"),
+    ("#56B4E9", (0, (5, 1, 1, 1, 1, 1)), "P"),
+    ("#000000", (0, (1, 1)), "X"),
+)
 
 
 def check_plot(path: Path) -> None:
@@ -46,12 +57,14 @@ def plot_grids(grids: dict[str, Grid], trained: int, path: Path) -> None:
 
 def plot_thoughts(report: ThoughtReport, path: Path) -> None:
     """A confusion matrix for each thought: true states against the digits that the model wrote for them."""
-    columns = min(4, len(report.slots))
-    rows = -(-len(report.slots) // columns)
+    rows = -(-len(report.slots) // 4)
+    columns = -(-len(report.slots) // rows)
     with picture(path, 2.6 * columns + 0.8, 2.7 * rows + 0.4) as figure:
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axis in axes.flat[len(report.slots) :]:
             axis.set_visible(False)
+        for axis in axes.flat[max(0, len(report.slots) - columns) : len(report.slots)]:
+            axis.tick_params(labelbottom=True)  # of those with nothing below them
         for number, (axis, slot) in enumerate(zip(axes.flat, report.slots, strict=False), 1):
             share = slot.counts / np.maximum(slot.counts.sum(1, keepdims=True), 1)
             image = axis.imshow(share, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
@@ -62,27 +75,48 @@ def plot_thoughts(report: ThoughtReport, path: Path) -> None:
         figure.colorbar(image, ax=axes, label="share of that state")
 
 
-def plot_lengths(
-    variants: Sequence[str],
-    digits: Sequence[int],
-    found: Mapping[tuple[str, str], Sequence[float]],
-    path: Path,
-) -> None:
-    """Exact match over digits, a line for each variant: the median of its seeds, with a band from lowest to
-    highest."""
-    with picture(path, 8.4, 4.6) as figure:
-        axis = figure.subplots()
-        for number, variant in enumerate(variants):
-            seeds = [found.get((variant, str(n)), ()) for n in digits]
-            if not all(seeds):
-                continue
-            # ten colours, and after them dashes
-            color, line = f"C{number % 10}", ("-", "--")[number // 10 % 2]
-            medians = [np.median(values) for values in seeds]
-            axis.plot(digits, medians, marker="o", label=variant, color=color, linestyle=line)
-            axis.fill_between(digits, [*map(min, seeds)], [*map(max, seeds)], color=color, alpha=0.15)
-        axis.set(xticks=digits, ylim=(-0.03, 1.03), xlabel="digits", ylabel="exact match")
-        figure.legend(loc="outside right upper", fontsize="small")
+def plot_lengths(lines: Mapping[str, Mapping[int, Sequence[float]]], path: Path, of: str = "digits") -> None:
+    """Exact match over lengths, which are numbers `of` something: of each line, by length, that of each seed. The
+    median is drawn, with a bar from the lowest to the highest; more than seven lines get several panels."""
+    columns = -(-len(lines) // len(STYLES))
+    size = -(-len(lines) // columns)
+    names = list(lines)
+    with picture(path, 4.6 * columns + 0.6, 4.0 + 0.22 * size) as figure:
+        axes = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
+        for number, axis in enumerate(axes):
+            _lines(axis, {name: lines[name] for name in names[number * size : (number + 1) * size]})
+            axis.set_xlabel(of)
+        axes[0].set_ylabel("exact match")
+
+
+def _lines(axis: Axes, lines: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
+    lengths = sorted({length for line in lines.values() for length in line})
+    # side by side, so that bars at one length do not hide each other
+    apart = min(0.012 * (lengths[-1] - lengths[0]), 0.09 * min(np.diff(lengths), default=0))
+    for number, ((name, line), (color, dashes, marker)) in enumerate(
+        zip(lines.items(), STYLES, strict=False)
+    ):
+        medians = np.array([np.median(line[length]) for length in line])
+        low, high = (np.array([*map(pick, line.values())]) for pick in (min, max))
+        axis.errorbar(
+            np.array([*line]) + apart * (number - (len(lines) - 1) / 2),
+            medians,
+            yerr=[medians - low, high - medians],
+            label=name,
+            color=color,
+            linestyle=dashes,
+            marker=marker,
+            markersize=5,
+            markerfacecolor="white",
+            linewidth=1.5,
+            elinewidth=1,
+            capsize=2,
+        )
+    axis.set(xticks=lengths, ylim=(-0.03, 1.03))
+    axis.grid(axis="y", color="0.9")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize="small", frameon=False, handlelength=4)
 
 
 @contextmanager
@@ -105,10 +139,11 @@ def _heat_map(axis: Axes, name: str, grid: Grid, trained: int) -> Any:
     axis.set_xticks(ticks, [str(n) for n in lengths[ticks]])
     axis.set_yticks(ticks, [str(n) for n in lengths[ticks]])
     title = f"{name}: {grid.answers.correct:,} of {grid.answers.num_examples:,} right"
-    axis.set(xlabel="digits of the second operand", ylabel="digits of the first operand", title=title)
     inside = int((lengths <= trained).sum()) - 0.5
     if inside > 0:
-        label = f"training: up to {trained} digits"
-        axis.plot([-0.5, inside, inside], [inside, inside, -0.5], color="red", label=label)
-        axis.legend(loc="upper right", fontsize="small")
+        title += f"\nframed: up to {plural(trained, 'digit')}, as in training"
+        # white in black, to be seen on any colour
+        for color, width in (("black", 3.5), ("white", 1.5)):
+            axis.plot([-0.5, inside, inside], [inside, inside, -0.5], color=color, linewidth=width)
+    axis.set(xlabel="digits of the second operand", ylabel="digits of the first operand", title=title)
     return image
