@@ -299,12 +299,16 @@ def test_a_run_does_not_go_on_with_other_data(run: Any, other: tuple[str, ...], 
     assert not Path("out/checkpoint-4").exists()
 
 
-def test_the_demo_replaces_its_own_run_only(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_replaces_its_own_run_only(
+    run: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run(*QUICK, "--max-steps", "2", "--output-dir", "out").code == 0
     monkeypatch.setattr(sys, "argv", ["mathllm", "demo", "--output-dir", "out", "--max-steps", "1"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
+    hint = "--overwrite starts anew, --output-dir writes elsewhere"  # it has no --resume
+    assert capfd.readouterr().err == f"error: out already holds a run\nhint: {hint}\n"
     assert sorted(path.name for path in Path("out").glob("checkpoint-*")) == ["checkpoint-2"]
     assert not Path("out/data").exists()
 

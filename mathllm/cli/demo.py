@@ -14,6 +14,7 @@ from rich.console import Console
 import mathllm
 from mathllm.cli import options
 from mathllm.cli.output import progress_bar
+from mathllm.errors import UsageError
 
 if TYPE_CHECKING:
     from mathllm.math_model import MathModel
@@ -44,9 +45,13 @@ def demo(
     from mathllm.locks import locked
     from mathllm.tasks import get_tasks
     from mathllm.training.run import check_directory, train
+    from mathllm.training.state import run_files
 
     console = Console(highlight=False)
     overwrite = overwrite or output_dir == OUTPUT_DIR
+    if run_files(output_dir) and not overwrite:
+        hint = "--overwrite starts anew, --output-dir writes elsewhere"
+        raise UsageError(f"{output_dir} already holds a run", hint)
     with explained(f"write {output_dir}"), locked(output_dir, "a demo"):  # each part asks again for itself
         check_directory(output_dir, resume=False, overwrite=overwrite)
     data_dir = output_dir / "data"
@@ -55,7 +60,7 @@ def demo(
         run["max_steps"] = max_steps
     config = build_config({"data": {"data_dir": str(data_dir)}, "train": run}, recipe=RECIPE)
 
-    AllPairs(get_tasks(config.data.task), limit)  # so many pairs can be checked
+    AllPairs(get_tasks(config.data.task), exhaustive)  # so many pairs can be checked
 
     headline(console, f"1. Data: {EXAMPLES:,} sums of numbers of up to {config.data.max_digits} digits")
     generate_dataset(config.data, EXAMPLES, seed, data_dir, overwrite=overwrite)
