@@ -21,7 +21,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import (
     ExpressionError,
     MathLLMError,
@@ -33,12 +32,13 @@ from mathllm.errors import (
 )
 from mathllm.formats import Rendered
 from mathllm.inference.engine import CUT, ENDED, Step
-from mathllm.inference.sampling import SamplingParams
+from mathllm.inference.sampling import GREEDY, SamplingParams
 from mathllm.inference.texts import Written, most_tokens
 from mathllm.math_model import MathModel, Solution, is_unfinished
+from mathllm.models import Models, find_models
 from mathllm.percent import percent_sure
 from mathllm.tasks import extent
-from mathllm.tasks.expressions import expressions
+from mathllm.tasks.expressions import expressions, split_answer
 from mathllm.tokenizer import END, TOKENS, decode
 
 PROMPT = "> "
@@ -56,24 +56,31 @@ HELP = (
 )
 
 
-class Chat:
-    """A conversation with a model: `read_line` is called with the prompt and raises EOFError at the end.
+# commands that may stand without their slash only if they stand alone
+BARE = ("/help", "/quit", "/exit")
 
-    `params` are how tokens are drawn, with random numbers from `seed` on.
+
+class Chat:
+    """A conversation with models, of which for each problem one is chosen: `read_line` is called with the prompt and
+    raises EOFError at the end.
+
+    `params` are how tokens are drawn, with random numbers from `seed` on; no answer has more than `most` tokens.
     """
 
     def __init__(
         self,
-        model: MathModel,
+        models: Models,
         console: Console,
         read_line: Callable[[str], str],
         *,
-        params: SamplingParams | None = None,
+        params: SamplingParams = GREEDY,
         seed: int = 0,
+        most: int | None = None,
     ) -> None:
-        self.model, self.console, self.read_line = model, console, read_line
-        self.params = params or model.params
-        self.generator = torch.Generator(model.device).manual_seed(seed)
+        self.models, self.console, self.read_line = models, console, read_line
+        self.model = models.first
+        self.params, self.most = params, most
+        self.generator = torch.Generator(self.model.device).manual_seed(seed)
         self.commands: dict[str, Callable[[str], bool]] = {
             "/help": self.help,
             "/temperature": self.temperature,
@@ -90,7 +97,7 @@ class Chat:
         """Reads and answers until the end of the input or `quit`."""
         task, digits = self.model.tasks[0], self.model.data.max_digits
         example = task.example if task.one_digit else f"{'658'[:digits]}{task.symbol}{'189'[:digits]}"
-        self.say(*description(self.model), f"type a problem like {example}, or /help; Ctrl-D leaves")
+        self.say(*self.description(), f"type a problem like {example}, or /help; Ctrl-D leaves")
         while True:
             try:
                 self.console.print()
@@ -116,21 +123,32 @@ class Chat:
             return True
         if self.is_command(line):
             name = "/" + words[0].lower().lstrip("/")
-            check_choice("command", name, self.commands)
-            return self.commands[name](words[1].strip() if len(words) > 1 else "")
+            meant = [command for command in self.commands if command.startswith(name)]
+            if len(meant) != 1:  # the whole name, or too little of one
+                check_choice("command", name, self.commands)
+                meant = [name]
+            return self.commands[meant[0]](words[1].strip() if len(words) > 1 else "")
         self.ask(line)
         return True
 
     def is_command(self, line: str) -> bool:
-        """Commands start with a slash, but for `quit` and the others nobody has to remember that."""
-        words = line.split(None, 1)
-        return bool(words) and (words[0].startswith("/") or "/" + words[0].lower() in self.commands)
+        """Commands start with a slash, but for `quit` and the others nobody has to remember that; what is more than
+        the command is none then, unless that takes more."""
+        first, *more = line.split(None, 1) or [""]
+        plain = "/" + first.lower() in self.commands and not (more and "/" + first.lower() in BARE)
+        return first.startswith("/") or plain
+
+    def turn_to(self, problem: str) -> str:
+        """Chooses the model for a problem; says which it is, if it is another one than before."""
+        whole = problem + "0" * is_unfinished(problem)
+        before, self.model = self.model, self.models.choose([whole])[0][0]
+        return "" if self.model is before else self.models.introduce(self.model, whole)
 
     def problem(self, line: str) -> tuple[Rendered, list[str]]:
         """The problem in a line, finished by the model if need be, and what is odd about it."""
         unfinished = is_unfinished(line)
         asked = self.model.finish(line, self.params, self.generator) if unfinished else self.model.ask(line)
-        notes = [f"in training this model never saw {what}" for what in self.model.unseen(asked.problems)]
+        notes = list(map(never_saw, self.model.unseen(asked.problems)))
         if unfinished:
             chosen = expressions(asked.problems)[0]
             notes.insert(0, f"the model chose {chosen} (it was trained only on what follows the =)")
@@ -138,11 +156,14 @@ class Chat:
 
     def ask(self, line: str) -> None:
         """Streams what the model makes of a problem."""
-        asked, notes = self.problem(line)
-        self.say(*notes)
+        problem, stated = split_answer(line)
+        news = self.turn_to(problem)
+        asked, notes = self.problem(problem)
+        self.say(*filter(None, [news]), *notes)
         self.asked, self.written = asked, []
-        steps = self.model.stream(asked, self.params, self.generator)
-        work_out(self.model, asked, steps, self.console, self.written)
+        steps = self.model.stream(asked, self.params, self.generator, self.most)
+        solution = work_out(self.model, asked, steps, self.console, self.written)
+        say_stated(solution, stated, self.console)
         if self.show_tokens:
             self.console.print(token_table(self.asked, self.written))
 
@@ -180,10 +201,19 @@ class Chat:
 
     def checkpoint(self, path: str) -> bool:
         if path:
-            self.model = load_checkpoint(os.path.expanduser(path), self.model.device)
+            models = find_models(os.path.expanduser(path), self.model.device)
+            self.model, self.models = models.first, models
             self.asked, self.written = None, []
-        self.say(*description(self.model))
+        self.say(*self.description())
         return True
+
+    def description(self) -> list[str]:
+        """What one should know about the model, and who else may answer, before talking to it."""
+        others = self.models.others(self.model)
+        named = ", ".join(others[:3]) + (f" and {len(others) - 3:,} more" if len(others) > 3 else "")
+        return description(self.model) + [f"what it has not learned, another may answer: {named}"] * bool(
+            others
+        )
 
     def say(self, *texts: str, style: str = TALK) -> None:
         """Talk, which is neither a thought nor an answer, wrapped between words."""
@@ -319,36 +349,67 @@ def token_table(asked: Rendered, written: list[Step]) -> Table:
     return table
 
 
-def answer_lines(chat: Chat, lines: Iterable[str], out: IO[str]) -> bool:
+def answer_lines(chat: Chat, lines: Iterable[str | MathLLMError], out: IO[str]) -> bool:
     """Without a terminal: one line of `out` for each line that is no command, and all talk on stderr.
 
     The line is empty where there is no answer. Returns whether every line could be read and asked.
     """
     all_good = True
+    introduced: list[MathModel] = []
     for number, line in enumerate(lines, 1):
-        line = line.rstrip("\r\n")
-        command = chat.is_command(line)
-        answer = ""
+        command, answer = False, ""
         try:
+            if isinstance(line, MathLLMError):
+                raise line
+            line = line.rstrip("\r\n")
+            command = chat.is_command(line)
             if command and not chat.handle(line):
                 break
             if line.strip() and not command:
-                asked, notes = chat.problem(line)
-                written = chat.model.complete(
-                    asked, params=chat.params, generator=chat.generator, limits=most_tokens(asked)
-                )
-                (solution,) = chat.model.read(written)
-                answer = answer_text(solution)
-                if is_unfinished(line):
-                    answer = f"{solution.expression}={answer}"
-                for note in [*notes, *remarks(solution)]:
-                    print(f"note: line {number}: {note}", file=sys.stderr)
+                answer = _answer_line(chat, line, number, introduced)
         except MathLLMError as error:
             all_good = False
             complain(error, f"line {number}: ")
         if not command:
             print(answer, file=out, flush=True)
     return all_good
+
+
+def _answer_line(chat: Chat, line: str, number: int, introduced: list[MathModel]) -> str:
+    """The answer to a line, with notes on stderr; each model is introduced once."""
+    problem, stated = split_answer(line)
+    chat.turn_to(problem)
+    if chat.model not in introduced:
+        introduced.append(chat.model)
+        if news := chat.models.introduce(chat.model, problem):
+            print(f"note: {news}", file=sys.stderr)
+    asked, notes = chat.problem(problem)
+    limits = np.minimum(most_tokens(asked), chat.most or chat.model.max_length)
+    written = chat.model.complete(asked, params=chat.params, generator=chat.generator, limits=limits)
+    (solution,) = chat.model.read(written)
+    for note in [*notes, *remarks(solution), *check_stated(solution, stated)[1]]:
+        print(f"note: line {number}: {note}", file=sys.stderr)
+    answer = answer_text(solution)
+    return f"{solution.expression}={answer}" if is_unfinished(problem) else answer
+
+
+def never_saw(what: str) -> str:
+    """The note on a problem unlike those of training."""
+    return f"in training this model never saw {what}"
+
+
+def check_stated(solution: Solution, stated: str) -> tuple[bool, list[str]]:
+    """Whether an answer that stands in a problem is true, and what to say of it, where there is one."""
+    right = stated == str(solution.expected)
+    verdict = "is true" if right else f"is not true: it is {solution.expected}"
+    return right, [f"{solution.expression}={stated} {verdict}"] if stated else []
+
+
+def say_stated(solution: Solution, stated: str, console: Console) -> None:
+    """The same on a terminal."""
+    right, texts = check_stated(solution, stated)
+    for text in texts:
+        console.print(Text(INDENT + text, RIGHT if right else WRONG), soft_wrap=True)
 
 
 def answer_text(solution: Solution) -> str:

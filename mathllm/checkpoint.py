@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,19 +23,20 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from mathllm import __version__
-from mathllm.config import DataConfig, ModelConfig, build_config
+from mathllm.config import Config, DataConfig, ModelConfig, build_config
 from mathllm.errors import CheckpointError, MathLLMError, UsageError, check_at_least, reason
 from mathllm.files import read_json, write_bytes, write_json
 from mathllm.inference.sampling import GREEDY, SamplingParams
 from mathllm.limits import check_range
 from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
+from mathllm.scope import Scope
 from mathllm.tokenizer import TOKENS, tokenizer_json
 
 # in the installed package, or beside it in a checkout
 _HOMES = [above / "checkpoints" for above in Path(__file__).parents[:2]]
 SHIPPED = next((home for home in _HOMES if home.is_dir()), _HOMES[-1]) / "addsub-3digit"
-# these ship too, and are taken only when named
+# these ship, too; the second is taken only when named
 ANY_LENGTH, OWN_THOUGHTS = SHIPPED.with_name("add-any-length"), SHIPPED.with_name("own-thoughts")
 SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name, OWN_THOUGHTS.name)
 DEFAULT_ROOT = Path("checkpoints")
@@ -71,10 +74,8 @@ def load_checkpoint(
     with another vocabulary."""
     check_range("seed", seed, 0, 2**63 - 1)
     directory = find_checkpoint(path)
-    config = read_config(directory)
-    try:
-        settings = build_config({"model": config["model"], "data": config["data"]})
-        check_at_least("model.max_length", settings.model.max_length, 1)
+    settings = read_settings(directory)
+    with _described(directory):
         # a file may say anything: no model is made that is large, and larger than the weights beside it
         wanted = settings.model.block_parameters
         if wanted > _SMALL and wanted > (
@@ -83,6 +84,35 @@ def load_checkpoint(
             raise UsageError(f"it says {wanted:,} parameters or more, and {WEIGHTS} has {there:,}")
         model = Transformer.from_config(settings.model)
         loaded = MathModel(model, settings.data, directory, params=params, seed=seed)
+    model.load_state_dict(read_weights(directory / WEIGHTS, model))
+    model.to(device or torch.device("cpu")).eval()
+    loaded.check_weights()
+    return loaded
+
+
+def read_settings(directory: Path) -> Config:
+    """What a checkpoint says of its model and of the data that it was trained on.
+
+    Raises CheckpointError where that is damaged, or describes no model of this version."""
+    config = read_config(directory)
+    with _described(directory):
+        settings = build_config({"model": config["model"], "data": config["data"]})
+        check_at_least("model.max_length", settings.model.max_length, 1)
+    return settings
+
+
+def read_scope(directory: Path) -> Scope:
+    """What a checkpoint's model can be asked, without its weights. Raises as `read_settings` does."""
+    settings = read_settings(directory)
+    with _described(directory):
+        return Scope(settings.data, settings.model.max_length)
+
+
+@contextmanager
+def _described(directory: Path) -> Iterator[None]:
+    """Turns what goes wrong with a model's description into a CheckpointError that says so."""
+    try:
+        yield
     except CheckpointError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError, MathLLMError) as error:
@@ -90,13 +120,9 @@ def load_checkpoint(
         raise CheckpointError(
             f"{directory / CONFIG} does not describe a model of this version: {why}",
             "it has been changed since it was written: use another checkpoint of the run"
-            if (writer := config.get("mathllm", "unknown")) == __version__
+            if (writer := read_config(directory).get("mathllm", "unknown")) == __version__
             else f"it was written by mathllm {writer}, this is {__version__}",
         ) from error
-    model.load_state_dict(read_weights(directory / WEIGHTS, model))
-    model.to(device or torch.device("cpu")).eval()
-    loaded.check_weights()
-    return loaded
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
@@ -107,14 +133,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     `checkpoints/`, else the checkpoint that ships with mathllm.
     """
     if path is None:
-        ours = {SHIPPED.with_name(name).resolve() for name in SHIPPED_NAMES}
-        runs = [run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() not in ours]
-        inside = [found for run in runs if (found := _inside(run)) is not None]
-        if inside:
-            return max(inside, key=lambda found: (found / WEIGHTS).stat().st_mtime_ns)
-        if (SHIPPED / WEIGHTS).is_file():
-            return SHIPPED
-        raise CheckpointError("there is no checkpoint under checkpoints/", "train one: mathllm train")
+        return candidates()[0]
     path = Path(path)
     if path.parent in (Path(), DEFAULT_ROOT) and path.name in SHIPPED_NAMES and not path.exists():
         path = SHIPPED.with_name(path.name)  # wherever mathllm is called from
@@ -131,6 +150,19 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     found = _inside(path)
     if found is None:
         raise CheckpointError(f"{path} holds no {WEIGHTS}", "give the directory of a checkpoint or of a run")
+    return found
+
+
+def candidates() -> list[Path]:
+    """The checkpoints that are taken where none is named: of the runs under `checkpoints/`, the newest first, then
+    those that ship with mathllm and calculate in integers. Raises CheckpointError where there is none."""
+    ours = {SHIPPED.with_name(name).resolve() for name in SHIPPED_NAMES}
+    runs = [run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() not in ours]
+    found = [inside for run in runs if (inside := _inside(run)) is not None]
+    found.sort(key=lambda inside: (inside / WEIGHTS).stat().st_mtime_ns, reverse=True)
+    found += [shipped for shipped in (SHIPPED, ANY_LENGTH) if (shipped / WEIGHTS).is_file()]
+    if not found:
+        raise CheckpointError("there is no checkpoint under checkpoints/", "train one: mathllm train")
     return found
 
 

@@ -18,7 +18,6 @@ import torch
 
 from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
-from mathllm.data.sources import format_of
 from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError, check_at_least
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Rendered, Walk
@@ -28,9 +27,10 @@ from mathllm.inference.scoring import score_gold
 from mathllm.inference.texts import Written, join, most_tokens, pack
 from mathllm.limits import MAX_DIGITS
 from mathllm.model.transformer import Transformer
-from mathllm.tasks import TASKS, Problems, answer, extent, get_tasks, readable_beside
-from mathllm.tasks.base import plural
+from mathllm.scope import Scope
+from mathllm.tasks import TASKS, Problems, answer
 from mathllm.tasks.expressions import (
+    FOLDED,
     alike,
     expressions,
     parse_expression,
@@ -50,7 +50,8 @@ class Solution:
     `answer` is None where the text holds no number; `expected` is the true result, and `correct` says that
     the text came to its end and gives that result. `steps` are the parts of the thought, `text` is prompt and
     completion. `confidence` is the probability that the model gave to all it wrote, `reason` why it stopped:
-    `end`, or `length` where it ran out of room.
+    `end`, or `length` where it ran out of room. `unseen` says in what ways the problem lies outside all that the model
+    was trained on.
     """
 
     expression: str
@@ -61,6 +62,7 @@ class Solution:
     text: str
     confidence: float
     reason: str
+    unseen: tuple[str, ...] = ()
 
 
 class MathModel:
@@ -80,9 +82,8 @@ class MathModel:
         seed: int = 0,
     ) -> None:
         self.model, self.data, self.path, self.params, self.seed = model, data, path, params, seed
-        self.format = format_of(data)
-        self.tasks = get_tasks(data.task)
-        self.readable = readable_beside(self.tasks)
+        self.scope = Scope(data, model.max_length)
+        self.format, self.tasks, self.readable = self.scope.format, self.scope.tasks, self.scope.readable
         self._asked = itertools.count()  # so that no two answers are drawn with the same random numbers
 
     def check_weights(self) -> None:
@@ -121,42 +122,11 @@ class MathModel:
 
     def fit(self, problems: Problems) -> tuple[Rendered, dict[int, UsageError]]:
         """The problems that the model can be asked, with their gold texts; and why not, by row, for the others."""
-        refused, limit = self.format.refusals(problems), self.max_length
-        writable = np.setdiff1d(np.arange(len(problems)), list(refused))
-        # what follows a prompt that fits must fit as well (its text is short enough to be written out here)
-        needed = np.zeros(len(problems), np.int64)
-        needed[writable] = self.format.prompt_lengths(problems[writable])
-        refused |= {
-            int(row): self._too_long("the problem alone takes", needed[row])
-            for row in writable[needed[writable] >= limit]
-        }
-        rows = writable[needed[writable] < limit]
-        rendered = self.format.render(problems[rows])
-        fits = rendered.lengths <= limit
-        what = "the problem and its solution take"
-        refused |= {
-            int(row): self._too_long(what, tokens)
-            for row, tokens in zip(rows[~fits], rendered.lengths[~fits], strict=True)
-        }
-        return (rendered if fits.all() else rendered[fits]), refused
-
-    def _too_long(self, what: str, tokens: int) -> UsageError:
-        return UsageError(
-            f"{what} {tokens:,} tokens, and this model has room for {self.max_length:,}",
-            f"it was trained on problems {extent(self.data.task, self.data.max_digits)}",
-        )
+        return self.scope.fit(problems)
 
     def unseen(self, problem: Problems) -> list[str]:
         """In what ways one problem lies outside all that the model was trained on; mostly in none."""
-        data, task = self.data, TASKS[problem.task[0]]
-        unseen = [] if task in self.tasks else [f"a problem of {task.name}"]
-        unseen += task.unseen(problem, data.max_digits)
-        most = max(data.max_operands, 2)
-        if min(problem.num_operands[0], task.max_operands) > most:
-            unseen.append(f"a problem of more than {plural(most, 'number')}")
-        if answer(problem).negative[0] and not data.signed:
-            unseen.append("a result below zero")
-        return unseen
+        return [what for what, _ in self.scope.unseen(problem)]
 
     def finish(
         self,
@@ -247,13 +217,14 @@ class MathModel:
         asked: Rendered,
         params: SamplingParams | None = None,
         generator: torch.Generator | None = None,
+        most: int | None = None,
     ) -> Iterator[Step]:
-        """The completion of one problem, token by token, cut where it is far too long."""
+        """The completion of one problem, token by token, of at most so many; cut where it is far too long."""
         params, generator = self._drawing(params, generator)
-        most = int(most_tokens(asked)[0])
+        room = min(int(most_tokens(asked)[0]), most or self.max_length)
         prompt = torch.from_numpy(asked.ids[:, : asked.prompt_lengths[0]]).to(self.device).long()
         walk = Walk(self.format, asked.problems, self.model.axes)
-        return decode(self.model, prompt, most, params=params, generator=generator, walk=walk)
+        return decode(self.model, prompt, room, params=params, generator=generator, walk=walk)
 
     def complete(
         self,
@@ -310,9 +281,17 @@ class MathModel:
                 self.format.texts(written.problems, written.ids, written.lengths),
                 np.exp(log_probs.astype(np.float64)).tolist(),
                 (REASONS[reason] for reason in written.reasons),
+                self._unseen_by_row(written.problems),
                 strict=True,
             )
         ]
+
+    def _unseen_by_row(self, problems: Problems) -> list[tuple[str, ...]]:
+        found: list[tuple[str, ...]] = [()] * len(problems)
+        for what, outside in self.scope.unseen(problems):
+            for row in np.flatnonzero(outside).tolist():
+                found[row] += (what,)
+        return found
 
     def right(self, written: Written) -> Bools:
         """Which texts [N] came to their end and give the true result."""
@@ -360,4 +339,4 @@ def texts_of(expressions: Iterable[str]) -> list[str]:
 
 def is_unfinished(text: str) -> bool:
     """Is it a problem without its last number, like `7+`?"""
-    return text.rstrip().endswith(tuple(OPERATORS))
+    return text.rstrip().translate(FOLDED).endswith(tuple(OPERATORS))

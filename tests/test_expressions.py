@@ -16,6 +16,7 @@ from mathllm.tasks.expressions import (
     parse_expressions,
     read_expressions,
     read_numbers,
+    split_answer,
 )
 
 # what people type, and what they type by mistake
@@ -23,6 +24,7 @@ typed = st.text("0123456789+-*/%= 　a.٣<>", max_size=15)
 NO_SUM = "a sum has 2 to 100 numbers, and no operator but +"
 NO_DIFFERENCE = "a difference is of two numbers, with - between them"
 NO_PRODUCT = "a product is of two numbers, with * between them"
+BELOW = "a number was expected here: no operand is below zero, only a result may be"
 NOBODY = "none of these tasks has that operator"
 zeros = st.integers(0, 3).map(lambda n: "0" * n)
 gaps = st.text(" \t", max_size=2)
@@ -63,9 +65,13 @@ def test_leading_zeros_spaces_and_an_equals_sign_are_allowed(
         ("7+", 2, "the problem ends too early"),
         ("7 - =", 3, "the problem ends too early"),
         ("+", 0, "a number was expected here"),
-        ("-3+4", 0, "a number was expected here"),
+        ("-3+4", 0, BELOW),
+        ("1+-2", 2, BELOW),
         ("1++2", 2, "a number was expected here"),
-        ("1+ -2", 3, "a number was expected here"),
+        ("1+ -2", 3, BELOW),
+        ("1+− 2", 2, "a number was expected here"),
+        ("1+(2+3)", 2, "character '(' at position 3: a problem has no brackets"),
+        ("1,000+2", 1, "character ',' at position 2: a problem has no decimals and no separators"),
         ("1+2-3", 3, f"'-' does not fit: {NO_SUM}"),
         ("3-2+1", 3, f"'+' does not fit: {NO_DIFFERENCE}"),
         ("1-2-3", 3, f"'-' does not fit: {NO_DIFFERENCE}"),
@@ -89,9 +95,9 @@ def test_leading_zeros_spaces_and_an_equals_sign_are_allowed(
         ("1/2+3", 1, f"'/' does not fit: {NOBODY}"),
         ("1+2/3", 3, f"'/' does not fit: {NO_SUM}"),
         ("1//2", 2, "a number was expected here"),
-        ("1.5+2", 1, "character '.' at position 2 is not one of the tokens"),
+        ("1.5+2", 1, "character '.' at position 2: a problem has no decimals"),
         ("two+2", 0, "character 't' at position 1 is not one of the tokens"),
-        ("１+2", 0, "character '１' at position 1 is not one of the tokens"),
+        ("１+x", 2, "character 'x' at position 3 is not one of the tokens"),
         ("1+٣", 2, "character '٣' at position 3 is not one of the tokens"),
         ("1²+2", 1, "character '²' at position 2 is not one of the tokens"),
         ("5" * 10_000 + "+1", MAX_DIGITS, "a number of more than 4,000 digits"),
@@ -116,6 +122,28 @@ def test_what_is_no_problem_is_refused_where_it_goes_wrong(text: str, position: 
         parse_expressions(["1+2", text, "?"])
     assert of_rows.value.message == f"row 2: {message}\n{caught.value.caret()}"
     assert of_rows.value.hint == caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("１２＋３４＝", "12+34"), ("12 − 3", "12-3"), ("12–3", "12-3"), ("4×5", "4*5"), ("4·5", "4*5")],
+)
+def test_what_keyboards_make_of_digits_and_signs_is_read(text: str, meant: str) -> None:
+    assert expressions(parse_expressions([text, "1+1"])) == [meant, "1+1"]
+
+
+def test_an_answer_behind_a_problem_is_split_off() -> None:
+    for text in ("12+34", "12+34=", "12+34 = ", "=", "=3", "", "x"):
+        assert split_answer(text) == (text, "")
+    assert split_answer("12+34=46") == ("12+34=", "46")
+    assert split_answer(" 12 + 34 = 0046 ") == (" 12 + 34 =", "46")
+    assert split_answer("1−2＝ −1") == ("1−2＝", "-1")
+    assert split_answer("1-1=-0")[1] == "0"
+    assert split_answer("1+1=" + "9" * 5000)[1] == "9" * 5000
+    for text, position in (("1+1=x", 4), ("1+1= 2+3", 5), ("1+1==2", 4), ("1+1=-", 4)):
+        with pytest.raises(ExpressionError, match="what follows the '=' is no whole number") as caught:
+            split_answer(text)
+        assert (caught.value.text, caught.value.position) == (text, position)
 
 
 @pytest.mark.parametrize(("text", "position"), [("1 2+3", 2), ("12+3\t 4=", 6)])

@@ -1,13 +1,13 @@
-"""Every `mathllm` command in the README runs, in order, in an empty directory (made small by options at the end)."""
+"""Every `mathllm` command in the README runs, in order, in one directory (made small by options at the end)."""
 
-import os
+import io
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from runs import Child, command_line
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -36,6 +36,12 @@ def readme_commands() -> list[str]:
     return [line.strip()[2:] for line in lines if line.startswith("$ ")]
 
 
+def shown_below(command: str) -> str:
+    """The line of the README below a command, up to the dots at its end."""
+    _, _, rest = README.read_text(encoding="utf-8").partition(f"$ {command}\n")
+    return rest.partition("\n")[0].removesuffix(" ...")
+
+
 def test_readme_shows_the_main_line() -> None:
     commands = readme_commands()
     for name in ("gen-data", "train", "eval", "chat", "solve", "demo"):
@@ -48,26 +54,28 @@ def test_readme_python_prints_what_its_comments_say(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.splitlines() == re.findall(r"^print.*  # (.*)$", block, re.MULTILINE)
 
 
+def type_into(stdin: str, *arguments: str) -> None:
+    """A command that is given some text."""
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
+    command_line(*arguments)
+
+
 @pytest.mark.slow
 def test_readme_commands_run(tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     (tmp_path / "my_equations.csv").write_text("equation\n1+2=3\n30+4=34\n5+5=10\n7+8=15\n", encoding="utf-8")
     for command in readme_commands():
-        words = shlex.split(command)
-        extra = SMALL.get(words[1], []) if words[0] == "mathllm" else []
+        before, _, line = command.rpartition(" | ")
+        words = shlex.split(line)
+        assert words[0] == "mathllm"
+        extra = SMALL.get(words[1], [])
         if (words[1] == "eval" and "--exhaustive" not in words) or "--from" in words:
             extra = []
         if words[1] == "train":
             extra = [*extra, "--overwrite"]
-        line = f"{command} {shlex.join(extra)}"
-        done = subprocess.run(
-            line,
-            shell=True,
-            cwd=tmp_path,
-            env=environment,
-            input="quit\n",
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        stdin = f"{before.removeprefix('echo ')}\n" if before else "quit\n"
+        child = Child(type_into, stdin, *words[1:], *extra, files=tmp_path)
+        assert child.wait() == 0, f"{command}\n{child.out}\n{child.err}"
+        if (
+            "--json" in words
+        ):  # by a model that ships: the runs are too short to know anything, but not of subtraction
+            assert child.out.startswith(shown_below(command))

@@ -1,6 +1,5 @@
-"""A model that is asked, and `mathllm solve`: expressions in, answers or clear errors out."""
+"""A model that is asked: expressions in, answers or clear errors out."""
 
-import io
 import json
 import math
 import re
@@ -12,16 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from trained import parrot, trained_checkpoint
-from typer.testing import CliRunner
 
 from mathllm.checkpoint import OWN_THOUGHTS, load_checkpoint
-from mathllm.cli.solve import SHOWN
-from mathllm.cli.solve import solve as solve_command
 from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
 from mathllm.formats import FORMATS
 from mathllm.inference.engine import CUT, ENDED
@@ -214,14 +209,15 @@ def test_problems_that_do_not_fit(model):
 def test_a_task_that_the_notation_has_no_thought_for_is_refused(model, monkeypatch):
     adder = parrot("<end>")
     thoughts = {"addition": FORMATS["column"].thoughts["addition"]}
-    monkeypatch.setattr(adder, "format", type(adder.format)("sums", "only sums", thoughts=thoughts))
-    with pytest.raises(UsageError, match="no thought for task 'subtraction'"):
+    monkeypatch.setattr(adder.scope, "format", type(adder.format)("sums", "only sums", thoughts=thoughts))
+    with pytest.raises(UsageError, match="this model has learned addition, not subtraction") as error:
         adder.solve("3-1")
+    assert error.value.hint == "mathllm train --task subtraction trains one that does"
     asked = ["3-1", "1+1", "x", "9" * 200 + "+1", "2+2", "4-4"]
     kinds = [UsageError, Solution, ExpressionError, UsageError, Solution, UsageError]
     outcomes = adder.try_many(asked)
     assert [type(outcome) for outcome in outcomes] == kinds
-    assert "no thought" in str(outcomes[0])
+    assert "not subtraction" in str(outcomes[0])
     assert "takes 203 tokens" in str(outcomes[3])
     assert [outcomes[row].expression for row in (1, 4)] == ["1+1", "2+2"]
 
@@ -410,136 +406,3 @@ def test_many_texts_are_solved_or_refused_one_by_one(model_for_fuzzing, asked):
 @pytest.fixture(scope="module")
 def model_for_fuzzing() -> MathModel:
     return load_checkpoint(trained_checkpoint(task="addition,subtraction"))
-
-
-class TestCommand:
-    """`mathllm solve`, as a small application of its own."""
-
-    def run(self, *arguments: str, stdin: str | bytes | None = None, checkpoint: str | None = None):
-        app = typer.Typer()
-        app.command()(solve_command)
-        where = checkpoint or str(trained_checkpoint(task="addition,subtraction"))
-        return CliRunner().invoke(app, ["--checkpoint", where, *arguments], input=stdin)
-
-    def test_just_the_answer(self):
-        result = self.run("8+9")
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "17\n", "")
-
-    def test_several(self):
-        assert self.run("8+9", "9-4", "1+1=").stdout == "17\n5\n2\n"
-
-    def test_json_is_one_document(self):
-        result = self.run("--json", "8+9")
-        document = json.loads(result.stdout)
-        confidence = document.pop("confidence")
-        assert 0.9 < confidence < 1
-        assert document == {
-            "expression": "8+9",
-            "answer": 17,
-            "expected": 17,
-            "correct": True,
-            "steps": ["8+9=17"],
-            "text": "8+9=<think>8+9=17</think>17<end>",
-            "reason": "end",
-            "checkpoint": str(trained_checkpoint(task="addition,subtraction")),
-        }
-
-    @pytest.mark.parametrize("arguments", [[], ["-"]])
-    def test_one_expression_a_line(self, arguments):
-        result = self.run(*arguments, stdin="8+9\n\n9-4=\r\n 1 + 1")
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "17\n\n5\n2\n", "")
-
-    def test_bad_lines_keep_their_place(self):
-        result = self.run(stdin="8+9\n1++2\nx\n" + "1" * 60 + "+1\n2+2\n")
-        assert result.exit_code == 1
-        assert result.stdout == "17\n\n\n\n4\n"
-        assert "error: line 2: a number was expected here\n  1++2\n    ^\n" in result.stderr
-        assert "error: line 3: character 'x' at position 1" in result.stderr
-        assert "error: line 4: the problem alone takes" in result.stderr
-
-    def test_json_lines(self):
-        result = self.run("--json", stdin="8+9\n\n1++2\n2+2\n")
-        first, bad, last = map(json.loads, result.stdout.splitlines())
-        assert (first["answer"], last["answer"]) == (17, 4)
-        assert bad == {"expression": "1++2", "error": "a number was expected here", "position": 2}
-        assert result.exit_code == 1
-
-    def test_bytes_that_are_no_text(self):
-        result = self.run(stdin=b"\xff\xfe+1\n1+1\n\0\n")
-        assert (result.exit_code, result.stdout) == (1, "\n2\n\n")
-
-    def test_more_lines_than_a_batch(self, monkeypatch):
-        monkeypatch.setattr("mathllm.cli.solve.BATCH", 7)
-        result = self.run(stdin="\n".join(["x", *ADDITIONS]))
-        assert result.stdout.split("\n")[1:-1] == [str(eval(text)) for text in ADDITIONS]
-
-    def test_no_lines(self):
-        result = self.run(stdin="")
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
-
-    def test_a_wrong_answer_is_told_but_no_failure(self):
-        result = self.run("12+34")
-        assert result.exit_code == 0
-        assert result.stdout.strip() != "46"
-        assert "note: 12+34 is 46, but the model" in result.stderr
-
-    def test_many_wrong_answers_are_counted(self):
-        result = self.run(stdin="".join(f"{n}+1\n" for n in range(50, 90)))
-        assert result.stderr.count("but the model") == SHOWN
-        assert f"40 of 40 answers are wrong; the first {SHOWN} are above" in result.stderr
-
-    @pytest.mark.parametrize(
-        "text", ["1++2", "", " ", "=", "7+", "٣+٤", "1,000+1", "9" * 10_000 + "+1", "2x3"]
-    )
-    def test_what_cannot_be_read(self, text):
-        result = self.run(text)
-        assert result.exit_code == 1
-        assert result.stdout == "\n"
-        assert result.stderr.startswith("error: ")
-        assert "Traceback" not in result.stderr
-
-    def test_an_argument_that_looks_like_an_option(self):
-        result = self.run("--", "-1+2")
-        assert result.exit_code == 1
-        assert "error: a number was expected here\n  -1+2\n  ^\n" in result.stderr
-        assert self.run("-1+2").exit_code == 2
-
-    def test_a_checkpoint_that_is_missing(self):
-        result = self.run("1+1", checkpoint="/no/such/place")
-        assert isinstance(result.exception, CheckpointError)
-
-    def test_a_device_that_is_none(self):
-        assert isinstance(self.run("1+1", "--device", "abacus").exception, UsageError)
-
-
-class Tty(io.StringIO):
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_gets_the_worked_solution(monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdout", shown := Tty())
-    solve_command(["8+9", "12+3"], str(trained_checkpoint(task="addition,subtraction")))
-    first, second, *_ = shown.getvalue().splitlines()
-    assert first == "  8+9=17"
-    assert second.startswith("  8+9 = 17  ✓  confidence 9")
-    assert "✗ it is 15" in shown.getvalue()
-    assert capsys.readouterr().err == "note: in training this model never saw a number of more than 1 digit\n"
-
-
-def test_a_terminal_gets_errors_and_what_can_be_solved(monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdout", shown := Tty())
-    with pytest.raises(typer.Exit) as left:
-        solve_command(["1++1", "8+9"], str(trained_checkpoint(task="addition,subtraction")))
-    assert left.value.exit_code == 1
-    assert "8+9 = 17" in shown.getvalue()
-    assert "error: a number was expected here\n  1++1\n    ^" in capsys.readouterr().err
-
-
-def test_a_terminal_that_is_asked_nothing(monkeypatch):
-    for stdin in (Tty("1+1\n"), None):
-        monkeypatch.setattr("sys.stdin", stdin)
-        with pytest.raises(UsageError, match="nothing to solve"):
-            solve_command([])

@@ -21,6 +21,7 @@ from mathllm.config import DataConfig, ModelConfig
 from mathllm.formats import get_format
 from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
+from mathllm.models import Candidate, Models
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tokenizer import VOCAB_SIZE, encode
 
@@ -58,6 +59,13 @@ def trained_checkpoint(
         directory, model, config, DataConfig(task=task, format=format, zero_pad=zero_pad, max_digits=1)
     )
     return directory
+
+
+def alone(model: MathModel) -> Models:
+    """A model as the only one that can be chosen."""
+    candidate = Candidate(model.path, None)
+    candidate.model = model
+    return Models([candidate], named=True)
 
 
 class Parrot(torch.nn.Module):

@@ -6,14 +6,18 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-import mathllm
 from mathllm.cli import options
+from mathllm.cli.lines import read_lines
+from mathllm.cli.options import number
 
 
+@options.not_needed(model_size="the checkpoint knows it")
 def chat(
     *,
     checkpoint: options.Checkpoint = None,
@@ -22,10 +26,17 @@ def chat(
     top_k: options.TopK = 0,
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
+    max_new_tokens: Annotated[
+        int | None, number("Of an answer, thought included; the model's room by default.", options.SAMPLING)
+    ] = None,
 ) -> None:
     """Talk to a model: type a problem and watch it being worked out.
 
     Without a terminal, every line of input gives one line: the answer, or nothing.
+
+    Without --checkpoint the newest run is asked, and another one that has learned
+    such problems where it has not; the models that ship come last. It is said
+    which of them answers.
 
     \b
     mathllm chat
@@ -34,24 +45,21 @@ def chat(
     echo 12+34 | mathllm chat
     """
     from mathllm.chat import Chat, answer_lines, make_console
+    from mathllm.device import pick_device
     from mathllm.inference.sampling import SamplingParams
+    from mathllm.models import find_models
 
     params = SamplingParams(temperature, top_k, top_p)
-    model = mathllm.load(checkpoint, device)
-    forgive_bytes()
+    models = find_models(
+        checkpoint, pick_device(device), lambda text: print(f"note: {text}", file=sys.stderr)
+    )
+    how: dict[str, Any] = {"params": params, "seed": seed, "most": max_new_tokens}
     if sys.stdin is not None and sys.stdin.isatty():
-        Chat(model, make_console(), line_reader(), params=params, seed=seed).run()
+        Chat(models, make_console(), line_reader(), **how).run()
         return
-    chat = Chat(model, make_console(sys.stderr), input, params=params, seed=seed)
-    if not answer_lines(chat, sys.stdin or (), sys.stdout):
+    chat = Chat(models, make_console(sys.stderr), input, **how)
+    if not answer_lines(chat, chain.from_iterable(read_lines(sys.stdin)), sys.stdout):
         raise typer.Exit(1)
-
-
-def forgive_bytes() -> None:
-    """Bytes that are no text in the terminal's encoding, or text that it cannot show, never end a chat."""
-    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=errors)
 
 
 def history_path() -> Path:

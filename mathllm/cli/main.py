@@ -6,6 +6,7 @@ stdout is the result, stderr is progress and talk. Exit codes: 0 done, 1 failure
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -65,8 +66,8 @@ def renamed(command: str, option: str) -> str:
 
 for command, function in COMMANDS.items():
     module = import_module(f"mathllm.cli.{command.replace('-', '_')}")
-    names = {"token_normalize_func": partial(renamed, command)}
-    app.command(command, context_settings=names)(getattr(module, function))
+    how = {"token_normalize_func": partial(renamed, command), **getattr(module, "CONTEXT_SETTINGS", {})}
+    app.command(command, context_settings=how)(getattr(module, function))
 
 
 def show_version(wanted: bool) -> None:
@@ -97,6 +98,14 @@ def out_of_memory(error: Exception) -> bool:
 
 def main() -> None:
     """The console script."""
+    # bytes that are no text in this encoding, and text that it cannot show, never end a command
+    for stream, errors in (
+        (sys.stdin, "replace"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     try:
         with terminable():
             app()

@@ -188,15 +188,12 @@ class Task:
         """How large its problems are, for people."""
         return f"of numbers of up to {plural(max_digits, 'digit')}"
 
-    def unseen(self, problem: Problems, max_digits: int) -> list[str]:
-        """In what ways one problem is larger than those of up to `max_digits`."""
-        found = []
-        if self.sizes(problem)[0] > max_digits:
-            found.append(f"a number of more than {plural(max_digits, 'digit')}")
-        for k in range(1, problem.operands.shape[1]):
+    def unseen(self, problems: Problems, max_digits: int) -> list[tuple[str, Bools]]:
+        """In what ways problems can be larger than those of up to `max_digits`, each with the rows [N] that are."""
+        found = [(f"a number of more than {plural(max_digits, 'digit')}", self.sizes(problems) > max_digits)]
+        for k in range(1, min(self.max_operands, problems.lengths.shape[1])):
             most = self.digits_of(k, self.most_digits)
-            if most < problem.lengths[0, k]:
-                found.append(f"a factor of more than {plural(most, 'digit')}")
+            found.append((f"a factor of more than {plural(most, 'digit')}", problems.lengths[:, k] > most))
         return found
 
     def problems(

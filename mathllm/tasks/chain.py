@@ -99,9 +99,8 @@ class Chain(Task):
     def extent(self, max_digits: int) -> str:
         return f"of up to {plural(max_digits, 'number')}"
 
-    def unseen(self, problem: Problems, max_digits: int) -> list[str]:
-        longer = int(problem.num_operands[0]) > max_digits
-        return [f"a chain of more than {plural(max_digits, 'number')}"] if longer else []
+    def unseen(self, problems: Problems, max_digits: int) -> list[tuple[str, Bools]]:
+        return [(f"a chain of more than {plural(max_digits, 'number')}", problems.num_operands > max_digits)]
 
 
 def running_states(problems: Problems) -> Digits:

@@ -15,7 +15,18 @@ from mathllm.limits import MAX_DIGITS, check_widening
 from mathllm.tasks import TASKS, Problems, Task, readable_beside
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, significant
 from mathllm.tasks.slots import compact, expression_slots, signed_slots
-from mathllm.tokenizer import END, MINUS, OPERATORS, Ids, decode_rows, encode, token_at, unflatten
+from mathllm.tokenizer import (
+    END,
+    MINUS,
+    OPERATORS,
+    SUBTRACT,
+    SYMBOLS,
+    Ids,
+    decode_rows,
+    encode,
+    token_at,
+    unflatten,
+)
 
 # what a reader looks for unless it is told: all that is worked out in integers
 DEFAULT_TASKS = readable_beside(TASKS[:1])
@@ -30,6 +41,12 @@ for _code, _symbol in enumerate(OPERATORS, 1):
     _KINDS[ord(_symbol)] = _OPERATOR + _code
 for _character, _kind in (("=", _EQUALS), ("\n", _NEWLINE), *((blank, _SPACE) for blank in " \t\r\v\f")):
     _KINDS[ord(_character)] = _kind
+
+# what keyboards and word processors make of these characters, one for one
+FOLDED = str.maketrans("０１２３４５６７８９＋－−–＊×·⋅∗／÷＝", "0123456789+---*****//=")
+
+# what people try that no problem has
+_NONE = {"(": "brackets", ")": "brackets", ".": "decimals", ",": "decimals and no separators"}
 
 
 def parse_expression(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems:
@@ -133,6 +150,8 @@ def _lex(texts: Sequence[str]) -> tuple[NDArray[np.uint8], Ints, Bools]:
     """The characters of all texts but for white space, one after the other: kinds, rows, and whether some was
     before."""
     joined = "\n".join([text.replace("\n", " ") for text in texts])
+    if not joined.isascii():
+        joined = joined.translate(FOLDED)
     kinds = _KINDS[np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)]
     row = np.cumsum(kinds == _NEWLINE)
     gap = np.append(False, kinds[:-1] == _SPACE)[: len(kinds)]
@@ -161,6 +180,20 @@ def read_numbers(texts: Sequence[str]) -> tuple[Numbers, Bools]:
     ids = np.where(kinds < 10, kinds, np.where(kinds == _KINDS[ord("-")], MINUS, END)).astype(np.uint8)
     lengths = np.bincount(row, minlength=len(texts)).astype(np.int64)
     return numbers_from_ids(unflatten(ids, lengths), lengths)
+
+
+def split_answer(text: str) -> tuple[str, str]:
+    """A problem, and the answer that is stated behind its `=`, as it is written by us; empty where none is.
+
+    Raises ExpressionError where that is no whole number."""
+    problem, equals, stated = text.translate(FOLDED).partition("=")
+    if not problem.strip() or not stated.strip():
+        return text, ""
+    number, good = read_numbers([stated])
+    if not good[0]:
+        position = len(problem) + len(equals) + len(stated) - len(stated.lstrip())
+        raise ExpressionError("what follows the '=' is no whole number", text, position, "write 12+34=46")
+    return text[: len(problem) + len(equals)], number_texts(number)[0]
 
 
 def without_hints(ids: Ids, lengths: Ints) -> tuple[Ids, Ints, Bools]:
@@ -210,15 +243,24 @@ def number_texts(numbers: Numbers) -> list[str]:
 
 def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError:
     """Why and where `text` is no problem of these tasks."""
+    error = _explain(text.translate(FOLDED), tasks)
+    return ExpressionError(error.message, text or " ", error.position, error.hint)
+
+
+def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
     hint = f"write a problem like {tasks[0].example}"
     try:
         encode(text)  # raises at what is no token at all
     except ExpressionError as error:
-        return error
+        at = error.position
+        if text[at] not in _NONE:
+            return error
+        message = f"character {text[at]!r} at position {at + 1}: a problem has no {_NONE[text[at]]}"
+        return ExpressionError(message, text, at, hint)
     body = text.rstrip()
     body = body[:-1].rstrip() if body.endswith("=") else body
     if not body.strip():
-        return ExpressionError("there is no problem here", text or " ", 0, hint)
+        return ExpressionError("there is no problem here", text, 0, hint)
     starts: list[int] = []  # of numbers and operators in turn
     widths: list[int] = []  # digits of these as they are written, 0 of operators
     digits, gap = 0, False  # of the number that is being read, and has white space followed it?
@@ -235,14 +277,15 @@ def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError
             digits += 1
             widths[-1] = digits
             if digits > MAX_DIGITS:
-                return ExpressionError(
-                    f"a number of more than {MAX_DIGITS:,} digits", text, position, "split it up"
-                )
+                longer = f"{MAX_DIGITS:,} is the most here; mathllm eval --digits 10000 tries longer ones"
+                return ExpressionError(f"a number of more than {MAX_DIGITS:,} digits", text, position, longer)
         elif char not in OPERATORS:
             message = f"{token_at(body, position) or char!r} does not belong in a problem"
             return ExpressionError(message, text, position, hint)
         elif not digits:
-            return ExpressionError("a number was expected here", text, position, hint)
+            negative = char == SYMBOLS[SUBTRACT] and body[position + 1 : position + 2].isdigit()
+            below = ": no operand is below zero, only a result may be" if negative else ""
+            return ExpressionError("a number was expected here" + below, text, position, hint)
         else:
             starts.append(position)
             widths.append(0)

@@ -1,0 +1,83 @@
+"""What a model can be asked, and what of that it has learned: told by the settings of its data, without the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mathllm.config import DataConfig
+from mathllm.data.sources import format_of
+from mathllm.errors import UsageError
+from mathllm.formats import Rendered
+from mathllm.tasks import Problems, answer, by_task, extent, get_tasks, operands_asked, readable_beside
+from mathllm.tasks.base import plural
+from mathllm.tasks.numbers import Bools
+
+
+class Scope:
+    """Of a model that was trained on problems like those of `data`, and has room for `max_length` tokens: its format,
+    the `tasks` that it has learned, and those that are looked for in a text (`readable`): all that mean the same beside
+    these."""
+
+    def __init__(self, data: DataConfig, max_length: int) -> None:
+        self.data, self.max_length = data, max_length
+        self.format, self.tasks = format_of(data), get_tasks(data.task)
+        self.readable = readable_beside(self.tasks)
+
+    def fit(self, problems: Problems) -> tuple[Rendered, dict[int, UsageError]]:
+        """The problems that the model can be asked, with their gold texts; and why not, by row, for the others."""
+        refused = {
+            row: self._unlearned(problems, row, error)
+            for row, error in self.format.refusals(problems).items()
+        }
+        limit = self.max_length
+        writable = np.setdiff1d(np.arange(len(problems)), list(refused))
+        # what follows a prompt that fits must fit as well (its text is short enough to be written out here)
+        needed = np.zeros(len(problems), np.int64)
+        needed[writable] = self.format.prompt_lengths(problems[writable])
+        refused |= {
+            int(row): self._too_long("the problem alone takes", needed[row])
+            for row in writable[needed[writable] >= limit]
+        }
+        rows = writable[needed[writable] < limit]
+        rendered = self.format.render(problems[rows])
+        fits = rendered.lengths <= limit
+        what = "the problem and its solution take"
+        refused |= {
+            int(row): self._too_long(what, tokens)
+            for row, tokens in zip(rows[~fits], rendered.lengths[~fits], strict=True)
+        }
+        return (rendered if fits.all() else rendered[fits]), refused
+
+    def _too_long(self, what: str, tokens: int) -> UsageError:
+        return UsageError(
+            f"{what} {tokens:,} tokens, and this model has room for {self.max_length:,}",
+            f"it was trained on problems {extent(self.data.task, self.data.max_digits)}",
+        )
+
+    def _unlearned(self, problems: Problems, row: int, error: UsageError) -> UsageError:
+        """Why the format cannot write a problem: mostly because the model has never learned such ones."""
+        task = next(task for task, _ in by_task(problems[row : row + 1]))
+        if task in self.tasks:
+            return error
+        learned = " and ".join(one.name for one in self.tasks)
+        hint = f"mathllm train --task {task.name} trains one that does"
+        return UsageError(f"this model has learned {learned}, not {task.name}", hint)
+
+    def unseen(self, problems: Problems) -> list[tuple[str, Bools]]:
+        """In what ways problems lie outside all that the model was trained on, each with the rows [N] that do; mostly
+        in none."""
+        most = max(self.data.max_operands, 2)
+        found: list[tuple[str, Bools]] = []
+        for task, rows in by_task(problems):
+            part = problems[rows]
+            ways = [(f"a problem of {task.name}", np.full(len(part), task not in self.tasks))]
+            ways += task.unseen(part, self.data.max_digits)
+            ways.append((f"a problem of more than {plural(most, 'number')}", operands_asked(part) > most))
+            if not self.data.signed:
+                ways.append(("a result below zero", answer(part).negative))
+            for what, those in ways:
+                if those.any():
+                    outside = np.zeros(len(problems), np.bool_)
+                    outside[rows] = those
+                    found.append((what, outside))
+        return found

@@ -1,0 +1,126 @@
+"""Which model answers where none is named: the newest that has learned what is asked, and it is said."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from trained import alone, parrot, trained_checkpoint
+
+from mathllm import models as models_module
+from mathllm.checkpoint import ANY_LENGTH, SHIPPED, load_checkpoint
+from mathllm.errors import CheckpointError, ExpressionError
+from mathllm.models import Models, find_models
+
+ADDER, SHORT = Path("checkpoints/adder"), Path("checkpoints/short")
+# by whom each is answered: the adder knows one digit, and has room for 32 tokens
+ASKED = {
+    "8+9": ADDER,
+    "9-4": SHIPPED,
+    "12+34": SHIPPED,
+    "1-2": SHIPPED,
+    "1234+5678": ANY_LENGTH,
+    "9" * 40 + "+1": ANY_LENGTH,
+    "2*3": ADDER,  # nobody has learned that, and the first can be asked it
+    "1234-5": SHIPPED,  # nor that, for which the first has no room
+    "7" * 3000 + "-1": ANY_LENGTH,
+    "x": ADDER,
+    "": ADDER,
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a run that knows additions of one digit."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_checkpoint(), ADDER)
+    return tmp_path
+
+
+def test_the_first_that_has_learned_it_answers(home: Path) -> None:
+    models = find_models()
+    chosen = {row: model.path for model, rows in models.choose(list(ASKED)) for row in rows.tolist()}
+    assert [chosen[row] for row in range(len(ASKED))] == list(ASKED.values())
+    for text, path in ASKED.items():
+        ((model, rows),) = models.choose([text])
+        assert (model.path, rows.tolist()) == (path, [0]), text
+    assert models.choose([]) == []
+
+
+def test_answers_come_in_the_order_of_the_texts(home: Path) -> None:
+    outcomes = find_models().try_many(["9-4", "8+9", "x", "1234+5678", "2-9"])
+    assert [getattr(result, "answer", None) for _, result in outcomes] == [5, 17, None, 6912, -7]
+    assert type(outcomes[2][1]) is ExpressionError
+
+
+def test_only_what_answers_is_loaded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr(models_module, "load_checkpoint", lambda path, _: loaded.append(path) or parrot("1"))
+    models = find_models()
+    models.choose(["9-4", "8-3"])
+    assert loaded == [SHIPPED]
+    models.choose(["1234+5678", "1+1"])
+    assert loaded == [SHIPPED, ADDER, ANY_LENGTH]
+
+
+def test_the_newest_run_comes_first_and_what_ships_last(home: Path) -> None:
+    shutil.copytree(trained_checkpoint(task="addition,subtraction"), SHORT)
+    os.utime(ADDER / "model.safetensors", (1, 1))
+    models = find_models()
+    assert models.first.path == SHORT
+    assert models.others(models.first) == [str(ADDER), "addsub-3digit", "add-any-length"]
+    assert [model.path for model, _ in models.choose(["8+9", "9-4"])] == [SHORT]
+
+
+def test_it_is_said_who_answers_and_why(home: Path) -> None:
+    models = find_models()
+    said = [models.introduce(models.choose([text])[0][0], text) for text in ASKED]
+    never = f"{ADDER} never saw"
+    assert said[:6] == [
+        f"{ADDER} answers",
+        f"addsub-3digit answers: {never} a problem of subtraction",
+        f"addsub-3digit answers: {never} a number of more than 1 digit",
+        f"addsub-3digit answers: {never} a problem of subtraction or a result below zero",
+        f"add-any-length answers: {never} a number of more than 1 digit",
+        f"add-any-length answers: {never} a number of more than 1 digit",
+    ]
+
+
+def test_one_that_is_named_is_the_only_one(home: Path) -> None:
+    for models in (find_models(str(ADDER)), alone(load_checkpoint(ADDER))):
+        ((model, rows),) = models.choose(list(ASKED))
+        assert (model.path, len(rows)) == (ADDER, len(ASKED))
+        assert models.introduce(model, "9-4") == ""
+        assert models.others(model) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_one_is_left_out_and_that_is_said(home: Path, name: str) -> None:
+    (ADDER / name).write_bytes(b"{}")
+    said: list[str] = []
+    models = find_models(say=said.append)
+    ((model, _),) = models.choose(["8+9"])
+    assert model.path == SHIPPED
+    assert len(said) == 1
+    assert said[0].startswith(f"{ADDER} is left out: ")
+    models.choose(["8+9"])
+    assert len(said) == 1
+    assert find_models(say=said.append).first.path == SHIPPED
+
+
+def test_the_last_one_that_is_damaged_is_an_error(home: Path) -> None:
+    (ADDER / "config.json").write_bytes(b"{}")
+    for models in (find_models(str(ADDER)), Models(find_models()._candidates[:1], named=False)):
+        with pytest.raises(CheckpointError):
+            models.choose(["8+9"])
+        with pytest.raises(CheckpointError):
+            _ = models.first
+
+
+def test_no_checkpoint_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(ADDER)
+    assert find_models().first.path == SHIPPED
+    monkeypatch.setattr("mathllm.checkpoint.SHIPPED", home / "none")
+    monkeypatch.setattr("mathllm.checkpoint.ANY_LENGTH", home / "none")
+    with pytest.raises(CheckpointError, match="there is no checkpoint under checkpoints/"):
+        find_models()
