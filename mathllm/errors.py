@@ -99,7 +99,9 @@ def complain(error: MathLLMError, where: str = "") -> None:
 def unknown_choice(kind: str, value: str, choices: Iterable[str]) -> UsageError:
     """The error for a name that is not among `choices`, with the nearest one as a hint."""
     choices = list(choices)
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    begun = [choice for choice in choices if choice.startswith(value)]
+    # a name that only sounds alike would lead astray: division is no addition
+    near = begun if len(begun) == 1 else difflib.get_close_matches(value, choices, n=1, cutoff=0.7)
     hint = f"did you mean {near[0]!r}?" if near else None
     return UsageError(f"unknown {kind} {value!r}; choose from {', '.join(choices)}", hint)
 

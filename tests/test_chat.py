@@ -17,6 +17,7 @@ from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import MathLLMError
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
+from mathllm.models import find_models
 from mathllm.tokenizer import TOKENS, encode
 
 
@@ -249,6 +250,11 @@ def test_leaving(model, word):
     Chat(alone(model), make_console(Terminal()), lambda _: lines.pop()).run()
 
 
+@pytest.mark.parametrize("line", ["quit now", "help me", "exit 1+1"])
+def test_more_than_a_word_is_no_command(model, line):
+    assert f"character {line[0]!r} at position 1" in talk(model, line)
+
+
 def test_ctrl_d_leaves_the_cursor_on_a_new_line(model):
     terminal = Terminal()
     talk(model, terminal=terminal)
@@ -260,6 +266,57 @@ def test_unknown_commands_name_the_nearest(model):
     assert "unknown command '/temprature'" in shown
     assert "did you mean '/temperature'?" in shown
     assert "unknown command '/'" in shown
+    shown = talk(model, "/tem 0.5", "/h", "/TOK on", "/t 1")
+    assert "temperature 0.5" in shown
+    assert "Ctrl-D" in shown
+    assert "tokens are shown after every answer" in shown
+    assert "unknown command '/t'" in shown
+    assert "did you mean '/temperature'?" in talk(model, "/temprature 1")
+    assert "did you mean" not in talk(model, "/tmp")
+
+
+def test_an_answer_of_no_more_than_so_many_tokens(model):
+    terminal = Terminal()
+    chat = Chat(alone(model), make_console(terminal), input, most=3)
+    chat.handle("8+9")
+    assert len(chat.written) == 3
+    assert "there was no room to finish; 8+9 = 17" in terminal.getvalue()
+
+
+def test_a_stated_answer_is_checked(model):
+    assert talk(model, "8+9=17").endswith("\n  8+9=17 is true")
+    assert talk(model, " 8 + 9 = 018 ").endswith("\n  8+9=18 is not true: it is 17")
+    assert "8+9 = 17  ✓" in talk(model, "8+9=18")
+
+
+def test_what_keyboards_make_of_signs_is_read(model):
+    assert "9-4 = 5  ✓" in talk(model, "９−４＝")
+    assert "the model chose 7+" in talk(model, "7＋")
+
+
+def test_the_model_that_has_learned_it_answers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_checkpoint(), "checkpoints/adder")
+    waiting, terminal = (
+        iter(["8+9", "9-4", "9-5", "7-", "8+9", "/checkpoint addsub-3digit", "8+9"]),
+        Terminal(),
+    )
+    console = make_console(terminal)
+    console.width = 80
+
+    def read_line(_):
+        line = next(waiting, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    Chat(find_models(), console, read_line).run()
+    shown = [line.strip() for line in terminal.getvalue().splitlines()]
+    assert "what it has not learned, another may answer: addsub-3digit, add-any-length" in shown
+    never = "addsub-3digit answers: checkpoints/adder never saw a problem of subtraction"
+    assert [line for line in shown if "answers" in line] == [never, "checkpoints/adder answers"]
+    assert sum("✓" in line for line in shown) >= 5
+    assert shown[-6].endswith("columns with carries and borrows, as in school"), "which is the only one now"
 
 
 def test_temperature(model):

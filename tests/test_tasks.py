@@ -466,6 +466,8 @@ def test_problems_of_one_length_are_of_that_length(names: str, stress: bool, dig
     ("names", "message", "hint"),
     [
         ("adition", "unknown task 'adition'; choose from addition, subtraction", "did you mean 'addition'?"),
+        ("sub", "unknown task 'sub'", "did you mean 'subtraction'?"),
+        ("division", "unknown task 'division'", None),
         ("addition,substraction", "unknown task 'substraction'", "did you mean 'subtraction'?"),
         ("", "unknown task ''", None),
         ("addition,addition", "name each task once, not 'addition,addition'", None),
