@@ -44,7 +44,9 @@ SETUP = (
     ["train", *TRAIN, "--recipe", "chain-thoughts", "--max-digits", "3", *RATIOS, "--output-dir", THINKER],
 )
 # loads and builds what the others need
+THINK = ["thoughts", "--checkpoint", THINKER, "--steps", "1", "--examples", "100"]
 LOADED = (["train", "--nothing"], ["--help"], ["solve", "1+"], ["study", "study.toml", "--seeds", "x"])
+LOADED += tuple([*THINK, "--plot", f"picture.{kind}"] for kind in ("png", "svg", "pdf"))
 RECIPE = f"""[model]
 size = "nano"
 position = "coupled+rope"
@@ -147,7 +149,7 @@ BASE = {
     "chat": [],
     "solve": ["1+2"],
     "study": ["study.toml"],
-    "thoughts": ["--checkpoint", THINKER, "--steps", "1", "--examples", "100"],
+    "thoughts": THINK[1:],
     "bench": ["--only", "nothing"],
     "doctor": [],
 }

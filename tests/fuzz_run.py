@@ -29,12 +29,16 @@ import typer.main
 import mathllm
 import mathllm.cli.demo
 import mathllm.cli.main
+import mathllm.training.run
 from tests.fuzz_inputs import FILES, LOADED, SETUP, Case
 from tests.fuzz_values import Content
 
 GIB = 2**30
 MEMORY, MEMORY_REFUSED = 2 * GIB, 1 * GIB  # to answer, and to refuse
-MOST_WORDS = 20_000  # characters on stderr
+MOST_WORDS, WORDS_OF_A_LINE = (
+    20_000,
+    500,
+)  # characters on stderr, and for each line that is answered by itself
 FILE_SIZE = 1 * GIB
 NOBODY = 65534
 BATCH = 12  # inputs in a process
@@ -63,7 +67,9 @@ def setup(home: Path) -> Path:
     torch._dynamo.config.disable = True  # compiling takes a minute, and is another program's business
     command = typer.main.get_command(mathllm.cli.main.app)
     typer.main.get_command = lambda app: command  # type: ignore[assignment]
+    # as much as is needed
     mathllm.cli.demo.EXAMPLES = 200
+    mathllm.training.run.TEST_EXAMPLES = 20
     there = home / "setup"
     there.mkdir()
     for name, text in FILES.items():
@@ -238,6 +244,7 @@ def judged(case: Case, outcome: Outcome, folder: Path) -> list[str]:
     """What is wrong with how an input has ended, besides an exception."""
     wrong, said, code = [], outcome.stderr, outcome.code
     many = case.argv[:1] in (["solve"], ["chat"])  # which tell one error for each bad line
+    most_words = MOST_WORDS + WORDS_OF_A_LINE * case.stdin.count(b"\n") * many
     complaints = len(COMPLAINT.findall(said))
     allowed = MEMORY_REFUSED if code in (1, 2) else MEMORY
     odd = any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in said)
@@ -250,7 +257,7 @@ def judged(case: Case, outcome: Outcome, folder: Path) -> list[str]:
         (code in (1, 2) and not complaints, "no error is told"),
         (complaints > 1 and not many, "more than one error"),
         (code == 0 and complaints, "an error, and exit code 0"),
-        (len(said) > MOST_WORDS, "too many words on stderr"),
+        (len(said) > most_words, "too many words on stderr"),
         (odd, "control characters on stderr"),
         (re.search(r"^\S*:\d+: \w*Warning", said, re.MULTILINE), "a warning of a library"),
         (left, f"left behind: {re.sub('[0-9]+', 'N', left[0].name) if left else ''}"),
