@@ -28,6 +28,7 @@ MAX_SAMPLES = 1 << 10  # texts drawn of a problem
 
 MAX_CELLS = 1 << 27  # digits of problems that are held at once: rows times operands times digits
 MAX_LINE = 1 << 20  # characters of a line that is typed, or comes through a pipe
+MAX_ROW = 1 << 22  # characters of a line of a data file: the longest that can be written has half of that
 MAX_DOCUMENT = 1 << 24  # bytes of a JSON file
 MAX_RECIPE = 1 << 18  # and of a TOML file, which takes longer to read
 

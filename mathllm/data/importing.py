@@ -10,6 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from mathllm.errors import DataError, ExpressionError
-from mathllm.limits import MAX_CELLS, check_widening
+from mathllm.limits import MAX_CELLS, MAX_ROW, check_widening
 from mathllm.tasks import Problems, Task, answer, concatenate
 from mathllm.tasks.expressions import (
     DEFAULT_TASKS,
@@ -87,33 +88,50 @@ def _check_widening(path: Path, parts: Sequence[Problems]) -> None:
 
 def _batches(path: Path, handle: TextIO) -> Iterator[Rows]:
     """The rows of a file of any kind, some thousands at a time."""
-    first = next((line for line in handle if not line.isspace()), "")
+    first = next((line for line in _lines(path, handle) if not line.isspace()), "")
     handle.seek(0)
+    lines = _lines(path, handle)
     if first.startswith("{"):
-        return _of_json(handle)
+        return _of_json(lines)
     if path.suffix.lower() == ".csv" or COLUMN in [cell.strip(' "\r\n').lower() for cell in first.split(",")]:
-        return _of_csv(path, handle)
-    return ((numbers, lines, {}) for numbers, lines in _filled_lines(handle))
+        return _of_csv(path, lines)
+    return ((numbers, texts, {}) for numbers, texts in _filled_lines(lines))
 
 
-def _filled_lines(handle: TextIO) -> Iterator[tuple[list[int], list[str]]]:
-    """Line numbers and texts of the lines that are not blank."""
-    start = 1
-    while lines := handle.readlines(_BATCH_CHARACTERS):
-        texts = [line.strip() for line in lines]
-        numbers = [number for number, text in enumerate(texts, start) if text]
-        if numbers:
-            yield numbers, [text for text in texts if text]
-        start += len(lines)
+def _lines(path: Path, handle: TextIO) -> Iterator[str]:
+    """The lines of a file, none of them longer than memory should hold. Raises DataError for one that is."""
+    for number, line in enumerate(iter(partial(handle.readline, MAX_ROW + 1), ""), 1):
+        if len(line) > MAX_ROW:
+            raise DataError(
+                f"{path}:{number}: this line has more than {MAX_ROW:,} characters", "one problem a line"
+            )
+        yield line
 
 
-def _of_json(handle: TextIO) -> Iterator[Rows]:
-    for numbers, lines in _filled_lines(handle):
+def _filled_lines(lines: Iterator[str]) -> Iterator[tuple[list[int], list[str]]]:
+    """Line numbers and texts of the lines that are not blank, some thousands at a time."""
+    numbers: list[int] = []
+    texts: list[str] = []
+    characters = 0
+    for number, line in enumerate(lines, 1):
+        if text := line.strip():
+            numbers.append(number)
+            texts.append(text)
+            characters += len(text)
+        if characters > _BATCH_CHARACTERS:
+            yield numbers, texts
+            numbers, texts, characters = [], [], 0
+    if numbers:
+        yield numbers, texts
+
+
+def _of_json(lines: Iterator[str]) -> Iterator[Rows]:
+    for numbers, texts in _filled_lines(lines):
         try:
-            rows = list(map(json.loads, lines))
+            rows = list(map(json.loads, texts))
             yield numbers, list(map(_equation, rows)), {}
         except (ValueError, TypeError, KeyError, RecursionError):
-            found = list(map(_equation_or_fault, lines))
+            found = list(map(_equation_or_fault, texts))
             faults = {place: fault for place, (_, fault) in enumerate(found) if fault}
             yield numbers, [equation for equation, _ in found], faults
 
@@ -132,8 +150,8 @@ def _equation_or_fault(line: str) -> tuple[str, str]:
         return "", "a row is an object with 'expression' and 'answer'"
 
 
-def _of_csv(path: Path, handle: TextIO) -> Iterator[Rows]:
-    reader = csv.reader(handle)
+def _of_csv(path: Path, lines: Iterator[str]) -> Iterator[Rows]:
+    reader = csv.reader(lines)
     filled = ((line, row) for line, row in _numbered(reader) if "".join(row).strip())
     try:
         header = [cell.strip().lower() for cell in next(filled, (0, []))[1]]
