@@ -192,7 +192,7 @@ def _has_netrc_entry() -> bool:
 
 def _forget_after(path: Path, step: int) -> None:
     """Drops records past `step`: a resumed run goes through those steps again."""
-    if not path.exists():
+    if not path.is_file():
         return
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
