@@ -24,7 +24,8 @@ MAX_NEAR = 64  # places to either side in a table of differences
 MAX_STEPS = 1 << 40
 MAX_THREADS = 256
 MAX_STEP_TOKENS = 1 << 25  # texts of a step, or of an evaluation while training
-MAX_SAMPLES = 1 << 10  # texts drawn of a problem
+MAX_SAMPLES = 256  # texts drawn of a problem
+MAX_SEEDS = 1000  # of a study
 
 MAX_CELLS = 1 << 27  # digits of problems that are held at once: rows times operands times digits
 MAX_LINE = 1 << 20  # characters of a line that is typed, or comes through a pipe

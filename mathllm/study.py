@@ -22,6 +22,7 @@ from mathllm.device import pick_device
 from mathllm.errors import DataError, MathLLMError, UsageError, check_choice, reason
 from mathllm.evaluation.lengths import check_length, evaluate_lengths
 from mathllm.files import load_toml, read_json, write_json
+from mathllm.limits import MAX_CELLS, MAX_SEEDS, check_cells, check_range
 from mathllm.resolve import resolve
 from mathllm.tasks import get_tasks
 from mathllm.training.run import saved_settings, train
@@ -67,7 +68,7 @@ class Study:
             return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
 
         def count(value: Any) -> bool:
-            return type(value) is int and value > 0
+            return type(value) is int and 0 < value <= MAX_CELLS
 
         for name, right, wanted in (
             ("recipe", isinstance(self.recipe, str), "the name of a recipe"),
@@ -83,6 +84,7 @@ class Study:
         ):
             if not right:
                 raise UsageError(f"study {self.name}: {name} should be {wanted}")
+        check_range(f"study {self.name}: seeds", self.seeds, 1, MAX_SEEDS)
         if len({folder(variant) for variant in self.variants}) < len(self.variants):
             raise UsageError(f"study {self.name}: two variants have names that differ in punctuation alone")
 
@@ -115,6 +117,7 @@ class Study:
             for digits in self.digits:
                 for task in get_tasks(data.task):
                     check_length(format, room, task, digits, operands=data.max_operands)
+                    check_cells("examples", self.examples, data.max_operands, digits)
         except MathLLMError as error:
             raise UsageError(
                 f"study {self.name}, variant {variant!r}: {error.message}", error.hint

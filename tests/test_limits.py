@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from mathllm.checkpoint import ANY_LENGTH, SHIPPED, load_checkpoint
 from mathllm.cli.main import app
-from mathllm.config import build_config
+from mathllm.config import build_config, load_recipe
 from mathllm.data.importing import read_problems
 from mathllm.errors import CheckpointError, DataError, UsageError
 from mathllm.evaluation.grid import evaluate_grid
 from mathllm.evaluation.lengths import draw_length
 from mathllm.inference import engine
 from mathllm.resolve import resolve
+from mathllm.study import load_study
 from mathllm.tasks import TASKS
 from mathllm.tasks.expressions import alike, read_expressions
 from mathllm.training.state import read_progress
@@ -56,6 +57,7 @@ def foreign(directory: Path, **model: Any) -> Path:
         ("train", {"threads": 10**6}),
         ("train", {"max_steps": 10**30}),
         ("optim", {"warmup_steps": 10**400}),
+        ("objective", {"name": "rejection-sampling", "samples": 10**9}),
     ],
 )
 def test_settings_are_bounded(section: str, values: dict[str, Any]) -> None:
@@ -196,3 +198,36 @@ def test_what_an_answer_takes_is_known_before_it_is_worked_out(monkeypatch: pyte
     monkeypatch.setattr(engine, "CACHE_BYTES", 1000)
     with pytest.raises(UsageError, match=r"tokens would take .* GiB of memory in this model"):
         model.solve("12+34")
+
+
+@pytest.mark.parametrize("entry", ["seeds = 1000000000", "examples = 1000000000000", "digits = [1000000000]"])
+def test_a_study_is_bounded(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'recipe = "demo"\n{entry}\n[variants]\na = []\n', encoding="utf-8")
+    with pytest.raises(UsageError):
+        load_study(str(path)).runs(tmp_path, [0])
+
+
+def test_recipes_are_read_up_to_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    for text in ("a = " + "[" * 100_000, "# " + "x" * 300_000):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=r"mine\.toml is n(ested|ot)"):
+            load_recipe(str(path))
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UsageError):
+        load_recipe(str(path))
+
+
+def test_a_line_of_a_data_file_is_read_up_to_a_length(tmp_path: Path) -> None:
+    for name, first in (
+        ("sums.txt", "1+1=2"),
+        ("sums.csv", "equation"),
+        ("sums.jsonl", '{"expression": "1+1", "answer": 2}'),
+    ):
+        path = tmp_path / name
+        path.write_text(f"{first}\n", encoding="ascii")
+        os.truncate(path, 200 * 2**30)  # a sparse file, which takes no room
+        with pytest.raises(DataError, match=r":2: this line has more than"):
+            read_problems(path)

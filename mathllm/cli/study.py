@@ -15,6 +15,7 @@ from mathllm.cli import options
 from mathllm.cli.output import Output, tell
 from mathllm.errors import UsageError, visible
 from mathllm.files import toml_names, write_json
+from mathllm.limits import MAX_SEEDS, check_range
 from mathllm.percent import percent_down
 
 if TYPE_CHECKING:
@@ -87,9 +88,11 @@ def parse_seeds(text: str | None, count: int) -> list[int]:
     if text is None:
         return list(range(count))
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
         raise UsageError(f"--seeds takes whole numbers, not {text!r}", "for example --seeds 0,1,2")
-    return sorted({int(part) for part in parts})
+    seeds = sorted({int(part) for part in parts})
+    check_range("the number of seeds", len(seeds), 1, MAX_SEEDS)
+    return seeds
 
 
 def report(chosen: Study, root: Path, settings: list[str], output: Output) -> None:
