@@ -165,7 +165,7 @@ class Chat:
         solution = work_out(self.model, asked, steps, self.console, self.written)
         say_stated(solution, stated, self.console)
         if self.show_tokens:
-            self.console.print(token_table(self.asked, self.written))
+            self.console.print(token_table(self.asked, self.written, self.console.width))
 
     # the commands: each is given what follows its name, and returns False to leave
 
@@ -196,7 +196,7 @@ class Chat:
         elif self.asked is None:
             self.say("there is no answer yet")
         else:
-            self.console.print(token_table(self.asked, self.written))
+            self.console.print(token_table(self.asked, self.written, self.console.width))
         return True
 
     def checkpoint(self, path: str) -> bool:
@@ -332,11 +332,14 @@ def verdict(solution: Solution, console: Console) -> Text:
     return text.append(f"  confidence {percent_sure(solution.confidence)}", TALK)
 
 
-def token_table(asked: Rendered, written: list[Step]) -> Table:
+def token_table(asked: Rendered, written: list[Step], width: int) -> Table:
     """The prompt's tokens, then those that the model wrote, each with the likeliest other one."""
-    table = Table(box=None, header_style=TALK, padding=(0, 2), pad_edge=True)
-    for name in ("position", "id", "token", "probability", "runner-up", ""):
-        table.add_column(name, justify="right" if name in ("position", "id", "probability", "") else "left")
+    names = ("position", "id", "token", "probability", "runner-up", "")
+    if narrow := width < 64:
+        names = ("at", "id", "token", "sure", "or", "")
+    table = Table(box=None, header_style=TALK, padding=(0, 1, 0, 0) if narrow else (0, 2))
+    for name in names:
+        table.add_column(name, justify="left" if name in ("token", "runner-up", "or") else "right")
     prompt = asked.ids[0, : asked.prompt_lengths[0]].tolist()
     for position, token in enumerate(prompt):
         table.add_row(str(position), str(token), TOKENS[token], style=TALK)

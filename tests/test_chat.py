@@ -355,6 +355,15 @@ def test_tokens(model):
         assert row[4] in TOKENS
         assert row[4] != row[2]
         assert float(row[5].strip("<>%")) < 10
+    narrow = Terminal()
+    chat = chat_with(model, narrow, input)
+    chat.console.width = 40
+    chat.handle("8+9")
+    chat.handle("/tokens")
+    lines = narrow.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "…" not in narrow.getvalue()
+    assert lines[2].split() == ["at", "id", "token", "sure", "or"]
     shown = talk(model, "/tokens on", "8+9", "/tokens off", "8+9", "/tokens maybe")
     assert shown.count("position") == 1
     assert "unknown setting of /tokens 'maybe'" in shown

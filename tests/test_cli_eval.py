@@ -307,6 +307,18 @@ def test_a_broken_line_is_named(half: Path) -> None:
     assert "sums.txt:2" in refused("--checkpoint", half, "--data-path", path).message
 
 
+def test_a_problem_that_nobody_has_taught_it_is_asked_or_named(half: Path) -> None:
+    path = sums(Path("more.txt"), "1+2=3", "2*3=6", "3+4=7")
+    assert document("--checkpoint", half, "--data-path", path)["num_examples"] == 3
+    folded = trained_checkpoint("pairwise")
+    error = refused("--checkpoint", folded, "--data-path", path)
+    assert error.message.startswith("1 of 3 problems cannot be asked\n  row 2, 2*3: format 'pairwise'")
+    path = sums(Path("many.txt"), "1+2=3", *["2*33=66"] * 9)
+    error = refused("--checkpoint", half, "--data-path", path)
+    assert error.message.startswith("9 of 10 problems cannot be asked\n  row 2, 2*33: ")
+    assert error.message.endswith("\n  and 6 more")
+
+
 def test_problems_that_are_too_long_are_refused_at_once(half: Path) -> None:
     path = sums(Path("sums.txt"), "1+2=3", "123456+123456=246912")
     error = refused("--checkpoint", half, "--data-path", path, "--samples", "samples.jsonl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -163,6 +164,20 @@ def test_every_command_explains_itself(name: str) -> None:
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0, result.output
     assert f"mathllm {name}" in result.stdout, "an example"
+
+
+def test_help_cuts_no_name_where_there_is_little_room() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "mathllm", "train", "--help"],
+        env={**os.environ, "COLUMNS": "40"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for one in SETTINGS:
+        assert one.option.split("/")[0] in shown
+    assert "…" not in shown
+    assert "[dim]" not in shown
 
 
 def test_help_of_train_does_without_numpy() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -309,6 +310,17 @@ def test_the_report_marks_the_wrong_token_in_colour() -> None:
     text = shown(report_of(verdicts), force_terminal=True, color_system="standard", no_color=False)
     assert "\x1b[1;31m7\x1b[0m" in text
     assert "all mistakes" in text
+
+
+def test_no_figure_is_cut_where_there_is_little_room() -> None:
+    got = evaluate_problems(half_trained(), mixed_problems(), mistakes=0)
+    wide, narrow = (io.StringIO(), io.StringIO())
+    show_report(Console(file=wide, width=100), got)
+    show_report(Console(file=narrow, width=40), got)
+    assert "…" not in narrow.getvalue()
+    figures = [re.findall(r"[0-9.,]+%?", file.getvalue()) for file in (wide, narrow)]
+    assert sorted(figures[0]) == sorted(figures[1])
+    assert max(map(len, narrow.getvalue().splitlines())) <= 46
 
 
 def test_a_perfect_report_is_short() -> None:

@@ -108,6 +108,20 @@ def test_a_grid_wider_than_the_console_takes_lengths_together() -> None:
     assert "a cell is 2 by 2 lengths" in out.getvalue()
 
 
+def test_without_unicode_it_is_drawn_in_ascii() -> None:
+    lengths, examples = np.arange(1, 101), np.full((100, 100), 2)
+    for grid in (
+        Grid(lengths, examples, examples, 1.0),
+        Grid(lengths[:3], examples[:3, :3], examples[:3, :3], 1.0),
+    ):
+        out = io.TextIOWrapper(io.BytesIO(), "ascii")  # which refuses all else
+        show_grid(Console(file=out, width=60, highlight=False), grid, trained=1)
+        out.flush()
+        shown = out.buffer.getvalue().decode()
+        assert "|" in shown
+        assert "-+-" in shown
+
+
 def test_the_command(tmp_path: Path) -> None:
     checkpoint, out = str(trained_checkpoint()), tmp_path / "grid.json"
     options = ["eval", "--checkpoint", checkpoint, "--grid", "2", "--per-cell", "20"]

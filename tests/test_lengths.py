@@ -9,7 +9,7 @@ from judged import CONFIG, half_trained
 from strategies import encode_rows, questions_of
 from typer.testing import CliRunner
 
-from mathllm.checkpoint import save_model
+from mathllm.checkpoint import OWN_THOUGHTS, save_model
 from mathllm.cli.main import app
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
@@ -107,7 +107,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--output-file", str(output)])
     assert result.exit_code == 0, result.output
     assert result.stdout.count("carry stress") == 4  # two tasks, two lengths
-    assert "trained on up to 1 digits" in result.stdout
+    assert "trained on up to 1 digit\n" in result.stdout
     rows = json.loads(output.read_text())["tasks"]["addition"]
     assert [(row["digits"], row["kind"], row["num_examples"]) for row in rows] == [
         (digits, kind, 30) for digits in (1, 2) for kind in KINDS
@@ -117,6 +117,14 @@ def test_the_command(checkpoint: Path, tmp_path: Path) -> None:
     assert [r["correct"] for r in json.loads(greedy.stdout)["tasks"]["addition"]] == [
         r["correct"] for r in rows
     ]
+
+
+def test_a_chain_has_numbers_and_no_carries() -> None:
+    arguments = ["eval", "--checkpoint", str(OWN_THOUGHTS), "--digits", "5", "--max-examples", "3"]
+    shown = CliRunner().invoke(app, arguments).stdout.splitlines()
+    assert shown[1].split()[:3] == ["numbers", "right", "of"]
+    assert [line.split()[3:] for line in shown[2:4]] == [["random"], ["no", "idle", "steps"]]
+    assert shown[4] == "trained on up to 5 numbers"
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,9 @@ def evaluate(
     \b
     mathllm eval
     mathllm eval --exhaustive 999 --fail-under 1
-    mathllm eval --checkpoint checkpoints/length-100x --grid 100 --grid-step 10
-    mathllm eval --checkpoint checkpoints/length-100x --digits 10,100,1000 --no-draft
-    mathllm eval --checkpoint checkpoints/mine --data-path sums.csv --samples samples.jsonl
+    mathllm eval --checkpoint add-any-length --grid 100 --grid-step 10
+    mathllm eval --checkpoint add-any-length --digits 10,100 --no-draft
+    mathllm eval --checkpoint addsub-3digit --data-path sums.csv --samples samples.jsonl
     """
     check_options(context, "digits" if digits is not None else "grid" if grid is not None else "")
     output = Output(as_json, output_file, plot, (samples,))

@@ -22,6 +22,7 @@ from typing import Annotated
 import typer
 
 from mathllm import __version__
+from mathllm.cli.options import NARROW
 from mathllm.errors import MathLLMError, complain
 
 FIRST_TELLS = 5.0  # seconds in which a process of torchrun leaves an error to the first one
@@ -32,7 +33,7 @@ app = typer.Typer(
     name="mathllm",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None if NARROW else "rich",
     pretty_exceptions_enable=False,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -27,12 +28,16 @@ SETTINGS = [
 
 _TRAINING = {one.key: one.flag for one in SETTINGS if one.section == "train"}
 
+# so few columns that rich's tables would cut the names of options
+NARROW = shutil.get_terminal_size().columns < 60
+
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def option(help_text: str, panel: str, *names: str, default: str = "", **more: Any) -> Any:
     """An option; `default` is what the help says of it, where the value of the parameter does not say it."""
-    shown = help_text + (f" [dim]\\[default: {default}][/]" if default else "")
+    said = f"[default: {default}]" if NARROW else f"[dim]\\[default: {default}][/]"
+    shown = f"{help_text} {said}" if default else help_text
     return typer.Option(*names, help=shown, rich_help_panel=panel, show_default=not default, **more)
 
 

@@ -23,6 +23,8 @@ from mathllm.tasks.numbers import Bools, Ints
 
 Progress = Callable[[int, int], None]  # is told how much of the work is done, and how much there is in all
 
+NAMED = 3  # rows, in an error about many
+
 
 class ProblemSet(Protocol):
     """Problems, or what makes them when a slice is asked for."""
@@ -126,14 +128,35 @@ def check_lengths(max_length: int, problems: ProblemSet, lengths: Iterable[Ints]
         start += len(part)
     if too_long == 0:
         return most
-    expression = expressions(problems[longest : longest + 1])[0]
-    if len(expression) > 60:
-        expression = f"{expression[:40]}... ({len(expression)} characters)"
+    expression = shortened(problems[longest : longest + 1])
     raise UsageError(
         f"{too_long:,} of {start:,} problems are too long for this model: with its answer, "
         f"{expression} takes {most:,} tokens, and the model writes at most {max_length:,}",
         "use smaller numbers, or train with a larger --max-length",
     )
+
+
+def check_writable(format: Format, parts: Iterable[Problems]) -> None:
+    """Raises UsageError that names rows, counted from 1, where the format cannot write some of the problems, which come
+    in parts one after the other."""
+    refused: list[str] = []
+    start = count = 0
+    for part in parts:
+        found = format.refusals(part)
+        count += len(found)
+        for row, error in sorted(found.items())[: NAMED - len(refused)]:
+            refused.append(f"row {start + row + 1:,}, {shortened(part[row : row + 1])}: {error.message}")
+        start += len(part)
+    if refused:
+        more = [f"and {count - len(refused):,} more"] if count > len(refused) else []
+        message = "\n  ".join([f"{count:,} of {start:,} problems cannot be asked", *refused, *more])
+        raise UsageError(message, "take them out, or ask a model that has learned such ones")
+
+
+def shortened(problem: Problems) -> str:
+    """One problem as a text that fits into a message."""
+    expression = expressions(problem)[0]
+    return expression if len(expression) <= 60 else f"{expression[:40]}... ({len(expression)} characters)"
 
 
 def _complete(

@@ -39,6 +39,7 @@ class LengthResult:
 class LengthReport:
     """The results of one task."""
 
+    task: Task
     results: tuple[LengthResult, ...]
 
     @property
@@ -106,4 +107,4 @@ def evaluate_lengths(
         problems = draw_length(task, digits, kind, n, operands=operands, seed=seed)
         report = evaluate_problems(model, problems, batch_size=batch_size, progress=advance, draft=draft)
         results.append(LengthResult(digits, kind, report))
-    return LengthReport(tuple(results))
+    return LengthReport(task, tuple(results))

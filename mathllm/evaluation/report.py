@@ -12,7 +12,15 @@ from typing import Any, TextIO
 from mathllm.errors import UsageError
 from mathllm.evaluation import breakdown
 from mathllm.evaluation.breakdown import NOTHING, Count, Findings, Groups
-from mathllm.evaluation.exact_match import ProblemSet, Progress, Verdicts, check_lengths, judge, moved
+from mathllm.evaluation.exact_match import (
+    ProblemSet,
+    Progress,
+    Verdicts,
+    check_lengths,
+    check_writable,
+    judge,
+    moved,
+)
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.samples import Mistake, first_mistakes, write_samples
 from mathllm.inference.texts import Reasoner
@@ -136,6 +144,7 @@ def evaluate_problems(
         _, operands, digits = problems[:1].operands.shape
         rows = max(1, min(CHECKED_ROWS, CHUNK_TOKENS // (operands * digits)))
         starts = range(0, len(problems), rows)
+        check_writable(model.format, (problems[start : start + rows] for start in starts))
         texts = (model.format.render(trimmed(problems[start : start + rows])) for start in starts)
         longest = check_lengths(model.max_length, problems, (part.lengths for part in texts))
     parts = judged_parts(model, problems, int(longest), progress, batch_size=batch_size, draft=draft)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from mathllm.evaluation.breakdown import NOTHING, Count
 from mathllm.evaluation.grid import Grid
-from mathllm.evaluation.lengths import LengthReport
+from mathllm.evaluation.lengths import STRESS, LengthReport
 from mathllm.evaluation.report import Report
 from mathllm.evaluation.samples import Mistake
 from mathllm.percent import percent
+from mathllm.tasks.base import plural
 
 TITLES = {
     "by_task": "task",
@@ -58,10 +60,10 @@ def show_report(console: Console, report: Report, complete: bool = False) -> Non
     for name, counts in report.groups.items():
         if len(counts) > 1:  # one group would only repeat the headline
             console.print()
-            console.print(_group_table(TITLES[name], counts, complete))
+            print_table(console, _group_table(TITLES[name], counts, complete))
     if report.answers.correct < report.answers.num_examples or report.errors.thought_wrong_answer_right:
         console.print()
-        console.print(_error_table(report))
+        print_table(console, _error_table(report))
     show_mistakes(console, report)
 
 
@@ -71,6 +73,17 @@ def plain_table(*titles: str, gap: int = 2) -> Table:
     for title in titles:
         table.add_column(title.removeprefix(">"), justify="right" if title.startswith(">") else "left")
     return table
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table of which no word, and so no figure, is cut: where it is too wide, its columns are as narrow as
+    their longest words."""
+    if Measurement.get(console, console.options.update(max_width=1000), table).maximum > console.width:
+        table.padding = (0, 1, 0, 0)
+        for column in table.columns:
+            words = " ".join(map(str, [column.header, *column.cells])).split()
+            column.min_width = max(map(len, words), default=1)
+    console.print(table, crop=False)
 
 
 def _group_table(title: str, counts: dict[str, Count], complete: bool) -> Table:
@@ -151,26 +164,24 @@ def marked_lines(mistake: Mistake, width: int) -> list[Text]:
     return lines
 
 
-# how much of a cell is right, at least; what it looks like where there is room for one character; its colour
-SHADES = (
-    (1.0, "█", "green"),
-    (0.9, "▓", "yellow"),
-    (0.5, "▒", "orange3"),
-    (1e-9, "░", "red"),
-    (0.0, "·", "red"),
-)
+# how much of a cell is right, at least, and its colour
+SHADES = ((1.0, "green"), (0.9, "yellow"), (0.5, "orange3"), (1e-9, "red"), (0.0, "red"))
+# what they are drawn with, and the lines between inside and outside: where there is more than ASCII, and where not
+DRAWN, PLAIN = ("█▓▒░·", "│", "─", "┼"), ("#x+-.", "|", "-", "+")
 WIDE_CELLS = 15  # of a grid, at most, with room for percentages
 
 
 def show_lengths(console: Console, report: LengthReport, trained: int) -> None:
     """A line for each length and kind of problem: exact match, and how the wrong ones are wrong."""
-    table = plain_table(">digits", ">right", ">of", "", "mistakes")
+    task = report.task
+    table = plain_table(f">{task.unit}s", ">right", ">of", "", "mistakes")
     for result in report.results:
         right, of = result.report.answers.correct, result.report.answers.num_examples
-        cells = f"{result.digits:,}", f"{right:,}", f"{of:,}", result.kind, _breakage(result.report)
+        kind = task.stress if result.kind == STRESS else result.kind
+        cells = f"{result.digits:,}", f"{right:,}", f"{of:,}", kind, _breakage(result.report)
         table.add_row(*cells, style="green" if right == of else None)
-    console.print(table)
-    console.print(f"trained on up to {trained:,} digits", style="dim")
+    print_table(console, table)
+    console.print(f"trained on up to {plural(trained, task.unit)}", style="dim")
 
 
 def _breakage(report: Report) -> str:
@@ -196,20 +207,22 @@ def show_grid(console: Console, grid: Grid, trained: int) -> None:
     answers, last = grid.answers, int(grid.lengths[-1])
     grid = merged(grid, stride)
     lengths, wide = grid.lengths.tolist(), len(grid.lengths) <= WIDE_CELLS
+    shades, bar, line, cross = DRAWN if console.encoding.lower().startswith("utf") else PLAIN
     width = 4 if wide else 1
     inside = sum(length <= trained for length in lengths)
     console.print(Text(headline(answers), style="bold"))
     console.print("digits of the first operand downwards, of the second to the right\n")
     if wide:
-        console.print(_ruled(" " * margin, [Text(f"{length:>4}") for length in lengths], inside))
+        console.print(_ruled(" " * margin, [Text(f"{length:>4}") for length in lengths], inside, bar))
     for row, length in enumerate(lengths):
         if row == inside > 0:
-            console.print(_ruled(" " * margin, [Text("─" * width)] * len(lengths), inside, "┼"))
+            console.print(_ruled(" " * margin, [Text(line * width)] * len(lengths), inside, cross))
         counts = zip(grid.correct[row].tolist(), grid.num_examples[row].tolist(), strict=True)
-        cells = [_cell(Count(right, of), wide) for right, of in counts]
-        console.print(_ruled(f"{length:>{margin}}", cells, inside))
+        cells = [_cell(Count(right, of), wide, shades) for right, of in counts]
+        console.print(_ruled(f"{length:>{margin}}", cells, inside, bar))
     if not wide:
-        console.print(f"\n{lengths[0]} to {last} digits; █ all right, ▓ 90%, ▒ 50%, ░ some, · none")
+        legend = "{} all right, {} 90%, {} 50%, {} some, {} none".format(*shades)
+        console.print(f"\n{lengths[0]} to {last} digits; {legend}")
     if stride > 1:
         console.print(
             f"a cell is {stride} by {stride} lengths, named by the first; a wider terminal shows more"
@@ -226,7 +239,7 @@ def merged(grid: Grid, stride: int) -> Grid:
     return Grid(grid.lengths[first], correct, num_examples, grid.seconds)
 
 
-def _ruled(head: str, cells: list[Text], inside: int, bar: str = "│") -> Text:
+def _ruled(head: str, cells: list[Text], inside: int, bar: str) -> Text:
     """A line of the heat map: its head and cells, with a bar behind the first `inside` of them."""
     line = Text(head + " ")
     for column, cell in enumerate(cells):
@@ -234,8 +247,9 @@ def _ruled(head: str, cells: list[Text], inside: int, bar: str = "│") -> Text:
     return line
 
 
-def _cell(count: Count, wide: bool) -> Text:
+def _cell(count: Count, wide: bool, shades: str) -> Text:
     if not count.num_examples:
         return Text("    " if wide else " ")
-    _, shade, colour = next(entry for entry in SHADES if count.exact_match >= entry[0])
-    return Text(f"{100 * count.correct // count.num_examples:>4}" if wide else shade, style=colour)
+    place = next(place for place, (least, _) in enumerate(SHADES) if count.exact_match >= least)
+    shown = f"{100 * count.correct // count.num_examples:>4}" if wide else shades[place]
+    return Text(shown, style=SHADES[place][1])

@@ -102,6 +102,8 @@ class Task:
     commutative = False
     signed = False
     aligned: int | None = None
+    unit = "digit"  # what --max-digits and --digits count of a problem
+    stress = "carry stress"  # what is hard about the problems of `of_length` that are drawn so
     one_digit = False  # has every number one digit, the answer too: nothing to pad, to hint or to turn round?
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
@@ -186,7 +188,7 @@ class Task:
 
     def extent(self, max_digits: int) -> str:
         """How large its problems are, for people."""
-        return f"of numbers of up to {plural(max_digits, 'digit')}"
+        return f"of numbers of up to {plural(max_digits, self.unit)}"
 
     def unseen(self, problems: Problems, max_digits: int) -> list[tuple[str, Bools]]:
         """In what ways problems can be larger than those of up to `max_digits`, each with the rows [N] that are."""

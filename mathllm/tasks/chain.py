@@ -28,6 +28,7 @@ class Chain(Task):
     least_numbers, most_numbers, most_digits = 1, MAX_DIGITS, 1
     samplings = ("digits", "uniform")
     one_digit = True
+    unit, stress = "number", "no idle steps"
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         """Chains of 1 to max_digits numbers, each as often (`uniform`: as often as there are such chains, which is
@@ -97,7 +98,7 @@ class Chain(Task):
         return wrong
 
     def extent(self, max_digits: int) -> str:
-        return f"of up to {plural(max_digits, 'number')}"
+        return f"of up to {plural(max_digits, self.unit)}"
 
     def unseen(self, problems: Problems, max_digits: int) -> list[tuple[str, Bools]]:
         return [(f"a chain of more than {plural(max_digits, 'number')}", problems.num_operands > max_digits)]
