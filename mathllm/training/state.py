@@ -209,7 +209,7 @@ def note(run: Path, text: str) -> None:
     with files.explained(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab", buffering=0) as file:
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n".encode())
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n".encode("utf-8", "surrogateescape"))
 
 
 def newest(run: Path) -> Path | None:

@@ -1,0 +1,30 @@
+"""What every command has in common: the encoding of the terminal, help, completion."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from runs import Child, command_line
+
+from mathllm.checkpoint import SHIPPED
+from mathllm.training.state import LOG, note
+
+
+def in_ascii(*arguments: str) -> None:
+    """A command on a terminal that knows nothing else."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="ascii", errors="strict")
+    command_line(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [("eval", "--grid", "4", "--per-cell", "1"), ("solve", "１+x")])
+def test_where_there_is_only_ascii_no_text_is_an_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    child = Child(in_ascii, arguments[0], "--checkpoint", str(SHIPPED), *arguments[1:], files=tmp_path)
+    assert child.wait() == (1 if arguments[0] == "solve" else 0), child.err
+    assert "-+-" in child.out or "error: character 'x' at position 3" in child.err
+    assert "Traceback" not in child.err
+
+
+def test_the_log_has_names_that_are_no_text(tmp_path: Path) -> None:
+    note(tmp_path, "r\udcc3\udcbcn")  # as Python reads an argument in such a terminal
+    assert (tmp_path / LOG).read_text(encoding="utf-8").endswith(" rün\n")
