@@ -188,7 +188,7 @@ class TestWithoutCheckpoint:
         Path("checkpoints/adder/config.json").write_text("[]")
         result = run("8+9")
         assert (result.exit_code, result.stdout) == (0, "17\n")
-        assert "note: checkpoints/adder is left out: checkpoints/adder was made with" in result.stderr
+        assert "note: checkpoints/adder is left out: checkpoints/adder/config.json" in result.stderr
 
 
 def test_what_training_never_saw_is_told_in_pipes_too():
