@@ -138,17 +138,14 @@ class Chat:
         plain = "/" + first.lower() in self.commands and not (more and "/" + first.lower() in BARE)
         return first.startswith("/") or plain
 
-    def turn_to(self, problem: str) -> str:
-        """Chooses the model for a problem; says which it is, if it is another one than before."""
-        whole = problem + "0" * is_unfinished(problem)
-        before, self.model = self.model, self.models.choose([whole])[0][0]
-        return "" if self.model is before else self.models.introduce(self.model, whole)
-
     def problem(self, line: str) -> tuple[Rendered, list[str]]:
-        """The problem in a line, finished by the model if need be, and what is odd about it."""
+        """The problem in a line for the model that is chosen for it, which finishes it if need be, and what is odd
+        about it. Where there is none, the model stays what it was."""
         unfinished = is_unfinished(line)
-        asked = self.model.finish(line, self.params, self.generator) if unfinished else self.model.ask(line)
-        notes = list(map(never_saw, self.model.unseen(asked.problems)))
+        ((model, _),) = self.models.choose([line + "0" * unfinished])
+        asked = model.finish(line, self.params, self.generator) if unfinished else model.ask(line)
+        self.model = model
+        notes = list(map(never_saw, model.unseen(asked.problems)))
         if unfinished:
             chosen = expressions(asked.problems)[0]
             notes.insert(0, f"the model chose {chosen} (it was trained only on what follows the =)")
@@ -157,9 +154,11 @@ class Chat:
     def ask(self, line: str) -> None:
         """Streams what the model makes of a problem."""
         problem, stated = split_answer(line)
-        news = self.turn_to(problem)
+        before = self.model
         asked, notes = self.problem(problem)
-        self.say(*filter(None, [news]), *notes)
+        if self.model is not before:
+            notes.insert(0, self.models.introduce(self.model, expressions(asked.problems)[0]))
+        self.say(*notes)
         self.asked, self.written = asked, []
         steps = self.model.stream(asked, self.params, self.generator, self.most)
         solution = work_out(self.model, asked, steps, self.console, self.written)
@@ -381,12 +380,11 @@ def answer_lines(chat: Chat, lines: Iterable[str | MathLLMError], out: IO[str]) 
 def _answer_line(chat: Chat, line: str, number: int, introduced: list[MathModel]) -> str:
     """The answer to a line, with notes on stderr; each model is introduced once."""
     problem, stated = split_answer(line)
-    chat.turn_to(problem)
+    asked, notes = chat.problem(problem)
     if chat.model not in introduced:
         introduced.append(chat.model)
-        if news := chat.models.introduce(chat.model, problem):
+        if news := chat.models.introduce(chat.model, expressions(asked.problems)[0]):
             print(f"note: {news}", file=sys.stderr)
-    asked, notes = chat.problem(problem)
     limits = np.minimum(most_tokens(asked), chat.most or chat.model.max_length)
     written = chat.model.complete(asked, params=chat.params, generator=chat.generator, limits=limits)
     (solution,) = chat.model.read(written)

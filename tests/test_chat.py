@@ -298,7 +298,7 @@ def test_the_model_that_has_learned_it_answers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained_checkpoint(), "checkpoints/adder")
     waiting, terminal = (
-        iter(["8+9", "9-4", "9-5", "7-", "8+9", "/checkpoint addsub-3digit", "8+9"]),
+        iter(["8+9", "9-4", "9-5", "7-", "x", "8+9", "/checkpoint addsub-3digit", "8+9"]),
         Terminal(),
     )
     console = make_console(terminal)

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,11 +15,15 @@ from pathlib import Path
 
 import pytest
 from trained import alone, parrot, trained_checkpoint
+from typer.testing import CliRunner
 
 from mathllm.chat import Chat, answer_lines, make_console
 from mathllm.checkpoint import load_checkpoint
 from mathllm.cli.chat import history_path, line_reader
+from mathllm.cli.main import app
+from mathllm.errors import DataError, UsageError
 from mathllm.math_model import MathModel
+from mathllm.models import find_models
 
 
 @pytest.fixture
@@ -64,6 +69,36 @@ class TestWithoutTerminal:
         assert "temperature 0" in capsys.readouterr().err
         assert self.run(model, "/nonsense\n8+9\n") == ("17\n", False)
         assert "error: line 1: unknown command '/nonsense'" in capsys.readouterr().err
+
+    def test_stated_answers_and_lines_that_are_too_long(self, model, capsys):
+        lines = ["8+9=18", DataError("a line of more than 1 MiB"), "1+1", "quit now", "2+2"]
+        out = io.StringIO()
+        assert not answer_lines(Chat(alone(model), make_console(sys.stderr), input), lines, out)
+        assert out.getvalue() == "17\n\n2\n\n4\n"
+        said = capsys.readouterr().err
+        assert "note: line 1: 8+9=18 is not true: it is 17\n" in said
+        assert "error: line 2: a line of more than 1 MiB\n" in said
+        assert "error: line 4: character 'q'" in said
+
+    def test_each_model_is_introduced_once(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(trained_checkpoint(), "checkpoints/adder")
+        out = io.StringIO()
+        chat = Chat(find_models(), make_console(sys.stderr), input)
+        assert answer_lines(chat, ["8+9", "9-4", "1+1", "8-3", "7+7="], out)
+        assert out.getvalue() == "17\n5\n2\n5\n14\n"
+        never = "checkpoints/adder never saw a problem of subtraction"
+        said = capsys.readouterr().err.splitlines()
+        assert said == ["note: checkpoints/adder answers", f"note: addsub-3digit answers: {never}"]
+
+    def test_the_options_of_old(self):
+        where = ["--checkpoint", str(trained_checkpoint()), "--model-size", "small"]
+        result = CliRunner().invoke(app, ["chat", *where, "--max-new-tokens", "3"], input="8+9\n")
+        assert result.stdout == "\n"
+        assert "note: --model-size is not needed any more: the checkpoint knows it\n" in result.stderr
+        assert "note: line 1: 8+9 is 17, but the model had no room to finish\n" in result.stderr
+        wrong = CliRunner().invoke(app, ["chat", *where, "--seed", "-1"])
+        assert isinstance(wrong.exception, UsageError)
 
 
 def test_history_is_private_and_outlives_the_session(tmp_path, monkeypatch):

@@ -172,8 +172,8 @@ def work_out_one(models: Models, text: str, talk: Talk) -> bool:
     try:
         problem, stated = split_answer(text)
         model = models.choose([problem])[0][0]
-        talk.introduce(model, problem, again=True)
         asked = model.ask(problem)
+        talk.introduce(model, problem, again=True)
         for unseen in model.unseen(asked.problems):
             say(never_saw(unseen))
         console = make_console()
