@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from runs import Child, command_line
+from typer.testing import CliRunner
 
 from mathllm.checkpoint import SHIPPED
+from mathllm.cli.main import app
 from mathllm.training.state import LOG, note
 
 
@@ -28,3 +30,21 @@ def test_where_there_is_only_ascii_no_text_is_an_error(tmp_path: Path, arguments
 def test_the_log_has_names_that_are_no_text(tmp_path: Path) -> None:
     note(tmp_path, "r\udcc3\udcbcn")  # as Python reads an argument in such a terminal
     assert (tmp_path / LOG).read_text(encoding="utf-8").endswith(" rün\n")
+
+
+def test_help_is_a_command_too() -> None:
+    runner = CliRunner()
+    for name in ("solve", "gen-data"):
+        shown = runner.invoke(app, ["help", name]).stdout
+        assert shown.replace(" mathllm ", " root ") == runner.invoke(app, [name, "--help"]).stdout.replace(
+            " mathllm ", " root "
+        )
+    assert "doctor" in runner.invoke(app, ["help"]).stdout
+    assert runner.invoke(app, ["help", "slove"]).exit_code == 2
+
+
+def test_shells_can_complete() -> None:
+    assert (
+        "_MATHLLM_COMPLETE"
+        in CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="mathllm").stdout
+    )

@@ -32,7 +32,6 @@ EPILOG = "The main line: mathllm gen-data, mathllm train, mathllm eval, mathllm 
 app = typer.Typer(
     name="mathllm",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None if NARROW else "rich",
     pretty_exceptions_enable=False,
     epilog=EPILOG,
@@ -95,6 +94,14 @@ def out_of_memory(error: Exception) -> bool:
     """Is it memory that was missing? PyTorch says so in an error of no kind of its own."""
     wanted = "can't allocate memory", "not enough memory", "out of memory"
     return isinstance(error, MemoryError) or any(text in str(error) for text in wanted)
+
+
+@app.command("help")
+def explain(
+    command: Annotated[str | None, typer.Argument(help="One of these commands.", show_default=False)] = None,
+) -> None:
+    """Explain a command, as its --help does."""
+    app([*filter(None, [command]), "--help"], prog_name="mathllm")
 
 
 def main() -> None:
