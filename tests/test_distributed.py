@@ -72,13 +72,11 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it(
     assert not any(name.startswith("module.") for name in weights(tmp_path / "halves" / "best"))
 
 
-@pytest.mark.parametrize("source", ["stream", "file"])
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, source: str) -> None:
-    settings = [*SETTINGS, "train.save_steps=4", "train.grad_accumulation=2", "optim.schedule=constant"]
-    if source == "file":
-        # fewer rows than there are steps to come, so that a shifted beginning would show
-        generate_dataset(build_config({"data": {"max_digits": 2}}).data, 300, 0, tmp_path / "data")
-        settings += [f"data.data_dir={tmp_path / 'data'}", "model.max_length=40"]
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    # a shifted beginning shows in a file only: a stream has problems of its own for each step
+    generate_dataset(build_config({"data": {"max_digits": 2}}).data, 300, 0, tmp_path / "data")
+    settings = [*SETTINGS, "train.grad_accumulation=2", "optim.schedule=constant", "model.max_length=40"]
+    settings += [f"data.data_dir={tmp_path / 'data'}"]
     finished(tiny(tmp_path / "whole", *settings))
     finished(tiny(tmp_path / "parts", *settings, "train.max_steps=4"))
     same = tiny(tmp_path / "parts", *settings)  # 8 rows, twice

@@ -49,10 +49,10 @@ def demo(
 
     console = Console(highlight=False)
     overwrite = overwrite or output_dir == OUTPUT_DIR
-    if run_files(output_dir) and not overwrite:
-        hint = "--overwrite starts anew, --output-dir writes elsewhere"
-        raise UsageError(f"{output_dir} already holds a run", hint)
     with explained(f"write {output_dir}"), locked(output_dir, "a demo"):  # each part asks again for itself
+        if run_files(output_dir) and not overwrite:
+            hint = "--overwrite starts anew, --output-dir writes elsewhere"
+            raise UsageError(f"{output_dir} already holds a run", hint)
         check_directory(output_dir, resume=False, overwrite=overwrite)
     data_dir = output_dir / "data"
     run: dict[str, Any] = {"output_dir": str(output_dir), "seed": seed}

@@ -94,16 +94,8 @@ def train(
         splits = load_splits(config)
         config = with_data_dir(config, named)  # a run keeps the name: it may be moved together with its data
         with ExitStack() as stack:
-
-            def take_directory() -> tuple[Path | None, list[CheckpointError]]:
-                with explained(f"write {run}"):
-                    stack.enter_context(locked(run, "a training"))
-                found = check_directory(run, resume, overwrite)
-                if resume:
-                    check_same_data(config, splits, checkpoint=found[0], processes=processes.world)
-                return found
-
-            checkpoint, damaged = processes.agree(take_directory)
+            how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "processes": processes.world}
+            checkpoint, damaged = processes.agree(lambda: take_directory(stack, config, splits, **how))
             trainer = Trainer(
                 config,
                 splits.source,
@@ -133,6 +125,20 @@ def train(
     finally:
         leave()
     return TrainResult(run, outcome, test)
+
+
+def take_directory(
+    stack: ExitStack, config: Config, splits: Splits, *, resume: bool, overwrite: bool, processes: int
+) -> tuple[Path | None, list[CheckpointError]]:
+    """Locks the run's directory until the stack ends, and looks whether it may be used. Returns what `check_directory`
+    does."""
+    run = Path(config.train.output_dir)
+    with explained(f"write {run}"):
+        stack.enter_context(locked(run, "a training"))
+    checkpoint, damaged = check_directory(run, resume, overwrite)
+    if resume:
+        check_same_data(config, splits, checkpoint=checkpoint, processes=processes)
+    return checkpoint, damaged
 
 
 def find_data(named: str, run: Path) -> Path:
