@@ -310,7 +310,8 @@ def _write_metadata(
 def _check_free(output_dir: Path, overwrite: bool) -> None:
     check_place(output_dir)
     present = [name for name in (*FILES, METADATA) if (output_dir / name).exists()]
-    if present and not overwrite:
+    killed = any((left / METADATA).is_file() for left in output_dir.glob(_UNFINISHED + "*"))
+    if present and not overwrite and (METADATA in present or not killed):
         hint = "--overwrite replaces them, or choose another --output-dir"
         raise UsageError(f"{output_dir} already holds {', '.join(present)}", hint)
     # what stands beside metadata.json is ours, and so is what a kill has left without it
@@ -319,6 +320,16 @@ def _check_free(output_dir: Path, overwrite: bool) -> None:
             if not _looks_ours(output_dir / name):
                 hint = "move it elsewhere, or choose another --output-dir"
                 raise UsageError(f"{output_dir / name} is no file of a dataset: it would be deleted", hint)
+
+
+def _clear(output_dir: Path) -> None:
+    """Removes what killed processes left: files that were not whole, and a dataset of which some were replaced."""
+    for left in output_dir.glob(_UNFINISHED + "*"):
+        if left.is_dir() and {path.name for path in left.iterdir()} <= {*FILES, METADATA}:
+            if (left / METADATA).is_file() and not (output_dir / METADATA).exists():
+                for name in FILES:
+                    (output_dir / name).unlink(missing_ok=True)
+            shutil.rmtree(left)
 
 
 def _looks_ours(path: Path) -> bool:
@@ -340,23 +351,24 @@ def _replacing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     try:
         with locked(output_dir, "mathllm gen-data"):
             _check_free(output_dir, overwrite)
-            for leftover in output_dir.glob(_UNFINISHED + "*"):  # of a run that was killed
-                if leftover.is_dir() and {path.name for path in leftover.iterdir()} <= {*FILES, METADATA}:
-                    shutil.rmtree(leftover)
+            _clear(output_dir)
             # inside, not beside: `output_dir` may be a link or a mount, and nothing can be moved between disks
             folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=output_dir))
             try:
                 yield folder
                 sync(*(folder / name for name in (*FILES, METADATA)))
-                (output_dir / METADATA).unlink(missing_ok=True)
-                sync(output_dir)
-                for name in FILES:
-                    os.replace(folder / name, output_dir / name)
-                sync(output_dir)
-                os.replace(folder / METADATA, output_dir / METADATA)
-                sync(output_dir)
-            finally:
+            except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
+                raise
+            # from here on the folder tells whose files are there without metadata
+            (output_dir / METADATA).unlink(missing_ok=True)
+            sync(output_dir)
+            for name in FILES:
+                os.replace(folder / name, output_dir / name)
+            sync(output_dir)
+            os.replace(folder / METADATA, output_dir / METADATA)
+            sync(output_dir)
+            folder.rmdir()
     except OSError as error:
         message = f"cannot write the dataset to {output_dir}: {error.strerror or error}"
         raise DataError(message, "choose another --output-dir, or make room there") from error
