@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from mathllm.bench import (
     ALWAYS,
     SECTIONS,
+    Measurement,
     Options,
+    SectionResult,
     data,
     decoding,
     evaluation,
@@ -38,7 +40,14 @@ def invoke(*arguments: object) -> str:
     return result.stdout
 
 
-def test_the_command_from_the_machine_to_the_document(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "TIMED", 0.01)
+
+
+def test_the_command_from_the_machine_to_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = json.loads(
         invoke("--only", "data", "--repeats", 1, "--json", "--output-file", tmp_path / "b.json")
     )
@@ -52,6 +61,9 @@ def test_the_command_from_the_machine_to_the_document(tmp_path: Path) -> None:
         "drawn, rendered and written, column",
     ]
     assert all(one["value"] > 0 and one["repeats"] == 1 for one in section["measurements"])
+    # the same again as a table, without measuring it
+    result = {**section, "measurements": [Measurement(**one) for one in section["measurements"]]}
+    monkeypatch.setattr("mathllm.bench.run_section", lambda name, options: SectionResult(**result))
     table = invoke("--only", "data", "--repeats", 1)
     assert "rendered, plain, up to 3 digits" in table
     assert "MiB" in table

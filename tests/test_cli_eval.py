@@ -85,10 +85,10 @@ def test_the_file_of_the_weights_is_a_checkpoint_too() -> None:
 
 
 def test_the_format_of_the_checkpoint_counts_not_that_of_the_file() -> None:
-    row = {"expression": "1+2", "answer": "3", "text": "1+2=3<end>"}
+    row = {"expression": "1+2", "answer": "3", "text": "1+2=<think>1+2=3</think>3<end>"}
     path = sums(Path("test.jsonl"), json.dumps(row))
-    result = document("--checkpoint", trained_checkpoint("pairwise"), "--data-path", path)
-    assert (result["correct"], result["format"]) == (1, "pairwise")
+    result = document("--checkpoint", trained_checkpoint("plain"), "--data-path", path)
+    assert (result["correct"], result["format"]) == (1, "plain")
 
 
 def test_a_directory_of_data() -> None:

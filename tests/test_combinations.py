@@ -24,6 +24,7 @@ from mathllm.tasks import TASK_NAMES, answer
 from mathllm.training.trainer import Trainer
 
 ALL = list(product(TASK_NAMES, FORMATS, (False, True), POSITIONS, OBJECTIVES))
+FIRST = next(iter(OBJECTIVES))
 SENTENCE = re.compile(r"[a-z'].{20,}[^.]", re.DOTALL)  # messages follow `error: ` and have no full stop
 
 
@@ -45,7 +46,7 @@ class Knowing(MathModel):
 
 
 def works(config: Config) -> None:
-    """Renders and reads back, takes a step of training, decodes three tokens."""
+    """Renders and reads back, takes a step of training, decodes three tokens (with the first objective)."""
     source = ProblemStream(config.data, seed=0)
     problems = source.problems(0, 4)
     trainer = Trainer(config, source, problems, total_steps=1, device=torch.device("cpu"))
@@ -60,6 +61,8 @@ def works(config: Config) -> None:
     report, _ = trainer.train_step(0)
     assert all(np.isfinite(float(value)) for value in report.values())
     assert float(report["loss"]) > 0
+    if config.objective.name != FIRST:
+        return  # the same model decodes the same texts
     written = model.complete(gold, limits=np.full(len(problems), 3))
     assert (written.lengths - gold.prompt_lengths >= 1).all()
     assert (written.lengths - gold.prompt_lengths <= 3).all()

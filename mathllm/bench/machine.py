@@ -15,6 +15,7 @@ from mathllm.training.trainer import MICRO_BATCH_TOKENS
 LARGE = 2048  # rows and columns of a matrix that no cache holds
 SMALL = 512
 COPIED = 1 << 28  # bytes
+TIMED = 0.2  # seconds of products that are timed together
 
 
 def measure(options: Options) -> list[Measurement]:
@@ -68,12 +69,12 @@ def peak_work(device: torch.device, threads: int, dtype: torch.dtype) -> Work:
 
 
 def products(shape: tuple[int, int, int], device: torch.device, threads: int, dtype: torch.dtype) -> Work:
-    """Matrices (n, k) times (k, m), one product after the other on each thread, as training does it: some 0.2 s."""
+    """Matrices (n, k) times (k, m), one product after the other on each thread, as training does it."""
     n, k, m = shape
     left, right = torch.randn(n, k, device=device, dtype=dtype), torch.randn(k, m, device=device, dtype=dtype)
     torch.mm(left, right)
     (once,) = seconds_of(lambda: torch.mm(left, right), 1, device)
-    times = max(1, round(0.2 / once))
+    times = max(1, round(TIMED / once))
 
     def work(_: int = 0) -> None:
         out = torch.empty(n, m, device=device, dtype=dtype)
