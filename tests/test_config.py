@@ -123,6 +123,9 @@ def test_assignments_take_the_type_of_their_field(text: str, value: object) -> N
     assert type(found) is type(value)
 
 
+SET = "for example --set model.layers=3; docs/cli.md has all of them"
+
+
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
@@ -151,13 +154,13 @@ def test_assignments_take_the_type_of_their_field(text: str, value: object) -> N
         ("train.target_exact_match=99", "target_exact_match is a share from 0 to 1, not 99", None),
         ("model.heads=3", "hidden 256 must be a multiple of heads 3", None),
         ("model.kv_heads=3", "heads a multiple of kv_heads 3", None),
-        ("layers=3", "--set takes section.key=value, not 'layers=3'", "for example --set model.layers=3"),
+        ("layers=3", "--set takes section.key=value, not 'layers=3'", SET),
         (
             "model.layers",
             "--set takes section.key=value, not 'model.layers'",
-            "for example --set model.layers=3",
+            SET,
         ),
-        ("", "--set takes section.key=value, not ''", "for example --set model.layers=3"),
+        ("", "--set takes section.key=value, not ''", SET),
     ],
 )
 def test_assignments_that_cannot_be_used_are_refused(text: str, message: str, hint: str | None) -> None:

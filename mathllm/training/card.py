@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mathllm import __version__
 from mathllm.config import Config, ModelConfig, ObjectiveConfig, build_config
-from mathllm.data.sources import STREAM_SETTINGS
+from mathllm.data.sources import STREAM_SETTINGS, format_of
 from mathllm.percent import percent
+from mathllm.resolve import suits
 from mathllm.tasks import extent
 from mathllm.training.state import Progress
 
@@ -69,10 +72,13 @@ def command(config: Config) -> str:
     plain = build_config({"model": chosen, "objective": {"name": config.objective.name}}).to_dict()
     plain["model"] |= {"size": "", "position": ModelConfig.position}
     plain["objective"]["name"] = ObjectiveConfig.name
+    suited = partial(suits, config.objective.name)
     # of one machine, and without influence (on more than the last bits)
     here = {"train.output_dir", "train.device", "train.wandb", "train.threads"}
-    if config.data.data_dir:
+    if config.data.data_dir:  # whose own format may be another one
         here |= {f"data.{name}" for name in STREAM_SETTINGS}
+    elif format_of(config.data).name == format_of(replace(config.data, format=""), suited).name:
+        here.add("data.format")  # it follows
     settings = [
         f"{section}.{key}={value}"
         for section, values in config.to_dict().items()
