@@ -60,6 +60,12 @@ def test_an_option_is_the_same_thing_in_every_command() -> None:
             assert len(set(commands.values())) == 1, f"--{name}: {commands}"
 
 
+def test_help_is_made_of_sentences() -> None:
+    for name, commands in options().items():
+        for _, about in commands.values():
+            assert about.endswith("."), f"--{name}: {about}"
+
+
 def test_wherever_there_is_a_result_there_is_json() -> None:
     with_json = set(options()["json"])
     assert with_json == set(COMMANDS) - {"demo", "chat"}, "those are for people"
