@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -27,6 +26,7 @@ from mathllm.errors import (
     UsageError,
     check_choice,
     complain,
+    remark,
     unknown_choice,
     visible,
 )
@@ -384,12 +384,12 @@ def _answer_line(chat: Chat, line: str, number: int, introduced: list[MathModel]
     if chat.model not in introduced:
         introduced.append(chat.model)
         if news := chat.models.introduce(chat.model, expressions(asked.problems)[0]):
-            print(f"note: {news}", file=sys.stderr)
+            remark(news)
     limits = np.minimum(most_tokens(asked), chat.most or chat.model.max_length)
     written = chat.model.complete(asked, params=chat.params, generator=chat.generator, limits=limits)
     (solution,) = chat.model.read(written)
     for note in [*notes, *remarks(solution), *check_stated(solution, stated)[1]]:
-        print(f"note: line {number}: {note}", file=sys.stderr)
+        remark(f"line {number}: {note}")
     answer = answer_text(solution)
     return f"{solution.expression}={answer}" if is_unfinished(problem) else answer
 

@@ -96,6 +96,11 @@ def complain(error: MathLLMError, where: str = "") -> None:
         print(f"hint: {error.hint}", file=sys.stderr)
 
 
+def remark(text: str) -> None:
+    """A note on stderr: what one should know beside the result."""
+    print(f"note: {visible(text)}", file=sys.stderr)
+
+
 def unknown_choice(kind: str, value: str, choices: Iterable[str]) -> UsageError:
     """The error for a name that is not among `choices`, with the nearest one as a hint."""
     choices = list(choices)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from mathllm.errors import MathLLMError, UsageError
+from mathllm.errors import MathLLMError, UsageError, remark
 from mathllm.files import held
 
 LOCK = ".mathllm.lock"
@@ -42,10 +41,7 @@ def locked(directory: Path, what: str) -> Iterator[None]:
             except BlockingIOError:
                 raise _occupied(path) from None
             if not alone:
-                print(
-                    f"note: {directory} is on a disk without locks: let nobody else write there",
-                    file=sys.stderr,
-                )
+                remark(f"{directory} is on a disk without locks: let nobody else write there")
             since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
             said = {"what": what, "pid": os.getpid(), "host": platform.node(), "since": since}
             path.write_text(json.dumps(said) + "\n", encoding="utf-8")

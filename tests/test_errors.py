@@ -1,6 +1,7 @@
 """What errors show of texts that come from files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_they_reach_no_terminal_from_a_checkpoint(
         printed = found.output + "".join(capfd.readouterr())
         assert r"\x1b[31mred\x07" in printed
         assert not any(character in printed for character in "\x1b\x07\x9b\u202e")
+
+
+def test_nor_from_the_names_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / f"checkpoints/{ESCAPES[:-2]}"
+    damaged.mkdir(parents=True)
+    (damaged / "model.safetensors").write_bytes(b"junk")
+    shutil.copytree(SHIPPED, tmp_path / "checkpoints/\x1b[32mgreen")
+    monkeypatch.chdir(tmp_path)
+    green = "checkpoints/\x1b[32mgreen"
+    for command in (["solve", "1+1"], ["chat"], ["eval", "--exhaustive", "1", "--checkpoint", green]):
+        ended = CliRunner().invoke(app, command, input="1+1\n")
+        assert ended.exit_code == 0, ended.output
+        assert r"\x1b[32mgreen" in ended.output
+        assert "\x1b" not in ended.output
 
 
 def test_a_long_value_is_cut() -> None:

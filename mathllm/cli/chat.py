@@ -15,6 +15,7 @@ import typer
 from mathllm.cli import options
 from mathllm.cli.lines import read_lines
 from mathllm.cli.options import number
+from mathllm.errors import remark
 
 
 @options.not_needed(model_size="the checkpoint knows it")
@@ -50,9 +51,7 @@ def chat(
     from mathllm.models import find_models
 
     params = SamplingParams(temperature, top_k, top_p)
-    models = find_models(
-        checkpoint, pick_device(device), lambda text: print(f"note: {text}", file=sys.stderr)
-    )
+    models = find_models(checkpoint, pick_device(device), remark)
     how: dict[str, Any] = {"params": params, "seed": seed, "most": max_new_tokens}
     if sys.stdin is not None and sys.stdin.isatty():
         Chat(models, make_console(), line_reader(), **how).run()

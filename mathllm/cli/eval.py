@@ -15,7 +15,7 @@ import mathllm
 from mathllm.cli import options
 from mathllm.cli.options import number, option
 from mathllm.cli.output import Output, progress_bar, tell
-from mathllm.errors import DataError, UsageError, visible
+from mathllm.errors import DataError, UsageError, remark, visible
 from mathllm.files import new_file
 from mathllm.flags import MACHINE, OUTPUT, PROBLEMS
 
@@ -272,7 +272,7 @@ def _remark(model: MathModel, problems: Problems) -> None:
 
     foreign = [task.name for task, _ in by_task(problems) if task not in model.tasks]
     if foreign:
-        print(f"note: this checkpoint was not trained on {', '.join(foreign)}", file=sys.stderr)
+        remark(f"this checkpoint was not trained on {', '.join(foreign)}")
     if model.data.data_dir:
         where = "in the file that this checkpoint was trained on"
         seen = int(np.isin(hash_problems(problems), hash_problems(_trained_on(model))).sum())
@@ -281,7 +281,7 @@ def _remark(model: MathModel, problems: Problems) -> None:
         where = "of the split that this checkpoint was trained on"
         seen = int((split_of(problems, ratios(model.data)) == TRAIN).sum())
     if seen:
-        print(f"note: {seen:,} of {len(problems):,} problems are {where}", file=sys.stderr)
+        remark(f"{seen:,} of {len(problems):,} problems are {where}")
 
 
 def _trained_on(model: MathModel) -> Problems:

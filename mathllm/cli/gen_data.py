@@ -12,7 +12,7 @@ import typer
 from mathllm.cli import options
 from mathllm.cli.options import option
 from mathllm.cli.output import progress_bar
-from mathllm.errors import UsageError
+from mathllm.errors import UsageError, remark, visible
 from mathllm.flags import PROBLEMS
 
 # all that says which problems, and how they are written
@@ -85,7 +85,7 @@ def show(metadata: dict[str, Any], output_dir: Path) -> None:
     data = metadata["data"]
     tasks = data["task"].replace(",", " and ")
     of = " numbers" if get_tasks(data["task"])[0].one_digit else "-digit operands"
-    typer.echo(f"{output_dir}: {tasks}, up to {data['max_digits']}{of}, {data['format']} format")
+    typer.echo(visible(f"{output_dir}: {tasks}, up to {data['max_digits']}{of}, {data['format']} format"))
     for split, counts in metadata["counts"].items():
         rows, distinct = counts["rows"], counts["distinct_problems"]
         repeated = f" of {distinct:,} different problems" if distinct < rows else ""
@@ -93,10 +93,10 @@ def show(metadata: dict[str, Any], output_dir: Path) -> None:
     with (output_dir / "train.jsonl").open(encoding="utf-8") as rows:
         typer.echo(rows.readline(), nl=False)
     for note in metadata["notes"]:
-        typer.echo(f"note: {note}", err=True)
+        remark(note)
     if not all(metadata["counts"][split]["rows"] for split in ("train", "val")):
         more = "give a file of more problems" if "from" in metadata else "give a larger --num-examples"
         typer.echo(f"this is too little to train on: {more}, or other ratios", err=True)
         return
     where = "" if output_dir == Path("data") else f" --data-dir {shlex.quote(str(output_dir))}"
-    typer.echo(f"next: mathllm train{where}", err=True)
+    typer.echo(visible(f"next: mathllm train{where}"), err=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, TypeVar, cast
 import typer
 
 from mathllm.config import SECTIONS, ObjectiveConfig
-from mathllm.errors import UsageError
+from mathllm.errors import UsageError, remark
 from mathllm.flags import MACHINE, MODEL, OUTPUT, PROBLEMS, Setting, settings_of
 from mathllm.registry import objective_settings
 
@@ -134,7 +133,7 @@ def not_needed(**reasons: str) -> Callable[[Command], Command]:
             for name, why in reasons.items():
                 if named.pop(name, None) is not None:
                     option_name = "--" + name.replace("_", "-")
-                    print(f"note: {option_name} is not needed any more: {why}", file=sys.stderr)
+                    remark(f"{option_name} is not needed any more: {why}")
             command(*positional, **named)
 
         signature, kind = inspect.signature(command, eval_str=True), inspect.Parameter.KEYWORD_ONLY

@@ -14,7 +14,7 @@ import typer
 
 from mathllm.cli import options
 from mathllm.cli.lines import Line, read_lines
-from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain, unknown_choice
+from mathllm.errors import ExpressionError, MathLLMError, UsageError, complain, remark, unknown_choice
 
 if TYPE_CHECKING:
     from mathllm.math_model import MathModel, Solution
@@ -161,7 +161,7 @@ class Talk:
 def say(text: str) -> None:
     """A note on stderr."""
     if text:
-        print(f"note: {text}", file=sys.stderr)
+        remark(text)
 
 
 def work_out_one(models: Models, text: str, talk: Talk) -> bool:

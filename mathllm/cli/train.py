@@ -15,7 +15,7 @@ import typer
 from mathllm.cli import options
 from mathllm.cli.options import option
 from mathllm.config import recipe_names
-from mathllm.errors import UsageError
+from mathllm.errors import UsageError, remark, visible
 from mathllm.flags import OUTPUT, parse_assignments
 from mathllm.registry import OBJECTIVES
 
@@ -74,7 +74,7 @@ def report(result: TrainResult, as_json: bool) -> None:
     from mathllm.evaluation.breakdown import Count
     from mathllm.evaluation.show import headline
 
-    outcome, directory = result.outcome, shlex.quote(str(result.run))
+    outcome, directory = result.outcome, visible(shlex.quote(str(result.run)))
     stopped, say = outcome.reason == "signal", partial(typer.echo, err=True)
     if as_json:
         best = None if stopped else str(result.run / "best")
@@ -91,8 +91,8 @@ def report(result: TrainResult, as_json: bool) -> None:
         if result.test is not None:
             typer.echo(f"test {headline(Count(result.test['correct'], result.test['num_examples']))}")
             if seen := result.test.get("in_training", 0):
-                say(f"note: {seen:,} of these problems were trained on, too")
-        typer.echo(f"best checkpoint {result.run / 'best'}")
+                remark(f"{seen:,} of these problems were trained on, too")
+        typer.echo(visible(f"best checkpoint {result.run / 'best'}"))
     say(f"next: mathllm chat --checkpoint {directory}")
 
 
