@@ -18,6 +18,7 @@ from mathllm import registry
 from mathllm.cli.main import app
 from mathllm.config import Config
 from tests.fuzz_values import (
+    HUGE,
     Content,
     as_json,
     bombs,
@@ -135,6 +136,10 @@ VALID = {
     "--device": ["cpu", "auto"],
     "--digits": ["1", "1,2"],
     "--task": ["addition", "subtraction,addition", "multiplication", "chain"],
+    "--format": [*registry.FORMATS],
+    "--position": [*registry.POSITIONS, "coupled+rope"],
+    "--sampling": [*registry.SAMPLINGS],
+    "--objective": [*registry.OBJECTIVES],
     "--schedule": ["cosine", "constant"],
     "--model-size": ["nano"],
     "--examples": ["100"],
@@ -170,7 +175,13 @@ def settings() -> dict[str, list[str]]:
     ):
         for one in map(load, names):
             found |= {f"{section}.{key}": value for key, value in vars(one.Settings()).items()}
-    return {name: [str(value), "1", "2"] for name, value in found.items()}
+    named = {
+        "model.position": registry.POSITIONS,
+        "data.task": registry.TASKS,
+        "data.format": registry.FORMATS,
+    }
+    named |= {"data.sampling": registry.SAMPLINGS, "objective.name": registry.OBJECTIVES}
+    return {name: [str(value), *named.get(name, ["1", "2"])] for name, value in found.items()}
 
 
 def kept_short(name: str, value: str) -> str:
@@ -182,10 +193,14 @@ def kept_short(name: str, value: str) -> str:
     return str(MOST) if much or (name.endswith("max_steps") and not value.strip("-0 ")) else value
 
 
-some_setting = typed | st.sampled_from(sorted(settings())).flatmap(
-    lambda name: (st.sampled_from(settings()[name]) | typed).map(
-        lambda value: f"{name}={kept_short(name, value)}"
-    )
+def mostly(right: list[str]) -> st.SearchStrategy[str]:
+    """Values that are right, that are numbers at least, and others."""
+    known = st.sampled_from(right)
+    return st.one_of(known, known, known, st.sampled_from(HUGE) | st.integers(-2, 64).map(str), typed)
+
+
+some_setting = st.sampled_from(sorted(settings())).flatmap(
+    lambda name: mostly(settings()[name]).map(lambda value: f"{name}={kept_short(name, value)}")
 )
 
 
@@ -200,9 +215,14 @@ def options(command: str) -> st.SearchStrategy[list[str]]:
         if one.is_flag:
             made.append(st.sampled_from([[flag] for flag in (*one.opts, *one.secondary_opts)]))
             continue
-        known = st.sampled_from(VALID.get(name, ["1", "2", "0.5"]))
-        worth = some_setting if name == "--set" else known | typed
-        made.append(worth.map(lambda value, name=name: [name, kept_short(name, value)]))
+        if name == "--set":
+            made += [some_setting.map(lambda value, name=name: [name, value])] * 4
+            continue
+        made.append(
+            mostly(VALID.get(name, ["1", "2", "0.5"])).map(
+                lambda value, name=name: [name, kept_short(name, value)]
+            )
+        )
     return st.one_of(made)
 
 
@@ -210,7 +230,7 @@ def options(command: str) -> st.SearchStrategy[list[str]]:
 def arguments(draw: Any) -> Case:
     command = draw(st.sampled_from([*BASE, "train", "train", "train", "eval", "eval", "gen-data"]))
     words = [command, *BASE[command], *(draw(st.sampled_from(MODES)) if command == "eval" else [])]
-    for added in draw(st.lists(options(command), max_size=4)):
+    for added in draw(st.lists(options(command), max_size=3)):
         words += added
     if draw(st.integers(0, 9)) == 0:  # something else, anywhere
         words.insert(draw(st.integers(0, len(words))), draw(typed | st.sampled_from([*BASE])))
