@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -28,10 +29,25 @@ from mathllm.training.state import read_progress
 from tests.runs import Child, command_line, records, state_bytes
 
 LEFT_BEHIND = re.compile(r"\.(tmp|old)-\d|\.unfinished-|\.lock$")
-SMALL = {"model.layers": 1, "model.hidden": 16, "model.heads": 2, "model.feed_forward": 32}
-OFTEN = {"train.save_steps": 3, "train.eval_steps": 6, "train.logging_steps": 1, "train.batch_size": 16}
-OFTEN |= {"train.eval_examples": 50, "train.threads": 1}
-SHAPE = [word for name, value in {**SMALL, **OFTEN}.items() for word in ("--set", f"{name}={value}")]
+# what is trained, also by the demo: often saved, in milliseconds a step
+RECIPE = "tiny.toml"
+TINY = """[model]
+size = "nano"
+layers = 1
+hidden = 16
+heads = 2
+feed_forward = 32
+[data]
+max_digits = 2
+[train]
+max_steps = 12
+batch_size = 16
+eval_steps = 6
+eval_examples = 50
+save_steps = 3
+logging_steps = 1
+threads = 1
+"""
 ENVIRONMENT = {"WANDB_MODE": "disabled", "NO_COLOR": "1", "COLUMNS": "100"}
 
 
@@ -64,17 +80,19 @@ def samples(folder: Path) -> object:
 
 
 DATA = ["gen-data", "--max-digits", "2", "--num-examples"]
-TRAIN = ["train", "--data-dir", "small", "--no-wandb", *SHAPE, "--output-dir", "out", "--max-steps"]
+SMALL_DATA = [*DATA, "1000", "--output-dir", "small"]
+TRAIN = ["train", "--recipe", RECIPE, "--data-dir", "small", "--no-wandb", "--output-dir", "out"]
 EVAL = ["eval", "--checkpoint", "out", "--data-path", "small/train.jsonl", "--output-file", "result.json"]
-SMALL_DATA = [*DATA, "2000", "--output-dir", "small"]
 COMMANDS = {
     "gen-data": Command(
-        [*DATA, "60000", "--output-dir", "out"], "--overwrite", lambda here: dataset(here / "out")
+        [*DATA, "40000", "--output-dir", "out"], "--overwrite", lambda here: dataset(here / "out")
     ),
-    "train": Command([*TRAIN, "12"], "--resume", lambda here: run(here / "out"), (SMALL_DATA,)),
-    "eval": Command([*EVAL, "--samples", "samples.jsonl"], "", samples, (SMALL_DATA, [*TRAIN, "1"])),
+    "train": Command(TRAIN, "--resume", lambda here: run(here / "out"), (SMALL_DATA,)),
+    "eval": Command(
+        [*EVAL, "--samples", "samples.jsonl"], "", samples, (SMALL_DATA, [*TRAIN, "--max-steps", "1"])
+    ),
     "demo": Command(
-        ["demo", "--output-dir", "out", "--steps", "4", "--limit", "9"],
+        ["demo", "--output-dir", "out", "--limit", "9"],
         "--overwrite",
         lambda here: (run(here / "out"), dataset(here / "out/data")),
     ),
@@ -82,7 +100,7 @@ COMMANDS = {
 
 
 def call(*words: str) -> None:
-    mathllm.cli.demo.EXAMPLES = 1000
+    mathllm.cli.demo.EXAMPLES, mathllm.cli.demo.RECIPE = 1000, RECIPE
     command_line(*words)
 
 
@@ -135,28 +153,29 @@ class Undisturbed:
     outcome: object
 
 
-def prepared(command: Command, here: Path) -> set[str]:
-    here.mkdir()
+def undisturbed(command: Command, room: Path) -> Undisturbed:
+    """Runs a command, and before it what it needs: that is kept in the room's directory `before`."""
+    before, here = room / "before", room / "undisturbed"
+    before.mkdir()
+    (before / RECIPE).write_text(TINY)
     for words in command.before:
-        child = started(here, words)
+        child = started(before, words)
         assert child.wait() == 0, child.err
-    return names(here)
-
-
-def undisturbed(command: Command, here: Path) -> Undisturbed:
-    before = prepared(command, here)
+    shutil.copytree(before, here, symlinks=True)
     child = started(here, command.words)
-    wait_for_files(here, child, before)
+    wait_for_files(here, child, names(before))
     began = time.perf_counter()
     assert child.wait() == 0, child.err
     return Undisturbed(time.perf_counter() - began, names(here), command.outcome(here))
 
 
-def killed(command: Command, here: Path, way: Undisturbed, moment: float, number: int) -> list[str]:
+def killed(command: Command, room: Path, way: Undisturbed, *, moment: float, number: int) -> list[str]:
     """What is wrong after a kill with that signal, at that moment of the time in which it writes (0 to 1)."""
-    before = prepared(command, here)
+    before, here = room / "before", room / "killed"
+    shutil.rmtree(here, ignore_errors=True)
+    shutil.copytree(before, here, symlinks=True)
     child = started(here, command.words)
-    wait_for_files(here, child, before)
+    wait_for_files(here, child, names(before))
     time.sleep(moment * way.seconds)
     assert child.process.pid is not None
     if child.process.is_alive():
@@ -193,10 +212,10 @@ def main() -> None:
         draw = random.Random(f"{given.seed} {name}")
         with tempfile.TemporaryDirectory() as folder:
             room = Path(folder)
-            way, found = undisturbed(COMMANDS[name], room / "way"), 0
+            way, found = undisturbed(COMMANDS[name], room), 0
             for kill in range(given.kills):
                 moment, number = draw.random(), (signal.SIGKILL, signal.SIGTERM)[kill % 2]
-                wrong = killed(COMMANDS[name], room / str(kill), way, moment, number)
+                wrong = killed(COMMANDS[name], room, way, moment=moment, number=number)
                 found += bool(wrong)
                 for one in wrong:
                     print(f"{name}, {number.name} after {moment:.0%} of {way.seconds:.2f} s: {one}")
