@@ -190,7 +190,9 @@ def kept_short(name: str, value: str) -> str:
         much = name in LONG and any(int(part) > MOST for part in value.split(","))
     except ValueError:
         return value
-    return str(MOST) if much or (name.endswith("max_steps") and not value.strip("-0 ")) else value
+    return (
+        str(MOST) if much or (name.endswith(("max_steps", "max-steps")) and not value.strip("-0 ")) else value
+    )
 
 
 def mostly(right: list[str]) -> st.SearchStrategy[str]:
@@ -216,7 +218,7 @@ def options(command: str) -> st.SearchStrategy[list[str]]:
             made.append(st.sampled_from([[flag] for flag in (*one.opts, *one.secondary_opts)]))
             continue
         if name == "--set":
-            made += [some_setting.map(lambda value, name=name: [name, value])] * 4
+            made += [some_setting.map(lambda value, name=name: [name, value])] * 12
             continue
         made.append(
             mostly(VALID.get(name, ["1", "2", "0.5"])).map(
@@ -448,10 +450,12 @@ def recipes(draw: Any, there: Path) -> Case:
     name, text = draw(st.sampled_from([("recipe.toml", RECIPE), ("study.toml", STUDY)]))
     lines = damaged_toml(text, [one.partition(".")[2] for one in sorted(settings())])
     files = {name: draw(st.one_of(lines, lines, damaged(text.encode()), no_plain_file | bombs))}
+    little = ["--set", "train.eval_examples=10", "--set", "train.max_steps=1"]
     if name == "recipe.toml" and draw(st.booleans()):
-        command = ["train", "--recipe", name, "--output-dir", "out", "--max-steps", "1", "--no-wandb"]
-        return Case("recipes", command, files=files)
-    return Case("recipes", ["study", "study.toml", "--seeds", "0", "--set", "train.max_steps=1"], files=files)
+        return Case(
+            "recipes", ["train", "--recipe", name, "--output-dir", "out", "--no-wandb", *little], files=files
+        )
+    return Case("recipes", ["study", "study.toml", "--seeds", "0", *little], files=files)
 
 
 def kinds(there: Path) -> dict[str, st.SearchStrategy[Case]]:

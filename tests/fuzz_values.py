@@ -4,6 +4,7 @@ valid but for a few places."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -75,9 +76,7 @@ def damaged(draw: Any, content: bytes) -> bytes:
 no_plain_file = st.sampled_from(
     [None, ("directory", 0), ("pipe", 0), ("link", "loop"), ("link", "/dev/null"), ("link", "/dev/zero")]
 )
-bombs = st.sampled_from(
-    [("sparse", 0), ("sparse", 10**9), ("sparse", 2 * 10**11), b"[" * 100_000, b"\0" * 10_000]
-)
+bombs = st.sampled_from([("sparse", 10**9), ("sparse", 2 * 10**11), b"[" * 100_000, b"\0" * 10_000])
 
 # of JSON and TOML: what json.dumps would not write is put in by name
 RAW = {"@deep@": "[" * 50_000 + "]" * 50_000, "@number@": "9" * 5000, "@huge@": "1e999"}
@@ -89,14 +88,12 @@ OTHERS += ["\x1b[31mred\x07", "a" * 100_000, "addition," * 20_000, "1" * 4000]
 values = st.sampled_from(NUMBERS + OTHERS) | choices | texts | st.integers() | st.floats()
 
 
-def place_in(draw: Any, tree: Any) -> tuple[Any, Any]:
-    """A place in a tree: what holds it, and its key there."""
-    while True:
-        key = draw(st.sampled_from([*tree] if isinstance(tree, dict) else range(len(tree))))
-        inside = tree[key]
-        if not (isinstance(inside, (dict, list)) and inside and draw(st.integers(0, 9))):
-            return tree, key
-        tree = inside
+def places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """All places in a tree, of a list the first: what holds them, and their keys there."""
+    keys = [*tree] if isinstance(tree, dict) else [0] if isinstance(tree, list) and tree else []
+    for key in keys:
+        yield tree, key
+        yield from places(tree[key])
 
 
 @st.composite
@@ -104,14 +101,17 @@ def damaged_tree(draw: Any, text: bytes) -> Any:
     """What JSON says, with a few values replaced, left out or added."""
     tree = json.loads(text)
     for _ in range(draw(st.integers(1, 3))):
-        if not tree:
+        there = [*places(tree)]
+        if not there:
             break
-        place, key = place_in(draw, tree)
+        place, key = there[draw(st.integers(0, len(there) - 1))]
         how = draw(st.integers(0, 9))
         if how == 0:
             del place[key]
         elif how == 1 and isinstance(place, dict):
             place[draw(texts)] = place[key]
+        elif how < 6 and isinstance(place[key], (int, float)):
+            place[key] = draw(st.sampled_from(NUMBERS))
         else:
             place[key] = draw(values)
     return tree
