@@ -10,18 +10,20 @@ import torch
 from runs import Child, finished, group, records, same_run, tiny, weights
 from trained import trained_checkpoint
 
-from mathllm.config import Config, DataConfig, build_config
+from mathllm.config import Config, DataConfig, ModelConfig, build_config
 from mathllm.errors import CheckpointError, UsageError
 from mathllm.formats import Rendered
 from mathllm.inference.engine import CUT, ENDED
 from mathllm.inference.texts import Written
 from mathllm.math_model import MathModel
+from mathllm.model.transformer import Transformer
 from mathllm.tasks.expressions import expressions, parse_expressions
 from mathllm.tokenizer import END, decode, encode
 from mathllm.training.objectives import Moment, make_objective
 from mathllm.training.run import train
 from mathllm.training.state import read_progress
 
+TINY = ModelConfig(size="nano", layers=1, hidden=16, heads=2, feed_forward=32, max_length=64)
 MOMENT = Moment(0, 0.0, torch.Generator().manual_seed(0))
 
 
@@ -31,8 +33,7 @@ class Scripted(MathModel):
     device = torch.device("cpu")
 
     def __init__(self, format: str, *texts: str) -> None:
-        model: Any = None
-        super().__init__(model, DataConfig(format=format))
+        super().__init__(Transformer.from_config(TINY), DataConfig(format=format))
         self.texts = texts
 
     def complete(self, texts: Rendered, **_: Any) -> Written:
