@@ -197,7 +197,7 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
             if unreal := sorted(kind for kind in kinds if kind not in ("F64", "F32", "F16", "BF16")):
                 raise ValueError(f"it holds {unreal[0]}, and weights are F32, BF16, F16 or F64")
             return {name: part.get_shape() for name, part in found.items()}
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, MemoryError) as error:
         raise _unreadable(path, error) from error
 
 

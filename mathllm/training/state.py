@@ -226,7 +226,7 @@ def newest_whole(run: Path) -> tuple[Path | None, list[CheckpointError]]:
             read_config(path)
             for name in (WEIGHTS, STATE_TENSORS, TRAINED):
                 if name != TRAINED or (path / name).exists():
-                    read_tensors(path / name)
+                    read_shapes(path / name)
             read_progress(path)
             return path, wrong
         except CheckpointError as error:
