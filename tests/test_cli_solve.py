@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import select
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -217,6 +220,26 @@ def test_a_stated_answer_is_checked():
     assert (
         f"20 of 20 stated answers are not true; the first {SHOWN}" in run(*where, stdin="1+1=3\n" * 20).stderr
     )
+
+
+def test_whoever_sends_a_line_and_waits_gets_its_answer(monkeypatch):
+    ours, theirs = os.pipe(), os.pipe()
+    with (
+        open(ours[0], encoding="utf-8") as stdin,
+        open(ours[1], "wb", buffering=0) as send,
+        open(theirs[0], "rb", buffering=0) as receive,
+        open(theirs[1], "w", encoding="utf-8") as stdout,
+    ):
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("sys.stdout", stdout)
+        solving = threading.Thread(target=solve_command, args=([], str(trained_checkpoint())))
+        solving.start()
+        for text, answer in ((b"8+9\n", b"17\n"), (b"1+1\n", b"2\n")):
+            send.write(text)
+            assert select.select([receive], [], [], 60)[0], "no answer"
+            assert receive.read(10) == answer
+        send.close()
+        solving.join(60)
 
 
 @pytest.mark.parametrize(
