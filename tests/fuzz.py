@@ -72,9 +72,6 @@ def unpacked(text: str) -> Case:
     return replace(case, stdin=unpack(case.stdin), files=files)  # type: ignore[arg-type]
 
 
-# many
-
-
 @dataclass(frozen=True)
 class Job:
     """So many inputs of a kind."""
@@ -160,10 +157,8 @@ class Summary:
                 if self.wrong[key] == 1:
                     file = self.failures / f"{len(self.wrong)}.json"
                     file.write_text(packed(case))
-                    print(
-                        f"FAILED {' '.join(key)}\n  {brief(case)}\n  python -m tests.fuzz --replay {file}",
-                        flush=True,
-                    )
+                    print(f"FAILED {' '.join(key)}\n  {brief(case)}", flush=True)
+                    print(f"  python -m tests.fuzz --replay {file}", flush=True)
 
     def show(self) -> bool:
         """Prints all; returns whether anything was wrong."""
@@ -173,9 +168,8 @@ class Summary:
             for value, words in most:
                 print(f"{value:8.2f} {what}  {words}")
         total, seconds = sum(map(Counter.total, self.codes.values())), time.perf_counter() - self.began
-        print(
-            f"{total:,} inputs in {seconds:.0f} s, {sum(self.wrong.values()):,} failures of {len(self.wrong)} sorts"
-        )
+        failures = f"{sum(self.wrong.values()):,} failures of {len(self.wrong)} sorts"
+        print(f"{total:,} inputs in {seconds:.0f} s, {failures}")
         for (command, reason), times in self.wrong.most_common():
             print(f"{times:>6}  {command}: {reason}")
         return bool(self.wrong)
