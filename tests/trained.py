@@ -42,7 +42,7 @@ def trained_checkpoint(
     torch.set_num_threads(1)
     config = ModelConfig("nano", 1, 64, 4, feed_forward=128, max_length=max_length, position="learned")
     model = Transformer.from_config(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.015, weight_decay=0.0, fused=True)
     for _ in range(1000):
         logits = model(ids[:, :-1]).transpose(1, 2)  # (B, V, T)
         loss = F.cross_entropy(logits, gold, ignore_index=-1, reduction="none").sum(1)
