@@ -41,7 +41,7 @@ FILE_SIZE = 1 * GIB
 NOBODY = 65534
 BATCH = 12  # inputs in a process
 CODES = (0, 1, 2, 3, 130, 143)
-LEFT_BEHIND = re.compile(r"\.(tmp|old)-\d|\.unfinished-|\.lock$")
+LEFT_BEHIND = re.compile(r"\.(tmp|old)-(?=\d)|\.unfinished-|\.lock$")
 # what our own errors and those of click begin with
 COMPLAINT = re.compile(r"^(?:error: |╭─ Error )", re.MULTILINE)
 PACKAGE = str(Path(mathllm.__file__).parent)
@@ -246,7 +246,7 @@ def judged(case: Case, outcome: Outcome, folder: Path) -> list[str]:
     complaints = len(COMPLAINT.findall(said))
     allowed = MEMORY_REFUSED if code in (1, 2) else MEMORY
     printed = (folder.parent / "out").read_text(errors="replace")
-    left = [path for path in folder.rglob(".*") if LEFT_BEHIND.search(path.name)]
+    left = {found[0] for path in folder.rglob(".*") if (found := LEFT_BEHIND.search(path.name))}
     if code is None:
         return [] if outcome.wrong else ["no exit code"]
     for bad, words in (
@@ -259,7 +259,7 @@ def judged(case: Case, outcome: Outcome, folder: Path) -> list[str]:
         (controls(said), "control characters on stderr"),
         (controls(printed), "control characters on stdout"),
         (re.search(r"^\S*:\d+: \w*Warning", said, re.MULTILINE), "a warning of a library"),
-        (left, f"left behind: {re.sub('[0-9]+', 'N', left[0].name) if left else ''}"),
+        (left, f"left behind: {' '.join(sorted(left))}"),
         (outcome.bytes > allowed, f"takes more than {allowed // GIB} GiB"),
     ):
         if bad:

@@ -246,6 +246,20 @@ def test_somebody_elses_directory_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / ".unfinished-thesis" / "chapter").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_a_directory_in_the_place_of_a_file_is_found_before_anything_is_replaced(
+    name: str, tmp_path: Path
+) -> None:
+    generate_dataset(DataConfig(), 50, 0, tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    before = contents_of_files(tmp_path)
+    with pytest.raises(UsageError, match=f"{name} is a directory"):
+        generate_dataset(BOTH, 4000, 7, tmp_path, overwrite=True)
+    assert contents_of_files(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(ALL_FILES)
+
+
 @pytest.mark.parametrize("existed", [False, True])
 def test_an_interrupted_run_leaves_nothing(existed: bool, tmp_path: Path) -> None:
     directory = tmp_path / "out"

@@ -309,6 +309,9 @@ def _write_metadata(
 
 def _check_free(output_dir: Path, overwrite: bool) -> None:
     check_place(output_dir)
+    for name in (*FILES, METADATA):
+        if (output_dir / name).is_dir():  # no file could take its place
+            raise UsageError(f"{output_dir / name} is a directory", "choose another --output-dir")
     present = [name for name in (*FILES, METADATA) if (output_dir / name).exists()]
     killed = any((left / METADATA).is_file() for left in output_dir.glob(_UNFINISHED + "*"))
     if present and not overwrite and (METADATA in present or not killed):
