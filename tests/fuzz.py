@@ -25,8 +25,9 @@ from typing import Any
 
 import hypothesis
 
-from tests.fuzz_inputs import Case, kinds
+from tests.fuzz_inputs import kinds
 from tests.fuzz_run import GIB, Outcome, drop_rights, run_all, setup
+from tests.fuzz_setup import Case
 
 SECONDS = 60
 

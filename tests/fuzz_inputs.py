@@ -6,7 +6,6 @@ much work is an honest wish: a million rows of data, or a million steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from mathllm import registry
 from mathllm.cli.main import app
 from mathllm.config import Config
+from tests.fuzz_setup import RECIPE, RUN, STUDY, SUMS, THINK, THINKER, TRAIN, Case
 from tests.fuzz_values import (
     HUGE,
     Content,
@@ -32,61 +32,6 @@ from tests.fuzz_values import (
     texts,
     values,
 )
-
-SMALL = {"layers": 1, "hidden": 16, "heads": 2, "feed_forward": 32}
-SHAPE = [word for name, value in SMALL.items() for word in ("--set", f"model.{name}={value}")]
-TRAIN = ["--max-steps", "1", "--batch-size", "4", "--no-wandb", *SHAPE, "--set", "train.eval_examples=10"]
-RATIOS = ["--set", "data.train_ratio=0.9", "--set", "data.val_ratio=0.05"]
-RUN, THINKER = "checkpoints/run", "checkpoints/thinker"
-# what is there whenever a command is called: a dataset, a run that was trained on it, one that thinks, and files
-SETUP = (
-    ["gen-data", "--task", "addition,subtraction", "--max-digits", "1", "--num-examples", "90"],
-    ["train", *TRAIN, "--max-steps", "2", "--set", "train.save_steps=1", "--output-dir", RUN],
-    ["train", *TRAIN, "--recipe", "chain-thoughts", "--max-digits", "3", *RATIOS, "--output-dir", THINKER],
-)
-# loads and builds what the others need
-THINK = ["thoughts", "--checkpoint", THINKER, "--steps", "1", "--examples", "100"]
-LOADED = (["train", "--nothing"], ["--help"], ["solve", "1+"], ["study", "study.toml", "--seeds", "x"])
-LOADED += tuple([*THINK, "--plot", f"picture.{kind}"] for kind in ("png", "svg", "pdf"))
-RECIPE = f"""[model]
-size = "nano"
-position = "coupled+rope"
-{chr(10).join(f"{name} = {value}" for name, value in SMALL.items())}
-[data]
-max_digits = 1
-train_ratio = 0.7
-[train]
-max_steps = 1
-batch_size = 4
-eval_examples = 5
-"""
-STUDY = """recipe = "recipe.toml"
-seeds = 1
-digits = [1]
-examples = 2
-settings = ["train.max_steps=1"]
-[variants]
-rope = ["model.position=rope"]
-none = ["model.position=nope", "data.format=plain"]
-"""
-SUMS = "1+2=3\n5-3=2\n\n7 + 8 = 15\n"
-FILES = {
-    "recipe.toml": RECIPE,
-    "study.toml": STUDY,
-    "sums.txt": SUMS,
-    "sums.csv": "id,equation\n1,1+2=3\n2,7+8=15\n",
-    "sums.jsonl": '{"expression": "1+2", "answer": "3"}\n{"expression": "7+8", "answer": 15}\n',
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A command line, what it reads from stdin, and files that are laid over those of the setup."""
-
-    kind: str
-    argv: list[str]
-    stdin: bytes = b""
-    files: dict[str, Content | None] = field(default_factory=dict)
 
 
 def few(strategy: st.SearchStrategy[Any], most: int = 3) -> st.SearchStrategy[list[Any]]:

@@ -30,8 +30,7 @@ import mathllm
 import mathllm.cli.demo
 import mathllm.cli.main
 import mathllm.training.run
-from tests.fuzz_inputs import FILES, LOADED, SETUP, Case
-from tests.fuzz_values import Content
+from tests.fuzz_setup import FILES, LOADED, SETUP, Case, prepare
 
 GIB = 2**30
 MEMORY, MEMORY_REFUSED = 2 * GIB, 1 * GIB  # to answer, and to refuse
@@ -89,34 +88,6 @@ def drop_rights() -> None:
     if os.getuid() == 0:
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-
-
-def prepare(case: Case, there: Path, folder: Path) -> None:
-    """A directory like the setup's with the files of the input laid over it."""
-    shutil.copytree(there, folder, symlinks=True)
-    os.mkfifo(folder / "pipe")
-    (folder / "loop").symlink_to("loop")
-    (folder / "file").touch()
-    for name, content in case.files.items():
-        path = folder / name
-        path.unlink(missing_ok=True)
-        place(path, content)
-
-
-def place(path: Path, content: Content | None) -> None:
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        what, value = content
-        if what == "directory":
-            path.mkdir()
-        elif what == "pipe":
-            os.mkfifo(path)
-        elif what == "link":
-            path.symlink_to(value)
-        else:
-            with path.open("wb") as file:
-                file.truncate(value)  # has that size, and takes no room
 
 
 def run_all(cases: list[Case], there: Path, room: Path, seconds: int) -> list[Outcome]:
