@@ -9,6 +9,7 @@ What training adds (its settings, its state, the model card) lies beside these a
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -26,8 +27,9 @@ from mathllm import __version__
 from mathllm.config import Config, DataConfig, ModelConfig, build_config
 from mathllm.errors import CheckpointError, MathLLMError, UsageError, check_at_least, reason
 from mathllm.files import read_json, write_bytes, write_json
+from mathllm.flags import listed
 from mathllm.inference.sampling import GREEDY, SamplingParams
-from mathllm.limits import check_range
+from mathllm.limits import MAX_DOCUMENT, check_range
 from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
 from mathllm.scope import Scope
@@ -41,6 +43,7 @@ ANY_LENGTH, OWN_THOUGHTS = SHIPPED.with_name("add-any-length"), SHIPPED.with_nam
 SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name, OWN_THOUGHTS.name)
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}  # of a number, by the names of safetensors
 _SMALL = 1 << 22  # parameters of a model that is made without a look at its weights
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
 FORMAT, OLDEST = 3, 2
@@ -183,21 +186,26 @@ def step_checkpoints(run: Path) -> list[Path]:
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """The shapes of the tensors in a safetensors file, of which nothing else is read.
+    """The shapes of the tensors in a safetensors file, of which nothing but the header is read.
 
     Raises CheckpointError for a damaged one, and for tensors that are no real numbers."""
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is not a regular file")
-        with path.open("rb"):
-            pass  # for its errors, which say more than those below
-        with safe_open(path, framework="pt") as file:
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            kinds = {part.get_dtype() for part in found.values()}
-            if unreal := sorted(kind for kind in kinds if kind not in ("F64", "F32", "F16", "BF16")):
-                raise ValueError(f"it holds {unreal[0]}, and weights are F32, BF16, F16 or F64")
-            return {name: part.get_shape() for name, part in found.items()}
-    except (OSError, SafetensorError, ValueError, MemoryError) as error:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_DOCUMENT:
+                raise ValueError("it does not begin like a safetensors file")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        if unreal := sorted({entry["dtype"] for entry in header.values()} - _BYTES.keys()):
+            raise ValueError(f"it holds {unreal[0]}, and weights are {listed(_BYTES)}")
+        shapes = {name: [int(size) for size in entry["shape"]] for name, entry in header.items()}
+        content = sum(_BYTES[entry["dtype"]] * math.prod(shapes[name]) for name, entry in header.items())
+        if 8 + length + content != path.stat().st_size:
+            raise ValueError("it is longer or shorter than its header says")
+        return shapes
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _unreadable(path, error) from error
 
 

@@ -14,6 +14,7 @@ from strategies import ask, questions_of
 
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset, import_dataset, read_problems
+from mathllm.data.importing import true_equations
 from mathllm.errors import DataError, UsageError
 
 BOTH = DataConfig(task="addition,subtraction", signed=True, max_operands=3)
@@ -303,3 +304,15 @@ def test_import_refuses_before_it_writes(dataset: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="already holds"):
         import_dataset(path, DataConfig(), dataset)
+
+
+def test_a_line_of_megabytes_does_not_slow_down_the_others(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "equations.txt", ["1+1=2"] * 50_000 + ["0" * 4_000_000] + ["1+1=2"] * 50_000)
+    with pytest.raises(
+        DataError, match=r"1 of the 100,001 rows .*\n.*:50001: .* a number of more than 4,000 digits"
+    ):
+        read_problems(path)
+    # a part of the file is as many lines as fit beside its longest
+    parts = list(true_equations(path.read_text().split()))
+    assert len(parts) <= 3
+    assert sum(len(good) for _, good in parts) == 100_001

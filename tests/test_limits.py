@@ -231,3 +231,8 @@ def test_a_line_of_a_data_file_is_read_up_to_a_length(tmp_path: Path) -> None:
         os.truncate(path, 200 * 2**30)  # a sparse file, which takes no room
         with pytest.raises(DataError, match=r":2: this line has more than"):
             read_problems(path)
+
+
+def test_a_checkpoint_is_found_in_a_directory_whose_name_is_no_text(tmp_path: Path) -> None:
+    directory = foreign(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert load_checkpoint(directory).solve("12+34").correct

@@ -56,11 +56,12 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
     try:
         # foreign bytes become characters that no equation has, so that they too are reported with their line
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+            widest = _Widest(path)
             for lines, equations, faults in _batches(path, handle):
                 start = 0
                 for problems, good in true_equations(equations, tasks):
                     parts.append(problems)
-                    _check_widening(path, parts)
+                    widest.add(problems)
                     rows = start + np.flatnonzero(~good)
                     bad += len(rows)
                     for row in rows[: _MOST_REASONS - len(refused)].tolist():
@@ -79,11 +80,19 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
     return concatenate(parts)
 
 
-def _check_widening(path: Path, parts: Sequence[Problems]) -> None:
-    """Raises DataError where all rows would take much more memory than the file has characters."""
-    operands, digits = (max(part.operands.shape[axis] for part in parts) for axis in (1, 2))
-    most = min(_MOST_BYTES, max(MAX_CELLS // 2, _WASTE * path.stat().st_size))
-    check_widening(f"the problems of {path}", sum(map(len, parts)), operands, digits, most)
+class _Widest:
+    """How much memory all rows of a file will take, each as wide as the widest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows, self.operands, self.digits = path, 0, 0, 0
+        self.most = min(_MOST_BYTES, max(MAX_CELLS // 2, _WASTE * path.stat().st_size))
+
+    def add(self, problems: Problems) -> None:
+        """Raises DataError where this is much more than the file has characters."""
+        n, operands, digits = problems.operands.shape
+        self.rows, self.operands = self.rows + n, max(self.operands, operands)
+        self.digits = max(self.digits, digits)
+        check_widening(f"the problems of {self.path}", self.rows, self.operands, self.digits, self.most)
 
 
 def _batches(path: Path, handle: TextIO) -> Iterator[Rows]:
@@ -182,8 +191,13 @@ def true_equations(
 
     Rows that are not equations come back as problems without operands.
     """
-    step = max(1, _BATCH_TOKENS // (1 + max(map(len, texts))))
-    return (_true_equations(texts[start : start + step], tasks) for start in range(0, len(texts), step))
+    start = longest = 0
+    for row, text in enumerate(texts):
+        longest = max(longest, len(text))
+        if row > start and (row + 1 - start) * longest > _BATCH_TOKENS:  # a long row takes no others with it
+            yield _true_equations(texts[start:row], tasks)
+            start, longest = row, len(text)
+    yield _true_equations(texts[start:], tasks)
 
 
 def _true_equations(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Problems, Bools]:
