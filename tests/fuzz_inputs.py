@@ -251,7 +251,8 @@ lines = few(expression, 5).map(joined)
 def expressions(draw: Any) -> Case:
     model = ["--checkpoint", draw(st.sampled_from([RUN, RUN, THINKER]))]
     stdin = draw(few(chat_line, 5).map(joined))
-    stdin = draw(damaged(stdin)) if draw(st.booleans()) else stdin
+    if draw(st.booleans()):
+        stdin = b"\n".join(draw(damaged(stdin)).split(b"\n")[:100])  # every line is a piece of work
     command = draw(st.sampled_from(["chat", "solve", "ask"]))
     if command == "chat":
         return Case("expressions", ["chat", *model], stdin)

@@ -23,6 +23,7 @@ SETUP = (
 # loads and builds what the others need
 THINK = ["thoughts", "--checkpoint", THINKER, "--steps", "1", "--examples", "100"]
 LOADED = (["train", "--nothing"], ["--help"], ["solve", "1+"], ["study", "study.toml", "--seeds", "x"])
+LOADED += (["train", *TRAIN, "--compile", "--output-dir", "compiled"],)
 LOADED += tuple([*THINK, "--plot", f"picture.{kind}"] for kind in ("png", "svg", "pdf"))
 RECIPE = f"""[model]
 size = "nano"

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 import warnings
 from io import StringIO
 from pathlib import Path
@@ -13,8 +15,9 @@ from rich.console import Console
 from runs import finished, records, tiny, weights
 
 from mathllm.checkpoint import load_checkpoint
-from mathllm.config import ObjectiveConfig, build_config
+from mathllm.config import DataConfig, ObjectiveConfig, build_config
 from mathllm.data.batches import Batch, make_batch, micro_batches
+from mathllm.data.files import generate_dataset
 from mathllm.data.sources import ProblemStream
 from mathllm.errors import DeviceError, TrainingError, UsageError
 from mathllm.evaluation.exact_match import judge
@@ -418,3 +421,12 @@ def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
     ]
     assert sorted(records(run, "train/loss")) == [1, 2, 3]
     assert not list(run.glob(".*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names of foreign bytes")
+def test_the_card_names_a_dataset_whose_name_is_no_text(tmp_path: Path) -> None:
+    data = tmp_path / os.fsdecode(b"data-\xff")
+    generate_dataset(DataConfig(max_digits=1), 90, 0, data)
+    run = tmp_path / "run"
+    finished(tiny(run, "train.max_steps=1", f"data.data_dir={data}"))
+    assert "data-\\udcff" in (run / "best" / "README.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from rich.console import Console
 import mathllm
 from mathllm.cli import options
 from mathllm.cli.output import progress_bar
-from mathllm.errors import UsageError
+from mathllm.errors import UsageError, visible
 
 if TYPE_CHECKING:
     from mathllm.math_model import MathModel
@@ -91,7 +91,7 @@ def demo(
         (f"mathllm eval{where} --exhaustive {exhaustive}", "check every pair again"),
         ("mathllm gen-data && mathllm train", "a larger model, on data of your own making"),
     ):
-        console.print(f"{command:<34} {what}", markup=False, soft_wrap=True)
+        console.print(visible(f"{command:<34} {what}"), markup=False, soft_wrap=True)
 
 
 def headline(console: Console, text: str) -> None:

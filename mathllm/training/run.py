@@ -337,5 +337,5 @@ def test_best(run: Path, config: Config, splits: Splits, device: torch.device) -
     note(run, f"test exact match {percent(results['exact_match'])} ({right})")
     progress, _ = read_progress(model.path)
     card = model_card(config, model.model.num_parameters, progress, results)
-    write_bytes(model.path / CARD, card.encode())
+    write_bytes(model.path / CARD, card.encode(errors="backslashreplace"))
     return results

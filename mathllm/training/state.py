@@ -84,7 +84,7 @@ def save_step(run: Path, config: Config, parts: Parts, *, progress: Progress, ca
         if kept is not model:
             _write_tensors(directory / TRAINED, model.state_dict())
         files.write_json(directory / SETTINGS, config.to_dict())
-        files.write_bytes(directory / CARD, card.encode())
+        files.write_bytes(directory / CARD, card.encode(errors="backslashreplace"))
         _write_tensors(directory / STATE_TENSORS, _optimizer_tensors(optimizers))
         files.write_json(directory / STATE, {**asdict(progress), "scaler": scaler.state_dict()})
     return path
