@@ -27,6 +27,7 @@ MAX_STEP_TOKENS = 1 << 25  # texts of a step, or of an evaluation while training
 MAX_SAMPLES = 256  # texts drawn of a problem
 MAX_SEEDS = 1000  # of a study
 
+MAX_EXAMPLES = 10**10  # rows of a dataset: terabytes
 MAX_CELLS = 1 << 27  # digits of problems that are held at once: rows times operands times digits
 MAX_LINE = 1 << 20  # characters of a line that is typed, or comes through a pipe
 MAX_ROW = 1 << 22  # characters of a line of a data file: the longest that can be written has half of that

@@ -87,7 +87,7 @@ class Job:
 def do(job: Job) -> list[tuple[Case, Outcome]]:
     """Draws and runs the inputs of a job in a process that may write nowhere else."""
     cases = drawn(kinds(job.there)[job.kind], job.seed, job.count)
-    with tempfile.TemporaryDirectory(dir=job.there.parent) as room:
+    with tempfile.TemporaryDirectory(dir=job.there.parent, ignore_cleanup_errors=True) as room:
         return list(zip(cases, run_all(cases, job.there, Path(room), job.seconds), strict=True))
 
 
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def replay(case: Case, there: Path, seconds: int) -> list[Outcome]:
-    with tempfile.TemporaryDirectory(dir=there.parent) as room:
+    with tempfile.TemporaryDirectory(dir=there.parent, ignore_cleanup_errors=True) as room:
         return run_all([case], there, Path(room), seconds)
 
 

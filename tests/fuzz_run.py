@@ -38,7 +38,7 @@ MEMORY, MEMORY_REFUSED = 2 * GIB, 1 * GIB  # to answer, and to refuse
 MOST_WORDS, WORDS_OF_A_LINE = 20_000, 500
 FILE_SIZE = 1 * GIB
 NOBODY = 65534
-BATCH = 12  # inputs in a process
+BATCH = 40  # inputs in a process
 CODES = (0, 1, 2, 3, 130, 143)
 LEFT_BEHIND = re.compile(r"\.(tmp|old)-(?=\d)|\.unfinished-|\.lock$")
 # what our own errors and those of click begin with

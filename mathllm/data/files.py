@@ -32,6 +32,7 @@ from mathllm.data.sources import format_of, ratios, sampling
 from mathllm.errors import DataError, UsageError
 from mathllm.files import read_json, sync
 from mathllm.formats import Format
+from mathllm.limits import MAX_EXAMPLES, check_range
 from mathllm.locks import check_place, locked
 from mathllm.tasks import (
     TASKS,
@@ -97,10 +98,8 @@ def generate_dataset(
     Raises UsageError for values that cannot be used and for a directory that already holds a dataset.
     """
     tasks, how, shares = get_tasks(data.task), sampling(data), ratios(data)
-    if num_examples < 1:
-        raise UsageError(f"the number of examples must be at least 1, not {num_examples:,}")
-    if seed < 0:
-        raise UsageError(f"the seed must be at least 0, not {seed}")
+    check_range("the number of examples", num_examples, 1, MAX_EXAMPLES)
+    check_range("the seed", seed, 0, 2**63 - 1)
     format = format_of(data)
     data = replace(data, task=",".join(task.name for task in tasks), format=format.name)
     wanted = _wanted(num_examples, shares)
