@@ -29,7 +29,7 @@ from mathllm import __version__
 from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
 from mathllm.data.sources import format_of, ratios, sampling
-from mathllm.errors import DataError, UsageError
+from mathllm.errors import DataError, UsageError, check_at_least
 from mathllm.files import read_json, sync
 from mathllm.formats import Format
 from mathllm.limits import MAX_EXAMPLES, check_range
@@ -99,7 +99,7 @@ def generate_dataset(
     """
     tasks, how, shares = get_tasks(data.task), sampling(data), ratios(data)
     check_range("the number of examples", num_examples, 1, MAX_EXAMPLES)
-    check_range("the seed", seed, 0, 2**63 - 1)
+    check_at_least("the seed", seed, 0)
     format = format_of(data)
     data = replace(data, task=",".join(task.name for task in tasks), format=format.name)
     wanted = _wanted(num_examples, shares)
