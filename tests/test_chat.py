@@ -12,13 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trained import alone, parrot, trained_checkpoint
 
-from mathllm.chat import Chat, Page, layout, make_console
+from mathllm.chat import Chat
 from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import MathLLMError
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
 from mathllm.models import find_models
 from mathllm.tokenizer import TOKENS, encode
+from mathllm.working import Page, layout, make_console
 
 
 @pytest.fixture

@@ -17,13 +17,14 @@ import pytest
 from trained import alone, parrot, trained_checkpoint
 from typer.testing import CliRunner
 
-from mathllm.chat import Chat, answer_lines, make_console
+from mathllm.chat import Chat, answer_lines
 from mathllm.checkpoint import load_checkpoint
 from mathllm.cli.chat import history_path, line_reader
 from mathllm.cli.main import app
 from mathllm.errors import DataError, UsageError
 from mathllm.math_model import MathModel
 from mathllm.models import find_models
+from mathllm.working import make_console
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ LEVELS = [
     {"evaluation"},
     {"math_model"},
     {"checkpoint"},
-    {"models"},
+    {"models", "working"},
     {"training"},
     {"chat", "api", "study", "bench"},
     {"cli"},

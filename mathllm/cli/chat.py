@@ -45,10 +45,11 @@ def chat(
     mathllm chat --temperature 0.8 --top-k 4
     echo 12+34 | mathllm chat
     """
-    from mathllm.chat import Chat, answer_lines, make_console
+    from mathllm.chat import Chat, answer_lines
     from mathllm.device import pick_device
     from mathllm.inference.sampling import SamplingParams
     from mathllm.models import find_models
+    from mathllm.working import make_console
 
     params = SamplingParams(temperature, top_k, top_p)
     models = find_models(checkpoint, pick_device(device), remark)

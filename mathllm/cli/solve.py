@@ -135,7 +135,7 @@ class Talk:
 
     def about(self, one: Solved, where: str) -> None:
         """What there is to say of an answer."""
-        from mathllm.chat import check_stated, never_saw, remarks
+        from mathllm.working import check_stated, never_saw, remarks
 
         self.introduce(one.model, one.text)
         self.answered += 1
@@ -166,8 +166,8 @@ def say(text: str) -> None:
 
 def work_out_one(models: Models, text: str, talk: Talk) -> bool:
     """The worked solution, as the chat shows it; False if there is none."""
-    from mathllm.chat import make_console, never_saw, say_stated, work_out
     from mathllm.tasks.expressions import split_answer
+    from mathllm.working import make_console, never_saw, say_stated, work_out
 
     try:
         problem, stated = split_answer(text)
@@ -190,7 +190,7 @@ def answer_all(models: Models, batches: Iterable[Sequence[Line]], as_json: bool,
 
     Returns whether all that is not blank could be read and asked.
     """
-    from mathllm.chat import answer_text
+    from mathllm.working import answer_text
 
     talk = Talk(models)
     bad = before = 0
