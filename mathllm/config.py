@@ -97,8 +97,12 @@ class ModelConfig:
         check_range("model.layers times model.loops", self.layers * self.loops, 1, limits.MAX_DEPTH)
         shape = f"a model of {self.layers} layers, {self.hidden} wide"
         check_range(f"the parameters of {shape},", self.block_parameters, 1, limits.MAX_PARAMETERS)
-        most = limits.MAX_TABLE // self.hidden
-        check_range(f"model.max_length of {shape},", self.max_length, 0, most)
+        schemes = registry.position_classes(self.position).values()
+        width = max(scheme.table_width(self.hidden, self.heads) for scheme in schemes)
+        if self.max_length * width > limits.MAX_TABLE:
+            most = limits.MAX_TABLE // width
+            what = f"position {self.position!r} has room for {most:,} tokens in {shape}, not for {self.max_length:,}"
+            raise UsageError(what, f"--max-length {most}, smaller numbers, or --position coupled-bias")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, with the settings of the position beside them."""
@@ -139,7 +143,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name, least, most in (
-            ("num_examples", 0, limits.MAX_CELLS),
+            ("num_examples", 0, limits.MAX_EXAMPLES),
             ("max_digits", 1, limits.MAX_DIGITS),
             ("max_operands", 2, limits.MAX_OPERANDS),
             ("curriculum_steps", 0, limits.MAX_STEPS),

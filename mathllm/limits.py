@@ -17,22 +17,23 @@ MAX_THOUGHTS = 1000
 MAX_WIDTH, MAX_FEED_FORWARD = 1 << 14, 1 << 16
 MAX_DEPTH = 256  # blocks that a token goes through: layers times loops
 MAX_PARAMETERS = 1 << 28  # 1 GiB in fp32
-MAX_TABLE = 1 << 24  # numbers in a table of positions: tokens times width
+MAX_TABLE = 1 << 26  # numbers in a table of positions
 MAX_NEAR = 64  # places to either side in a table of differences
 
 # of a run
 MAX_STEPS = 1 << 40
 MAX_THREADS = 256
-MAX_STEP_TOKENS = 1 << 25  # texts of a step, or of an evaluation while training
+MAX_STEP_TOKENS, MAX_EVALUATED = 1 << 25, 1 << 27  # tokens in the texts of a step, and of a validation
 MAX_SAMPLES = 256  # texts drawn of a problem
 MAX_SEEDS = 1000  # of a study
 
 MAX_EXAMPLES = 10**10  # rows of a dataset: terabytes
 MAX_CELLS = 1 << 27  # digits of problems that are held at once: rows times operands times digits
+MAX_HELD = 1 << 28  # and of a fixed set to train on, or of a draw for training
 MAX_LINE = 1 << 20  # characters of a line that is typed, or comes through a pipe
 MAX_ROW = 1 << 22  # characters of a line of a data file: the longest that can be written has half of that
 MAX_DOCUMENT = 1 << 24  # bytes of a JSON file
-MAX_RECIPE = 1 << 18  # and of a TOML file, which takes longer to read
+MAX_RECIPE = 1 << 14  # and of a TOML file, which takes time by the square of its keys
 
 
 def check_range(name: str, value: float, least: float, most: float) -> None:
@@ -43,14 +44,12 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
     check_at_least(name, value, least)
 
 
-def check_cells(what: str, rows: int, operands: int, digits: int) -> None:
+def check_cells(what: str, rows: int, operands: int, digits: int, most: int = MAX_CELLS) -> None:
     """Raises UsageError for more problems of that size than memory has room for."""
-    if rows * operands * digits > MAX_CELLS:
-        most = max(1, MAX_CELLS // (operands * digits))
+    if rows * operands * digits > most:
         raise UsageError(
-            f"{what}: {rows:,} problems of {operands} numbers of {digits:,} digits are more than fit into memory "
-            f"at once",
-            f"at most {most:,} problems of that size, or shorter ones",
+            f"{what}: {rows:,} problems of {operands} numbers of {digits:,} digits are too many to hold at once",
+            f"at most {max(1, most // (operands * digits)):,} of that size, or shorter ones",
         )
 
 

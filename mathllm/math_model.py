@@ -21,7 +21,7 @@ from mathllm.data.importing import read_problems
 from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError, check_at_least
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Rendered, Walk
-from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read
+from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read, room_in
 from mathllm.inference.sampling import GREEDY, SamplingParams, pick
 from mathllm.inference.scoring import score_gold
 from mathllm.inference.texts import Written, join, most_tokens, pack
@@ -82,7 +82,7 @@ class MathModel:
         seed: int = 0,
     ) -> None:
         self.model, self.data, self.path, self.params, self.seed = model, data, path, params, seed
-        self.scope = Scope(data, model.max_length)
+        self.scope = Scope(data, room_in(model))
         self.format, self.tasks, self.readable = self.scope.format, self.scope.tasks, self.scope.readable
         self._asked = itertools.count()  # so that no two answers are drawn with the same random numbers
 
@@ -101,7 +101,7 @@ class MathModel:
     @property
     def max_length(self) -> int:
         """The most tokens of prompt and completion."""
-        return self.model.max_length
+        return self.scope.max_length
 
     # expressions to problems, and to the texts that the model is given
 

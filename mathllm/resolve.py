@@ -15,7 +15,7 @@ from mathllm.data.files import read_metadata
 from mathllm.data.sources import STREAM_SETTINGS, format_of, longest_text, ratios, sampling
 from mathllm.errors import UsageError
 from mathllm.formats import Format
-from mathllm.limits import MAX_STEP_TOKENS, check_cells, check_range
+from mathllm.limits import MAX_EVALUATED, MAX_HELD, MAX_STEP_TOKENS, check_cells
 from mathllm.registry import objective_class
 from mathllm.tasks import TASKS, get_tasks
 
@@ -42,19 +42,18 @@ def resolve(config: Config) -> Config:
 
 
 def check_sizes(train: TrainConfig, data: DataConfig) -> None:
-    """Raises UsageError for a step, or an evaluation, of more texts than memory has room for."""
+    """Raises UsageError for a step, a validation or a fixed set of more texts than memory has room for."""
     longest = longest_text(data)
-    for what, rows in (
-        (
-            "rows of a step: train.batch_size times train.grad_accumulation",
-            train.batch_size * train.grad_accumulation,
-        ),
-        ("train.eval_examples", train.eval_examples),
+    for what, rows, tokens, option in (
+        ("a step", train.batch_size * train.grad_accumulation, MAX_STEP_TOKENS, "--batch-size"),
+        ("a validation", train.eval_examples, MAX_EVALUATED, "--set train.eval_examples="),
     ):
-        check_range(
-            f"{what} (texts of up to {longest:,} tokens)", rows, 1, max(1, MAX_STEP_TOKENS // longest)
-        )
-    check_cells("data.num_examples", data.num_examples, data.max_operands, data.max_digits)
+        most = max(1, tokens // longest)
+        if rows > most:
+            reason = f"{what} of {rows:,} texts of up to {longest:,} tokens is too large to hold at once"
+            raise UsageError(reason, f"{option} {most}, or smaller numbers".replace("= ", "="))
+    if not data.data_dir:  # of a file, it takes no more than there are
+        check_cells("data.num_examples", data.num_examples, data.max_operands, data.max_digits, MAX_HELD)
 
 
 def suits(objective: str, format: Format) -> bool:

@@ -233,10 +233,11 @@ def test_somebody_elses_file_of_the_same_name_is_kept(name: str, tmp_path: Path)
     with pytest.raises(UsageError, match=f"already holds {name}"):
         generate_dataset(DataConfig(), 50, 0, tmp_path)
     assert contents(tmp_path) == {name: b"mine"}
-    if name != "metadata.json":  # which says that the others are ours
-        with pytest.raises(UsageError, match=f"{name} is no file of a dataset"):
-            generate_dataset(DataConfig(), 50, 0, tmp_path, overwrite=True)
-        assert contents(tmp_path) == {name: b"mine"}
+    # nor does a metadata.json of any kind say that it is ours
+    (tmp_path / "metadata.json").write_text("mine")
+    with pytest.raises(UsageError, match="is no file of a dataset"):
+        generate_dataset(DataConfig(), 50, 0, tmp_path, overwrite=True)
+    assert contents(tmp_path) == {name: b"mine", "metadata.json": b"mine"}
 
 
 def test_somebody_elses_directory_is_kept(tmp_path: Path) -> None:

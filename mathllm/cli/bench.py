@@ -39,8 +39,7 @@ def bench(
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Recipes whose time to target is measured: {', '.join(recipe_names())}, or a TOML file "
-            "(default: demo).",
+            help=f"Recipes whose time to target is measured: {', '.join(recipe_names())} (default: demo).",
             metavar="RECIPE",
         ),
     ] = None,

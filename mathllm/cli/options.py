@@ -92,12 +92,7 @@ Plot = Annotated[Path | None, option(_DRAWN, OUTPUT)]
 _ANY = "Any setting, as in model.layers=3; repeatable. docs/cli.md has all of them."
 Set = Annotated[
     list[str] | None,
-    option(
-        "Any setting, as in model.layers=3; repeatable. docs/cli.md has all of them.",
-        MORE,
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-    ),
+    option(_ANY, MORE, "--set", metavar="SECTION.KEY=VALUE"),
 ]
 Temperature = Annotated[float, option("0 always takes the likeliest token.", SAMPLING)]
 TopK = Annotated[int, option("Only the k likeliest tokens; 0: all.", SAMPLING)]

@@ -78,7 +78,8 @@ def study(
 
 def check_results(path: Path) -> None:
     """Raises UsageError for a file that no study has written: it would be deleted."""
-    if path.exists() and not path.read_bytes().startswith(b'{\n  "study"'):
+    ours = b'{\n  "study"'
+    if path.exists() and not (path.is_file() and path.open("rb").read(len(ours)) == ours):
         hint = "move it elsewhere, or choose another --output-dir"
         raise UsageError(f"{path} is not the result of a study: it would be deleted", hint)
 

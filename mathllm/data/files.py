@@ -316,12 +316,12 @@ def _check_free(output_dir: Path, overwrite: bool) -> None:
     if present and not overwrite and (METADATA in present or not killed):
         hint = "--overwrite replaces them, or choose another --output-dir"
         raise UsageError(f"{output_dir} already holds {', '.join(present)}", hint)
-    # what stands beside metadata.json is ours, and so is what a kill has left without it
-    if METADATA not in present:
-        for name in present:
-            if not _looks_ours(output_dir / name):
-                hint = "move it elsewhere, or choose another --output-dir"
-                raise UsageError(f"{output_dir / name} is no file of a dataset: it would be deleted", hint)
+    # of a whole dataset metadata.json may be damaged, which a new one mends
+    whole = all(name in present for name in FILES)
+    for name in present:
+        if not _looks_ours(output_dir / name) and not (name == METADATA and whole):
+            hint = "move it elsewhere, or choose another --output-dir"
+            raise UsageError(f"{output_dir / name} is no file of a dataset: it would be deleted", hint)
 
 
 def _clear(output_dir: Path) -> None:
@@ -338,8 +338,8 @@ def _looks_ours(path: Path) -> bool:
     """Does a file begin like those of a dataset?"""
     if not path.is_file():
         return False
+    start = b'{\n  "mathllm": ' if path.name == METADATA else _PIECES[_OPEN]
     with path.open("rb") as file:
-        start = _PIECES[_OPEN]
         return file.read(len(start)) in (start, b"")
 
 

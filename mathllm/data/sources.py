@@ -15,7 +15,7 @@ import numpy as np
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.formats import FORMATS, SLOTS, Format, get_format
-from mathllm.limits import MAX_CELLS, check_cells
+from mathllm.limits import MAX_HELD, check_cells
 from mathllm.tasks import Problems, Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.numbers import Ints
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
@@ -144,7 +144,7 @@ def format_of(data: DataConfig, suits: Callable[[Format], bool] = lambda format:
 
 def rows_at_once(how: Sampling) -> int:
     """Problems that may be drawn at a time."""
-    return max(1, MAX_CELLS // (how.max_operands * how.max_digits))
+    return max(1, MAX_HELD // (how.max_operands * how.max_digits))
 
 
 def ratios(data: DataConfig) -> SplitRatios:

@@ -59,6 +59,11 @@ class Step:
         return self.logits.log_softmax(-1).gather(-1, self.ids[:, None])[:, 0]
 
 
+def room_in(model: Transformer) -> int:
+    """Tokens of prompt and completion that a model has room for, and memory for its cache."""
+    return min(model.max_length, CACHE_BYTES // model.cache_bytes)
+
+
 @torch.inference_mode()
 def decode(
     model: Transformer,
@@ -73,18 +78,12 @@ def decode(
     """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop`.
 
     A `walk` that has seen nothing yet tells the model where its tokens stand, and holds it to what may follow. Prompt
-    and completion together never take more than `model.max_length` tokens; a prompt that leaves no room gives no
-    Step. Raises UsageError where one text would not fit into memory."""
+    and completion together never take more than `room_in(model)` tokens; a prompt that leaves no room gives no
+    Step."""
     batch, length = prompts.shape
-    room = min(max_new_tokens, model.max_length - length)
+    room = min(max_new_tokens, room_in(model) - length)
     if room <= 0 or batch == 0:
         return
-    if model.cache_bytes * (length + room) > CACHE_BYTES:
-        raise UsageError(
-            f"a text of {length + room:,} tokens would take {model.cache_bytes * (length + room) / 2**30:,.1f} GiB of "
-            "memory in this model",
-            "ask for smaller numbers, or train a smaller model",
-        )
     cache, device = model.make_cache(batch, length + room), prompts.device
     rows = torch.arange(batch, device=device)  # the row of the batch that each row of the cache is
     running = torch.ones(batch, dtype=torch.bool, device=device)
@@ -168,12 +167,12 @@ def generate(
     """
     n = len(lengths)
     shortest, longest = (int(lengths.min()), int(lengths.max())) if n else (0, 0)
-    if longest >= model.max_length:
+    if longest >= room_in(model):
         raise UsageError(
-            f"a prompt of {longest} tokens leaves no room in the model's {model.max_length}",
+            f"a prompt of {longest} tokens leaves no room in the model's {room_in(model)}",
             "use shorter numbers, or train with a larger --max-length",
         )
-    width = max(0, min(max_new_tokens, model.max_length - shortest))
+    width = max(0, min(max_new_tokens, room_in(model) - shortest))
     ids = np.full((n, width), END, np.uint8)
     log_probs = np.zeros((n, width), np.float32)
     written = np.zeros(n, np.int64)
@@ -223,7 +222,7 @@ def _batches(
     found = []
     for length in np.unique(lengths):
         same = np.flatnonzero(lengths == length)
-        room = int(length) + min(max_new_tokens, model.max_length - int(length))
+        room = int(length) + min(max_new_tokens, room_in(model) - int(length))
         most = min(batch_size, CACHE_BYTES // threads // (room * model.cache_bytes))
         share = max(SHARE, -(-len(same) // threads))
         size = max(1, min(most, share))

@@ -75,6 +75,11 @@ class Scheme(nn.Module):
     def check(cls, name: str, hidden: int, heads: int) -> None:
         """Raises UsageError for a width that the scheme, which goes by that name, cannot have."""
 
+    @classmethod
+    def table_width(cls, hidden: int, heads: int) -> int:
+        """Numbers that it holds for each token of `max_length`."""
+        return 0
+
     def embed(self, x: Tensor, where: Where) -> Tensor:
         """x (B, T, C) with what tells the position added to it."""
         return x

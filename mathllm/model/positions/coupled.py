@@ -57,6 +57,10 @@ class Coupled(Placed):
     def build(self, shape: Shape) -> None:
         self.table = Table(shape.max_length, shape.hidden)
 
+    @classmethod
+    def table_width(cls, hidden: int, heads: int) -> int:
+        return hidden
+
     def embed(self, x: Tensor, where: Where) -> Tensor:
         return x + self.table(where.axes[self.axes[0]])
 

@@ -20,6 +20,10 @@ class Learned(Scheme):
     def build(self, shape: Shape) -> None:
         self.table = Table(shape.max_length, shape.hidden)
 
+    @classmethod
+    def table_width(cls, hidden: int, heads: int) -> int:
+        return hidden
+
     def embed(self, x: Tensor, where: Where) -> Tensor:
         return x + self.table(where.index)
 
@@ -36,6 +40,10 @@ class Sinusoidal(Scheme):
     @classmethod
     def check(cls, name: str, hidden: int, heads: int) -> None:
         check_even(name, "hidden width", hidden)
+
+    @classmethod
+    def table_width(cls, hidden: int, heads: int) -> int:
+        return hidden
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
         return x + self.table[where.index].to(x.dtype)
@@ -57,6 +65,10 @@ class Rope(Scheme):
     @classmethod
     def check(cls, name: str, hidden: int, heads: int) -> None:
         check_even(name, "hidden width per head", hidden // heads)
+
+    @classmethod
+    def table_width(cls, hidden: int, heads: int) -> int:
+        return hidden // heads
 
     def turns(self, where: Where) -> Tensor | None:
         return self.table[where.index]
@@ -120,6 +132,10 @@ class Randomized(Scheme):
 
     def build(self, shape: Shape) -> None:
         self.table = Table(SPREAD * shape.max_length, shape.hidden)
+
+    @classmethod
+    def table_width(cls, hidden: int, heads: int) -> int:
+        return SPREAD * hidden
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
         numbers = where.axes[DRAWN] if DRAWN in where.axes else SPREAD * where.index
