@@ -196,7 +196,7 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_DOCUMENT:
                 raise ValueError("it does not begin like a safetensors file")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length).decode())
         header.pop("__metadata__", None)
         if unreal := sorted({entry["dtype"] for entry in header.values()} - _BYTES.keys()):
             raise ValueError(f"it holds {unreal[0]}, and weights are {listed(_BYTES)}")
@@ -275,6 +275,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     if type(version) is not int or version not in range(OLDEST, FORMAT + 1):
         raise CheckpointError(
             f"{directory} has checkpoint format {version}, and this version reads {OLDEST} to {FORMAT}",
-            f"it was written by mathllm {config.get('mathllm', 'unknown')}: train it anew, or take a newer mathllm",
+            "train it anew, or take another version of mathllm"
+            + (f": it was written by {writer}" if (writer := config.get("mathllm")) != __version__ else ""),
         )
     return config

@@ -125,7 +125,9 @@ class DataConfig:
     data_dir: str = setting(
         "", "Directory that mathllm gen-data made.", shown="data, if there is one", kind=Path
     )
-    num_examples: int = 0
+    num_examples: int = setting(
+        0, "Train on a fixed set of that many problems.", shown="all, or new ones without end"
+    )
     task: str = setting("addition", f"{described(TASKS)}; or several: addition,subtraction.")
     format: str = setting(
         "", f"{described(FORMATS)}.", TEXT, shown="the first that goes with data, task and objective"

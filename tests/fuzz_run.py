@@ -214,6 +214,7 @@ def judged(case: Case, outcome: Outcome, folder: Path) -> list[str]:
     wrong, said, code = [], outcome.stderr, outcome.code
     many = case.argv[:1] in (["solve"], ["chat"])  # which tell one error for each bad line
     most_words = MOST_WORDS + WORDS_OF_A_LINE * case.stdin.count(b"\n") * many
+    most_words += sum(map(len, case.argv))  # what was typed may be said again
     complaints = len(COMPLAINT.findall(said))
     allowed = MEMORY_REFUSED if code in (1, 2) else MEMORY
     printed = (folder.parent / "out").read_text(errors="replace")

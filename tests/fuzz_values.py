@@ -14,7 +14,7 @@ from mathllm import registry
 # what an input lies in: bytes, or the name of what is no plain file, with its size or target; None is no file at all
 Content = bytes | tuple[str, Any]
 
-HUGE = ["1000", "65536", "1000000", "1000000000", str(2**31), str(2**63), str(2**64), "9" * 400, "9" * 5000]
+HUGE = ["100", "65536", "1000000", "1000000000", str(2**31), str(2**63), str(2**64), "9" * 400, "9" * 5000]
 ODD = [
     "",
     " ",

@@ -44,6 +44,7 @@ def demo(
     from mathllm.files import explained
     from mathllm.locks import locked
     from mathllm.tasks import get_tasks
+    from mathllm.tasks.base import plural
     from mathllm.training.run import check_directory, train
     from mathllm.training.state import run_files
 
@@ -72,7 +73,7 @@ def demo(
     result = train(config, overwrite=overwrite, console=Console(stderr=True))
     if result.outcome.reason == "signal":
         raise typer.Exit(128 + result.outcome.signal)
-    console.print(f"{result.outcome.step:,} steps in {result.outcome.seconds:.0f} s")
+    console.print(f"{plural(result.outcome.step, 'step')} in {result.outcome.seconds:.0f} s")
 
     model = mathllm.load(output_dir)
     headline(console, "3. Is it exactly right?")

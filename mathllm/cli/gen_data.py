@@ -16,7 +16,9 @@ from mathllm.errors import UsageError, remark, visible
 from mathllm.flags import PROBLEMS
 
 # all that says which problems, and how they are written
-OF_DATA = [one for one in options.SETTINGS if one.section == "data" and one.key != "data_dir"]
+OF_DATA = [
+    one for one in options.SETTINGS if one.section == "data" and one.key not in ("data_dir", "num_examples")
+]
 # what only sampling looks at: with --from, the file says all of it
 OF_SAMPLING = ("task", "num_examples", "max_digits", "max_operands", "sampling", "signed", "seed")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import shutil
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -28,7 +29,19 @@ SETTINGS = [
 _TRAINING = {one.key: one.flag for one in SETTINGS if one.section == "train"}
 
 # so few columns that rich's tables would cut the names of options
-NARROW = shutil.get_terminal_size().columns < 60
+
+
+def _columns() -> int:
+    """The width of the terminal, if only one of the streams is one: a pipe behind --help is read there, too."""
+    if os.environ.get("COLUMNS", "").isdigit():
+        return int(os.environ["COLUMNS"])
+    for stream in (0, 1, 2):
+        with suppress(OSError):
+            return os.get_terminal_size(stream).columns
+    return 80
+
+
+NARROW = _columns() < 60
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

@@ -47,7 +47,8 @@ def train(
     Without a flag: the small model on data/, or on an endless stream of new
     problems if mathllm gen-data has made no files. All goes to the output
     directory: checkpoints, metrics.jsonl, logs/training.log, test_results.json.
-    Ctrl-C saves first, and --resume goes on exactly.
+    Ctrl-C saves first, and --resume goes on exactly. Of several processes, the
+    first tells what is wrong; torchrun's own lines about it follow.
 
     \b
     mathllm train
@@ -73,6 +74,7 @@ def report(result: TrainResult, as_json: bool) -> None:
     """How the run ended, and what to type next."""
     from mathllm.evaluation.breakdown import Count
     from mathllm.evaluation.show import headline
+    from mathllm.tasks.base import plural
 
     outcome, directory = result.outcome, visible(shlex.quote(str(result.run)))
     stopped, say = outcome.reason == "signal", partial(typer.echo, err=True)
@@ -86,7 +88,7 @@ def report(result: TrainResult, as_json: bool) -> None:
         return
     endings = {"target": "reached the target", "patience": "stopped, since nothing better came"}
     ending = endings.get(outcome.reason, outcome.reason)
-    say(f"{ending} after {outcome.step:,} steps, {outcome.seconds:.0f} s")
+    say(f"{ending} after {plural(outcome.step, 'step')}, {outcome.seconds:.0f} s")
     if not as_json:
         if result.test is not None:
             typer.echo(f"test {headline(Count(result.test['correct'], result.test['num_examples']))}")

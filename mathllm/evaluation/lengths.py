@@ -76,7 +76,7 @@ def check_length(
     longest = format.longest([task], digits, operands, signed) if digits <= max_length else 2 * digits
     if longest > max_length:
         raise UsageError(
-            f"operands of {digits:,} digits take {longest:,} tokens or more, and this model writes at most "
+            f"problems of {digits:,} {task.unit}s take {longest:,} tokens or more, and this model writes at most "
             f"{max_length:,}",
             "give smaller numbers, or train with a larger --max-length",
         )

@@ -84,22 +84,27 @@ def plot_lengths(lines: Mapping[str, Mapping[int, Sequence[float]]], path: Path,
     with picture(path, 4.6 * columns + 0.6, 4.0 + 0.22 * size) as figure:
         axes = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
         for number, axis in enumerate(axes):
-            _lines(axis, {name: lines[name] for name in names[number * size : (number + 1) * size]})
+            shown = names[number * size : (number + 1) * size]
+            _lines(axis, {name: lines[name] for name in shown})
+            if columns > 1:
+                first = number * size + 1
+                axis.set_title(
+                    f"variants {first} to {first + len(shown) - 1} of {len(names)}", fontsize="medium"
+                )
             axis.set_xlabel(of)
         axes[0].set_ylabel("exact match")
 
 
 def _lines(axis: Axes, lines: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
     lengths = sorted({length for line in lines.values() for length in line})
-    # side by side, so that bars at one length do not hide each other
-    apart = min(0.012 * (lengths[-1] - lengths[0]), 0.09 * min(np.diff(lengths), default=0))
     for number, ((name, line), (color, dashes, marker)) in enumerate(
         zip(lines.items(), STYLES, strict=False)
     ):
         medians = np.array([np.median(line[length]) for length in line])
         low, high = (np.array([*map(pick, line.values())]) for pick in (min, max))
         axis.errorbar(
-            np.array([*line]) + apart * (number - (len(lines) - 1) / 2),
+            # side by side, so that bars at one length do not hide each other
+            np.array([lengths.index(length) for length in line]) + 0.06 * (number - (len(lines) - 1) / 2),
             medians,
             yerr=[medians - low, high - medians],
             label=name,
@@ -112,7 +117,9 @@ def _lines(axis: Axes, lines: Mapping[str, Mapping[int, Sequence[float]]]) -> No
             elinewidth=1,
             capsize=2,
         )
-    axis.set(xticks=lengths, ylim=(-0.03, 1.03))
+    # as far apart as the next, however long: 3, 5 and 100 digits
+    axis.set(ylim=(-0.03, 1.03))
+    axis.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
     axis.grid(axis="y", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -144,6 +151,8 @@ def _heat_map(axis: Axes, name: str, grid: Grid, trained: int) -> Any:
         title += f"\nframed: up to {plural(trained, 'digit')}, as in training"
         # white in black, to be seen on any colour
         for color, width in (("black", 3.5), ("white", 1.5)):
-            axis.plot([-0.5, inside, inside], [inside, inside, -0.5], color=color, linewidth=width)
+            axis.plot(
+                [-0.5, inside, inside], [inside, inside, -0.5], color=color, linewidth=width, clip_on=False
+            )
     axis.set(xlabel="digits of the second operand", ylabel="digits of the first operand", title=title)
     return image

@@ -24,6 +24,7 @@ from mathllm.locks import locked
 from mathllm.percent import percent
 from mathllm.resolve import resolve, run_directory
 from mathllm.tasks import Problems, get_tasks, operands_asked, readable_beside, sizes
+from mathllm.tasks.base import plural
 from mathllm.tasks.splits import TEST, VAL, hash_problems
 from mathllm.training.card import model_card
 from mathllm.training.distributed import join, leave
@@ -113,7 +114,7 @@ def train(
                 prepare_directory(run, overwrite)
                 write_json(run / SETTINGS, config.to_dict())
                 for error in damaged:
-                    trainer.say(f"{error.message}: going on from {checkpoint}")
+                    trainer.say(f"note: going on from {checkpoint}, since {error.message}")
                 describe_run(trainer, splits)
             outcome = trainer.run()
             test = None
@@ -306,6 +307,7 @@ def describe_run(trainer: Trainer, splits: Splits) -> None:
     parameters = trainer.model.num_parameters
     on = describe(trainer.device) + (f", {trainer.processes.world} processes" * (trainer.processes.world > 1))
     steps, warmup, in_all = trainer.total_steps, config.optim.warmup_steps, trainer.rows_in_all
+    unit = get_tasks(data.task)[0].unit
     notes = [
         f"{count:,} problems of {name} are in {FILES[0]} too: those tell nothing of new ones"
         for name, count in splits.repeated.items()
@@ -313,11 +315,13 @@ def describe_run(trainer: Trainer, splits: Splits) -> None:
     if rows and in_all > splits.epoch:
         notes.append(f"a step of {in_all:,} rows takes the {splits.epoch:,} there are more than once")
     if warmup >= steps:
-        notes.append(f"{warmup:,} steps of warm-up: in {steps:,} the learning rate never gets to its peak")
+        notes.append(
+            f"{warmup:,} steps of warm-up (--warmup-steps): in {steps:,} the learning rate never gets to its peak"
+        )
     for line in (
         f"model {model.size}: {parameters:,} parameters, position {model.position}, on {on}",
-        f"data {data.task}, up to {data.max_digits} digits, format {data.format}: {source}",
-        f"{steps:,} steps of {in_all:,} rows{start} -> {config.train.output_dir}",
+        f"data {data.task}, up to {plural(data.max_digits, unit)}, format {data.format}: {source}",
+        f"{plural(steps, 'step')} of {in_all:,} rows{start} -> {config.train.output_dir}",
         *(f"note: {each}" for each in notes),
     ):
         trainer.say(line)
