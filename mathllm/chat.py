@@ -32,6 +32,7 @@ from mathllm.formats import Rendered
 from mathllm.inference.engine import Step
 from mathllm.inference.sampling import GREEDY, SamplingParams
 from mathllm.inference.texts import most_tokens
+from mathllm.limits import check_range
 from mathllm.math_model import MathModel, is_unfinished
 from mathllm.models import Models, find_models
 from mathllm.tasks import extent
@@ -87,6 +88,7 @@ class Chat:
         self.models, self.console, self.read_line = models, console, read_line
         self.model = models.first
         self.params, self.most = params, most
+        check_range("seed", seed, 0, 2**63 - 1)
         self.generator = torch.Generator(self.model.device).manual_seed(seed)
         self.commands: dict[str, Callable[[str], bool]] = {
             "/help": self.help,

@@ -200,7 +200,9 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
         header.pop("__metadata__", None)
         if unreal := sorted({entry["dtype"] for entry in header.values()} - _BYTES.keys()):
             raise ValueError(f"it holds {unreal[0]}, and weights are {listed(_BYTES)}")
-        shapes = {name: [int(size) for size in entry["shape"]] for name, entry in header.items()}
+        shapes = {name: entry["shape"] for name, entry in header.items()}
+        if not all(type(size) is int and size >= 0 for shape in shapes.values() for size in shape):
+            raise ValueError("its header has sizes that are none")
         content = sum(_BYTES[entry["dtype"]] * math.prod(shapes[name]) for name, entry in header.items())
         if 8 + length + content != path.stat().st_size:
             raise ValueError("it is longer or shorter than its header says")

@@ -30,7 +30,7 @@ from mathllm.tasks import SAMPLINGS, TASK_NAMES
 
 # options of one name that are different things: a study's variants and a benchmark's sections, the first problems of a
 # file and some that are drawn; and where a benchmark takes several: one recipe, one size
-DIFFERENT = {"only", "max-examples", "recipe", "model-size"}
+DIFFERENT = {"only", "max-examples", "num-examples", "recipe", "model-size"}
 
 
 def options() -> dict[str, dict[str, tuple[Any, str]]]:
