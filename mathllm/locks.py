@@ -58,7 +58,8 @@ def _occupied(path: Path) -> MathLLMError:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         what, who = said["what"], f"process {said['pid']} on {said['host']}, since {said['since']}"
-        hint = f"wait for its end, stop it (kill {said['pid']}), or choose another --output-dir"
+        if said["host"] == platform.node():  # elsewhere that number is another process, or none
+            hint = f"wait for its end, stop it (kill {said['pid']}), or choose another --output-dir"
     except (OSError, ValueError, KeyError, TypeError):  # it is just being written
         what, who = "something", "another process"
     return MathLLMError(f"{what} is running in {path.parent} ({who})", hint)
