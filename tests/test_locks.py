@@ -34,7 +34,9 @@ def test_a_second_one_is_told_who_is_there(tmp_path: Path) -> None:
         (place / LOCK).write_text(json.dumps({**said, "host": "elsewhere"}))
         with pytest.raises(MathLLMError, match="on elsewhere, since") as refused, locked(place, "another"):
             pass
-        assert refused.value.hint == "wait for its end, or choose another --output-dir", "kill is for this one"
+        assert refused.value.hint == "wait for its end, or choose another --output-dir", (
+            "kill is for this one"
+        )
     assert not (tmp_path / "new").exists(), "it was made for the lock, and nothing came into it"
     with locked(place, "a training"):
         (place / "file").touch()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,47 @@ def test_a_run_without_a_whole_checkpoint_says_so(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"checkpoint-20/training_state\.json cannot be read") as caught:
         finished(tiny(run), resume=True)
     assert "--overwrite" in (caught.value.hint or "")
+    assert everything(run) == before
+
+
+def without_a_width(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["model"]["hidden"] = "wide"
+    (checkpoint / "config.json").write_text(json.dumps(config))
+
+
+def without_the_weights_in_training(checkpoint: Path) -> None:
+    (checkpoint / "training_weights.safetensors").unlink()
+
+
+@pytest.mark.parametrize("spoil", [without_a_width, without_the_weights_in_training])
+def test_so_is_one_that_lacks_something(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    run, averaged = tmp_path / "run", ("train.save_steps=1", "train.max_steps=2", "optim.ema_decay=0.5")
+    finished(tiny(run, *averaged))
+    before = state_bytes(run / "checkpoint-2")
+    spoil(run / "checkpoint-2")
+    assert f"going on from {run / 'checkpoint-1'}" in talk_of(tiny(run, *averaged), resume=True)
+    assert state_bytes(run / "checkpoint-2") == before
+
+
+@pytest.mark.parametrize("name", ["training_state.json", "model.safetensors", "config.json"])
+def test_a_checkpoint_that_may_not_be_read_is_neither_skipped_nor_replaced(
+    run: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path == run / "checkpoint-20" / name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *args, **kwargs)
+
+    read = Path.open  # what all of them open files with; root may read everything
+    before = everything(run)
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(CheckpointError, match="Permission denied") as caught,
+    ):
+        patched.setattr(Path, "open", refused)
+        finished(tiny(run, *SAVING), resume=True)
+    assert caught.value.hint == f"if it is yours: chmod -R u+rwX {run / 'checkpoint-20'}"
     assert everything(run) == before
 
 

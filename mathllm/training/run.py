@@ -230,7 +230,8 @@ def check_directory(run: Path, resume: bool, overwrite: bool) -> tuple[Path | No
         raise UsageError(
             f"{run} holds {', '.join(loose)}, but no {SETTINGS}: no run has written that", elsewhere
         )
-    checkpoint, damaged = newest_whole(run) if resume else (None, [])
+    averaged = bool(saved_settings(run).get("optim", {}).get("ema_decay")) if resume else False
+    checkpoint, damaged = newest_whole(run, averaged) if resume else (None, [])
     refuse_what_is_in_the_way(run, step_of(checkpoint) if checkpoint else -1)
     return checkpoint, damaged
 

@@ -26,6 +26,7 @@ from mathllm.checkpoint import (
     WEIGHTS,
     load_checkpoint,
     read_config,
+    read_settings,
     read_shapes,
     read_tensors,
     read_weights,
@@ -217,19 +218,23 @@ def newest(run: Path) -> Path | None:
     return next(reversed(step_checkpoints(run)), None)
 
 
-def newest_whole(run: Path) -> tuple[Path | None, list[CheckpointError]]:
-    """The newest step checkpoint from which a run can go on (None if there is no checkpoint yet), and what is wrong
-    with each newer one. Raises the first of these errors where none is left."""
+def newest_whole(run: Path, averaged: bool) -> tuple[Path | None, list[CheckpointError]]:
+    """The newest step checkpoint from which a run, `averaged` or not, can go on (None if there is no checkpoint yet),
+    and what is wrong with each newer one. Raises the first of these errors where none is left, and the error for one
+    that may not be read, which may be whole."""
     wrong: list[CheckpointError] = []
     for path in reversed(step_checkpoints(run)):
         try:
-            read_config(path)
+            read_settings(path)
             for name in (WEIGHTS, STATE_TENSORS, TRAINED):
-                if name != TRAINED or (path / name).exists():
+                if name != TRAINED or averaged or (path / name).exists():
                     read_shapes(path / name)
             read_progress(path)
             return path, wrong
         except CheckpointError as error:
+            if isinstance(error.__cause__, PermissionError):
+                hint = f"if it is yours: chmod -R u+rwX {path}"
+                raise CheckpointError(error.message, hint) from error
             wrong.append(error)
     if wrong:
         hint = "no checkpoint of this run can be read: --overwrite starts anew"
