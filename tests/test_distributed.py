@@ -111,9 +111,11 @@ def test_who_goes_on_with_other_rows_is_told_what_to_type(
     train_settings = {"batch_size": 7, "grad_accumulation": accumulation}
     config, progress = build_config({"train": train_settings}), Progress(step=10, rows=10 * rows)
     with pytest.raises(UsageError, match=f"and this run's have {rows}") as refused:
-        check_same_rows(config, progress, processes)
+        check_same_rows(config, progress, processes=processes, each=rows)
     assert refused.value.hint == hint
-    check_same_rows(config, Progress(step=10, rows=1001), processes)  # of an earlier version
+    # of an earlier version, which let them change: an average
+    check_same_rows(config, Progress(step=10, rows=1001), processes=processes, each=1)
+    check_same_rows(config, progress, processes=processes, each=2 * rows)
 
 
 def test_some_of_those_steps_take_one_process_more_micro_batches_than_the_other(tmp_path: Path) -> None:

@@ -113,12 +113,10 @@ def test_a_checkpoint_that_may_not_be_read_is_neither_skipped_nor_replaced(
 
     read = Path.open  # what all of them open files with; root may read everything
     before = everything(run)
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(CheckpointError, match="Permission denied") as caught,
-    ):
-        patched.setattr(Path, "open", refused)
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(CheckpointError, match="Permission denied") as caught:
         finished(tiny(run, *SAVING), resume=True)
+    monkeypatch.undo()
     assert caught.value.hint == f"if it is yours: chmod -R u+rwX {run / 'checkpoint-20'}"
     assert everything(run) == before
 
@@ -192,6 +190,14 @@ def test_a_copy_with_its_links_followed_is_a_run_like_any_other(run: Path, tmp_p
 
 
 # --- data ---
+
+
+def test_a_run_whose_rows_have_changed_half_way_goes_on(run: Path) -> None:
+    """As an earlier version let them: the average is that of no number of processes."""
+    state = run / "checkpoint-20" / "training_state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "rows": 10 * 8 + 10 * 16}))
+    finished(tiny(run, *SAVING, "train.max_steps=21"), resume=True)
+    assert read_progress(run / "checkpoint-21")[0].rows == 240 + 8
 
 
 def dataset(directory: Path, seed: int = 0) -> Path:

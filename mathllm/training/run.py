@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from mathllm.checkpoint import WEIGHTS, load_checkpoint, step_checkpoints
-from mathllm.config import Config, DataConfig, from_saved
+from mathllm.config import Config, DataConfig, build_config, from_saved
 from mathllm.data.files import FILES, METADATA, places_of, read_problems
 from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out
 from mathllm.device import describe, pick_device
@@ -266,14 +266,18 @@ def check_same_data(config: Config, splits: Splits, *, checkpoint: Path | None, 
             f"{config.data.data_dir} holds other problems than this run was started on: it cannot go on with them",
             f"put the old files back, name their directory with --data-dir, or {anew}",
         )
-    check_same_rows(config, progress, processes)
+    saved = build_config({"train": was.get("train", {})}).train
+    each = saved.batch_size * saved.grad_accumulation if was else 1
+    check_same_rows(config, progress, processes=processes, each=each)
 
 
-def check_same_rows(config: Config, progress: Progress, processes: int) -> None:
-    """Raises UsageError where a step would have another number of rows than those before."""
+def check_same_rows(config: Config, progress: Progress, *, processes: int, each: int) -> None:
+    """Raises UsageError where a step would have another number of rows than those before, which were made by some
+    number of processes with `each` so many."""
     train, (before, rest) = config.train, divmod(progress.rows, max(1, progress.step))
     own = train.batch_size * train.grad_accumulation
-    if rest or before in (0, own * processes):  # (an earlier version let them change)
+    # an earlier version let them change: an average of several numbers says nothing
+    if rest or before % each or before in (0, own * processes):
         return
     if before % (train.grad_accumulation * processes) == 0:
         hint = f"--batch-size {before // (train.grad_accumulation * processes)}"
