@@ -251,6 +251,19 @@ def test_a_run_finds_its_data_from_anywhere(tmp_path: Path, monkeypatch: pytest.
     assert "--data-dir" in (refused.value.hint or "")
 
 
+def test_other_data_of_that_name_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    dataset(Path("data"))
+    finished(tiny(Path("run"), "data.data_dir=data", "train.max_steps=3"))
+    here.mkdir()
+    monkeypatch.chdir(here)
+    generate_dataset(DataConfig(max_digits=3), 200, 0, Path("data"))
+    again = tiny(home / "run", "data.data_dir=data", "train.max_steps=4")
+    assert finished(again, resume=True).outcome.step == 4
+
+
 def test_problems_of_the_test_that_were_trained_on_are_told(tmp_path: Path) -> None:
     data = dataset(tmp_path / "data")
     shutil.copy(data / "train.jsonl", data / "test.jsonl")

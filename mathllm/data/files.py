@@ -10,6 +10,7 @@ time, so the texts of a large dataset are never in memory together.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -55,6 +56,7 @@ from mathllm.tokenizer import SPACE, TOKENS, join_pieces, lines
 __all__ = [
     "FILES",
     "METADATA",
+    "fingerprint",
     "generate_dataset",
     "import_dataset",
     "places_of",
@@ -163,8 +165,18 @@ def import_dataset(
 
 def places_of(name: str, owner: Path) -> list[Path]:
     """Where the dataset directory may be that a run, or a checkpoint, at `owner` calls by a name: seen from here, else
-    from one of the directories above the owner, since a run and its data are often moved or visited together."""
-    return [home / name for home in (Path(), *owner.absolute().parents[:-1])]
+    from one of the directories above the owner, since a run and its data are often moved or visited together. Others
+    of that name may lie there as well: `fingerprint` tells."""
+    places: dict[Path, Path] = {}
+    for home in (Path(), *owner.absolute().parents[:-1]):
+        places.setdefault((home / name).absolute(), home / name)
+    return list(places.values())
+
+
+def fingerprint(*hashes: NDArray[np.uint64]) -> str:
+    """What stands for the problems of files, given by their hashes (see `hash_problems`): of those that are trained
+    and validated on it is saved with a run."""
+    return hashlib.blake2b(b"".join(part.tobytes() for part in hashes), digest_size=16).hexdigest()
 
 
 def read_metadata(data_dir: Path) -> dict[str, Any]:

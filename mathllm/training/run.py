@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from rich.console import Console
 
 from mathllm.checkpoint import WEIGHTS, load_checkpoint, step_checkpoints
 from mathllm.config import Config, DataConfig, build_config, from_saved
-from mathllm.data.files import FILES, METADATA, places_of, read_problems
+from mathllm.data.files import FILES, METADATA, fingerprint, places_of, read_problems
 from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out
 from mathllm.device import describe, pick_device
-from mathllm.errors import CheckpointError, DataError, UsageError, reason
+from mathllm.errors import CheckpointError, DataError, MathLLMError, UsageError, reason
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.files import explained, read_json, write_bytes, write_json
 from mathllm.locks import locked
@@ -88,7 +87,7 @@ def train(
         )
     run, named = Path(run_directory(config)), config.data.data_dir
     if resume and named and run_files(run):
-        config = with_data_dir(config, find_data(named, run))
+        config = with_data_dir(config, find_data(config, run))
     config = resolve(config)
     processes, device = join(pick_device(config.train.device))
     try:
@@ -142,15 +141,33 @@ def take_directory(
     return checkpoint, damaged
 
 
-def find_data(named: str, run: Path) -> Path:
-    """The data directory of a run that goes on. Raises UsageError where it cannot be found."""
-    found = next((place for place in places_of(named, run) if (place / METADATA).is_file()), None)
-    if found is None:
+def find_data(config: Config, run: Path) -> Path:
+    """The data directory of a run that goes on: the first of its name that holds the problems of the run, or the first
+    at all where none does. Raises UsageError where there is none."""
+    named = config.data.data_dir
+    places = [place for place in places_of(named, run) if (place / METADATA).is_file()]
+    if not places:
         raise UsageError(
             f"the data of this run, {named}, lie neither here nor in a directory above {run}",
             "--data-dir DIRECTORY says where they are now; they must be the same",
         )
-    return found
+    known = data_of(run) if len(places) > 1 else ""
+    return next((place for place in places if known and data_at(config, place) == known), places[0])
+
+
+def data_of(run: Path) -> str:
+    """What stands for the problems of a run's files, nothing where none of its checkpoints says so."""
+    for checkpoint in reversed(step_checkpoints(run)):
+        with suppress(CheckpointError):
+            return read_progress(checkpoint)[0].data
+    return ""
+
+
+def data_at(config: Config, place: Path) -> str:
+    """What stands for the problems of a data directory, nothing where a run cannot be trained on them."""
+    with suppress(MathLLMError):
+        return load_splits(resolve(with_data_dir(config, place))).data
+    return ""
 
 
 def with_data_dir(config: Config, data_dir: str | Path) -> Config:
@@ -175,7 +192,7 @@ def load_splits(config: Config) -> Splits:
             validation[: train.eval_examples],
             test,
             epoch=len(problems),
-            data=hashlib.blake2b(trained.tobytes() + others[0].tobytes(), digest_size=16).hexdigest(),
+            data=fingerprint(trained, others[0]),
             repeated={name: count for name, count in seen.items() if count},
         )
     validation = held_out(data, VAL, train.eval_examples)
