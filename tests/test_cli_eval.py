@@ -1,6 +1,7 @@
 """`mathllm eval`: which problems it takes, what it prints and writes, and how it ends."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from mathllm.checkpoint import save_model
 from mathllm.cli.eval import BELOW_THRESHOLD, SAMPLED, evaluate
 from mathllm.cli.main import main
 from mathllm.config import DataConfig
+from mathllm.data.files import fingerprint, read_problems
 from mathllm.errors import CheckpointError, DataError, MathLLMError, UsageError
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.model.transformer import Transformer
 from mathllm.tasks.expressions import expressions
-from mathllm.tasks.splits import TRAIN, SplitRatios, split_of
+from mathllm.tasks.splits import TRAIN, SplitRatios, hash_problems, split_of
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -349,7 +351,8 @@ def test_problems_that_were_trained_on_are_told(tmp_path: Path) -> None:
     def said(*options: object) -> str:
         return run("--checkpoint", model, *options).stderr
 
-    trained = "problems are in the file that this checkpoint was trained on"
+    # a checkpoint alone does not say which problems these were
+    trained = f"problems are in {home / 'data' / 'train.jsonl'}\n"
     assert f"note: 9 of 9 {trained}" in said("--data-path", home / "data" / "train.jsonl")
     assert f"note: 4 of 4 {trained}" in said(
         "--data-path", home / "data" / "train.jsonl", "--max-examples", 4
@@ -361,6 +364,37 @@ def test_problems_that_were_trained_on_are_told(tmp_path: Path) -> None:
     stream = checkpoint_of(tmp_path / "stream", half_trained().model)
     options = ("--checkpoint", stream, "--data-path", sums(Path("sums.txt"), "1+2=3", "7+8=15"))
     assert "of 1 problems are of the split" in run(*options, "--max-examples", 1).stderr
+
+
+def test_it_is_the_file_trained_on_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not another one of the same name, which lies where eval is called; and no file at all where training has
+    compared the problems."""
+    asked = tmp_path / "home" / "data" / "test.jsonl"
+    files = {"train": "1+1=2", "val": "2+2=4", "test": "3+3=6"}
+    for name, line in files.items():
+        sums(asked.with_name(f"{name}.jsonl"), line)
+        sums(Path(f"data/{name}.jsonl"), "3+3=6")
+    path = checkpoint_of(tmp_path / "home" / "best", half_trained().model, data_dir="data")
+    trained, validation, tested = (
+        hash_problems(read_problems(asked.with_name(f"{name}.jsonl"))) for name in files
+    )
+    state = {"data": fingerprint(trained, validation), "scaler": {}}
+    (path / "training_state.json").write_text(json.dumps(state))
+
+    def said(file: Path) -> str:
+        return run("--checkpoint", path, "--data-path", file).stderr
+
+    trained_on = "note: 1 of 1 problems are in the file that this checkpoint was trained on"
+    assert "note" not in said(asked)
+    assert trained_on in said(asked.with_name("train.jsonl"))
+    results = {"in_training": 0, "problems": fingerprint(tested)}
+    (path.parent / "test_results.json").write_text(json.dumps(results))
+    assert trained_on in said(asked.with_name("train.jsonl")), "that is not what it was tested on"
+    with monkeypatch.context() as patched:
+        patched.setattr("mathllm.cli.eval._trained_on", None)
+        assert "note" not in said(asked)
+    shutil.rmtree(asked.parent)
+    assert "note" not in said(sums(Path("sums.txt"), "1+1=2", "3+3=6")), "nobody knows"
 
 
 def test_a_signal_clears_up(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ from runs import finished, records, state_bytes, tiny
 
 from mathllm.checkpoint import step_checkpoints
 from mathllm.config import Config, DataConfig
-from mathllm.data.files import generate_dataset
+from mathllm.data.files import fingerprint, generate_dataset, read_problems
 from mathllm.errors import CheckpointError, MathLLMError, UsageError
+from mathllm.tasks.splits import hash_problems
 from mathllm.training.run import train
 from mathllm.training.state import mark_best, read_progress
 
@@ -270,7 +271,9 @@ def test_problems_of_the_test_that_were_trained_on_are_told(tmp_path: Path) -> N
     said = talk_of(tiny(tmp_path / "run", f"data.data_dir={data}", "train.max_steps=2"))
     assert "note: 140 problems of test.jsonl are in train.jsonl too" in said
     assert "val.jsonl" not in said
-    assert json.loads((tmp_path / "run" / "test_results.json").read_text())["in_training"] == 140
+    results = json.loads((tmp_path / "run" / "test_results.json").read_text())
+    tested = fingerprint(hash_problems(read_problems(data / "test.jsonl")))
+    assert (results["in_training"], results["problems"]) == (140, tested)
     assert "of 140 problems, of which 140 were trained on" in (tmp_path / "run/best/README.md").read_text()
 
 

@@ -15,11 +15,14 @@ import mathllm
 from mathllm.cli import options
 from mathllm.cli.options import number, option
 from mathllm.cli.output import Output, progress_bar, tell
-from mathllm.errors import DataError, UsageError, remark, visible
-from mathllm.files import new_file
+from mathllm.errors import CheckpointError, DataError, UsageError, remark, visible
+from mathllm.files import new_file, read_json
 from mathllm.flags import MACHINE, OUTPUT, PROBLEMS
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mathllm.evaluation.exact_match import ProblemSet
     from mathllm.math_model import MathModel
     from mathllm.tasks import Problems
@@ -242,7 +245,7 @@ def choose_problems(
         found = read_problems(path, model.readable)
         if len(found) == 0:
             raise DataError(f"there is no problem in {path}", "make more: mathllm gen-data")
-        _remark(model, found[:max_examples])
+        _remark(model, found, max_examples)
         problems, source = found, visible(str(path))
         if not named:
             print(f"no data was named: taking {source}", file=sys.stderr)
@@ -262,20 +265,22 @@ def _fresh_problems(model: MathModel, most: int, seed: int | None) -> tuple[Prob
     return problems, source
 
 
-def _remark(model: MathModel, problems: Problems) -> None:
-    """Says on stderr what makes a result of these problems mean something else than it seems to."""
+def _remark(model: MathModel, found: Problems, max_examples: int | None) -> None:
+    """Says on stderr what makes a result of the first problems of a file mean something else than it seems to."""
     import numpy as np
 
     from mathllm.data.sources import ratios
     from mathllm.tasks import by_task
     from mathllm.tasks.splits import TRAIN, hash_problems, split_of
 
+    problems = found[:max_examples]
     foreign = [task.name for task, _ in by_task(problems) if task not in model.tasks]
     if foreign:
         remark(f"this checkpoint was not trained on {', '.join(foreign)}")
     if model.data.data_dir:
-        where = "in the file that this checkpoint was trained on"
-        seen = int(np.isin(hash_problems(problems), hash_problems(_trained_on(model))).sum())
+        hashes = hash_problems(found)
+        trained, where = (None, "") if _known_as_new(model, hashes) else _trained_on(model)
+        seen = 0 if trained is None else int(np.isin(hashes[: len(problems)], trained).sum())
     else:
         # a stream shows every problem of its train split sooner or later
         where = "of the split that this checkpoint was trained on"
@@ -284,12 +289,33 @@ def _remark(model: MathModel, problems: Problems) -> None:
         remark(f"{seen:,} of {len(problems):,} problems are {where}")
 
 
-def _trained_on(model: MathModel) -> Problems:
-    """The training problems of a model's data directory, none where it cannot be found or read."""
-    from mathllm.data.files import FILES, places_of, read_problems
-    from mathllm.tasks import concatenate
+def _known_as_new(model: MathModel, hashes: NDArray[np.uint64]) -> bool:
+    """Has training found none of these problems, those of the file that it tested the model on, in what it learned?"""
+    from mathllm.data.files import fingerprint
+    from mathllm.training.state import RESULTS
 
+    with suppress(OSError, ValueError, AttributeError):  # it may be missing, or of an earlier version
+        results = read_json(model.path.absolute().parent / RESULTS)
+        return (results.get("in_training"), results.get("problems")) == (0, fingerprint(hashes))
+    return False
+
+
+def _trained_on(model: MathModel) -> tuple[NDArray[np.uint64] | None, str]:
+    """Hashes of the training problems of a model's data directory, and where these are. None of a directory that
+    cannot be found or read, or holds other problems than the model was trained on."""
+    from mathllm.data.files import FILES, fingerprint, places_of, read_problems
+    from mathllm.tasks.splits import hash_problems
+    from mathllm.training.state import read_progress
+
+    known = ""  # of a checkpoint alone, or of an earlier version
+    with suppress(CheckpointError):
+        known = read_progress(model.path)[0].data
     for place in places_of(model.data.data_dir, model.path):
         with suppress(DataError):
-            return read_problems(place / FILES[0], model.readable)[: model.data.num_examples or None]
-    return concatenate([])
+            trained = hash_problems(read_problems(place / FILES[0], model.readable))
+            trained = trained[: model.data.num_examples or None]
+            if not known:
+                return trained, f"in {place / FILES[0]}"
+            if known == fingerprint(trained, hash_problems(read_problems(place / FILES[1], model.readable))):
+                return trained, "in the file that this checkpoint was trained on"
+    return None, ""

@@ -357,7 +357,8 @@ def test_best(run: Path, config: Config, splits: Splits, device: torch.device) -
     model = load_checkpoint(run, device)
     report = evaluate_problems(model, problems, batch_size=config.train.eval_batch_size).to_dict()
     trained_on = splits.repeated.get(FILES[TEST], 0)
-    results = {**report, "in_training": trained_on, "checkpoint": model.path.resolve().name}
+    about = {"in_training": trained_on, "problems": fingerprint(hash_problems(problems))}
+    results = {**report, **about, "checkpoint": model.path.resolve().name}
     write_json(run / RESULTS, results)
     right = f"{results['correct']:,} of {len(problems):,}"
     note(run, f"test exact match {percent(results['exact_match'])} ({right})")
