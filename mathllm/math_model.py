@@ -30,9 +30,9 @@ from mathllm.model.transformer import Transformer
 from mathllm.scope import Scope
 from mathllm.tasks import TASKS, Problems, answer
 from mathllm.tasks.expressions import (
-    FOLDED,
     alike,
     expressions,
+    fold,
     parse_expression,
     parse_expressions,
     read_expressions,
@@ -339,4 +339,4 @@ def texts_of(expressions: Iterable[str]) -> list[str]:
 
 def is_unfinished(text: str) -> bool:
     """Is it a problem without its last number, like `7+`?"""
-    return text.rstrip().translate(FOLDED).endswith(tuple(OPERATORS))
+    return fold(text).rstrip().endswith(tuple(OPERATORS))

@@ -157,6 +157,11 @@ def test_groups_of_like_size_hold_every_row_once() -> None:
         assert problems.operands.size <= 1 << 22
 
 
+def test_groups_see_the_operators_that_word_processors_make() -> None:
+    long = "1" * 4000 + "＋" + "2" * 4000
+    assert alike(["＋".join("1" * 100)] + [long] * 520) == alike(["+".join("1" * 100)] + [long] * 520)
+
+
 def test_a_grid_is_measured_before_it_is_drawn() -> None:
     shipped, any_length = load_checkpoint(SHIPPED), load_checkpoint(ANY_LENGTH)
     with pytest.raises(UsageError, match="this model writes at most 64"):

@@ -42,11 +42,16 @@ for _code, _symbol in enumerate(OPERATORS, 1):
 for _character, _kind in (("=", _EQUALS), ("\n", _NEWLINE), *((blank, _SPACE) for blank in " \t\r\v\f")):
     _KINDS[ord(_character)] = _kind
 
-# what keyboards and word processors make of these characters, one for one
-FOLDED = str.maketrans("０１２３４５６７８９＋－−–＊×·⋅∗／÷＝", "0123456789+---*****//=")
+# one for one, so that positions stay what they are
+_FOLDED = str.maketrans("０１２３４５６７８９＋－−–＊×·⋅∗／÷＝", "0123456789+---*****//=")
 
 # what people try that no problem has
 _NONE = {"(": "brackets", ")": "brackets", ".": "decimals", ",": "decimals and no separators"}
+
+
+def fold(text: str) -> str:
+    """A text as long, with our own characters in place of what keyboards and word processors make of them."""
+    return text if text.isascii() else text.translate(_FOLDED)
 
 
 def parse_expression(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems:
@@ -132,7 +137,7 @@ def alike(texts: Sequence[str]) -> list[list[int]]:
     longest = max(map(len, texts), default=0)
     if len(texts) * longest**2 <= _CELLS:
         return [list(range(len(texts)))]
-    numbers = [1 + sum(map(text.count, OPERATORS)) for text in texts]
+    numbers = [1 + sum(map(text.count, OPERATORS)) for text in map(fold, texts)]
     sizes = [(count, len(text) - count + 1) for count, text in zip(numbers, texts, strict=True)]
     groups: list[list[int]] = []
     most = 0  # digits of a number in the last group
@@ -150,9 +155,7 @@ def _lex(texts: Sequence[str]) -> tuple[NDArray[np.uint8], Ints, Bools]:
     """The characters of all texts but for white space, one after the other: kinds, rows, and whether some was
     before."""
     joined = "\n".join([text.replace("\n", " ") for text in texts])
-    if not joined.isascii():
-        joined = joined.translate(FOLDED)
-    kinds = _KINDS[np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)]
+    kinds = _KINDS[np.frombuffer(fold(joined).encode("utf-8", "surrogatepass"), np.uint8)]
     row = np.cumsum(kinds == _NEWLINE)
     gap = np.append(False, kinds[:-1] == _SPACE)[: len(kinds)]
     kept = (kinds != _SPACE) & (kinds != _NEWLINE)
@@ -186,7 +189,7 @@ def split_answer(text: str) -> tuple[str, str]:
     """A problem, and the answer that is stated behind its `=`, as it is written by us; empty where none is.
 
     Raises ExpressionError where that is no whole number."""
-    problem, equals, stated = text.translate(FOLDED).partition("=")
+    problem, equals, stated = fold(text).partition("=")
     if not problem.strip() or not stated.strip():
         return text, ""
     number, good = read_numbers([stated])
@@ -243,7 +246,7 @@ def number_texts(numbers: Numbers) -> list[str]:
 
 def explain(text: str, tasks: Sequence[Task] = DEFAULT_TASKS) -> ExpressionError:
     """Why and where `text` is no problem of these tasks."""
-    error = _explain(text.translate(FOLDED), tasks)
+    error = _explain(fold(text), tasks)
     return ExpressionError(error.message, text or " ", error.position, error.hint)
 
 
