@@ -180,6 +180,12 @@ class TestWithoutCheckpoint:
         assert f"note: addsub-3digit answers: {never}\n" in result.stderr
         assert result.stderr.count("answers") == 3, "once for each"
 
+    def test_so_is_a_problem_with_a_stated_answer(self):
+        never = "never saw a problem of subtraction or a number of more than 1 digit\n"
+        assert run(stdin="100-99=1\n").stderr.startswith(
+            f"note: addsub-3digit answers: checkpoints/adder {never}"
+        )
+
     def test_a_terminal_is_told_whenever_it_is_another_one(self, monkeypatch, capsys):
         monkeypatch.setattr("sys.stdout", shown := Tty())
         solve_command(["8+9", "9-4", "1+1", "2+2"])

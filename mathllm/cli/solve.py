@@ -105,7 +105,6 @@ def solve(
 class Solved(NamedTuple):
     """An answer to a text, by which model; `stated` is the one that stood in the text itself, if any."""
 
-    text: str
     stated: str
     model: MathModel
     solution: Solution
@@ -137,7 +136,7 @@ class Talk:
         """What there is to say of an answer."""
         from mathllm.working import check_stated, never_saw, remarks
 
-        self.introduce(one.model, one.text)
+        self.introduce(one.model, one.solution.expression)
         self.answered += 1
         true, stated = check_stated(one.solution, one.stated)
         self.note("problems are unlike those of training", map(never_saw, one.solution.unseen), where)
@@ -235,7 +234,7 @@ def outcomes(
         if isinstance(result, MathLLMError):
             found[row] = result
         else:
-            found[row] = Solved(texts[row], stated, model, result)
+            found[row] = Solved(stated, model, result)
     return [(text, found.get(row)) for row, text in enumerate(texts)]
 
 
