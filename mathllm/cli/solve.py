@@ -36,13 +36,20 @@ def _words(context: typer.Context, words: list[str] | None) -> list[str]:
 
 
 def joined(words: Iterable[str]) -> list[str]:
-    """Expressions from the words of a command line, where one with spaces in it may have come as several."""
+    """Expressions from the words of a command line, where one with spaces in it may have come as several.
+
+    An operator that stands alone goes with the words on both sides; one at an end of a word with the word there if
+    that is a number alone, since `7+ 12+34` are two."""
+    from mathllm.tasks.expressions import fold
+
     texts: list[str] = []
+    last = ""
     for word in words:
-        before = texts[-1].rstrip() if texts else ""
-        goes_on = re.match(r"[-+*/%=]", word) and (before.isdigit() or word.strip() in "+-*/%=")
-        opened = before[-1:] in set("+-*/%") or (before.endswith("=") and word.strip().isdigit())
-        if before and before != "-" and (goes_on or opened):
+        before, last = last, fold(word).strip()
+        goes_on = re.fullmatch("[-+*/%=]", last) or (before.isdigit() and re.match("[-+*/%=]", last))
+        opened = re.fullmatch("[-+*/%]", before) or (last.isdigit() and re.search("[-+*/%]$", before))
+        stated = before.endswith("=") and re.fullmatch("-?[0-9]+", last)
+        if texts and texts != ["-"] and (goes_on or opened or stated):
             texts[-1] += " " + word
         else:
             texts.append(word)
