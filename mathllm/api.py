@@ -15,14 +15,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from mathllm.checkpoint import load_checkpoint
 from mathllm.config import build_config
 from mathllm.data.files import generate_dataset
 from mathllm.device import pick_device
-from mathllm.errors import UsageError
+from mathllm.errors import UsageError, check_at_least, check_whole
 from mathllm.evaluation.report import Report
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
@@ -39,13 +38,17 @@ def load(
 
     Raises CheckpointError where there is none or it is damaged.
     """
-    if not isinstance(path, (str, os.PathLike, NoneType)):
-        raise UsageError(f"a checkpoint is a path, not {path!r}")
+    if not isinstance(device, str):
+        raise UsageError(f"a device is a name like 'cpu', not {device!r}")
+    check_at_least("temperature", temperature, 0)
+    path = None if path is None else _path("a checkpoint", path)
     return load_checkpoint(path, pick_device(device), params=SamplingParams(temperature), seed=seed)
 
 
 def evaluate(model: MathModel, problems: str | Path | Iterable[str], batch_size: int = 1024) -> Report:
     """Exact match of a model on a data file, or on a list of expressions."""
+    if not isinstance(model, MathModel):
+        raise UsageError(f"a model is what mathllm.load returns, not {model!r}")
     return model.evaluate(problems, batch_size)
 
 
@@ -60,5 +63,14 @@ def generate_data(
 
     Returns what metadata.json says. Raises UsageError for settings that do not go together, or are none.
     """
+    check_whole("the seed", seed, 0)
+    place = _path("output_dir", output_dir)
     data = resolve_data(build_config({"data": settings}).data)
-    return generate_dataset(data, num_examples, seed, Path(output_dir), overwrite)
+    return generate_dataset(data, num_examples, seed, place, overwrite)
+
+
+def _path(what: str, value: str | Path) -> Path:
+    """A place as a path: to `Path`, an empty text is the current directory. Raises UsageError for what is none."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise UsageError(f"{what} is a path, not {value!r}")
+    return Path(value)

@@ -6,6 +6,7 @@ import difflib
 import math
 import sys
 from collections.abc import Collection, Iterable
+from numbers import Integral, Real
 
 _WIDEST, _KEPT = 1000, 300  # characters of a line: the longest, and what is left of each end of a longer one
 
@@ -119,9 +120,18 @@ def check_choice(kind: str, value: str, choices: Collection[str]) -> None:
 
 def check_at_least(name: str, value: float, least: float) -> None:
     """Raises UsageError for a number that is too low, infinite, or none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(f"{name} is a number, not {value!r}")
     if not value >= least:
         # whole numbers may be too large for a float
         shown = f"{value:g}" if isinstance(value, float) or abs(value) < 1e15 else "that"
         raise UsageError(f"{name} must be at least {least:g}, not {shown}")
     if value == math.inf:
         raise UsageError(f"{name} must be finite")
+
+
+def check_whole(name: str, value: float, least: float) -> None:
+    """Raises UsageError for a number that is too low, not whole, or none."""
+    check_at_least(name, value, least)
+    if not isinstance(value, Integral):
+        raise UsageError(f"{name} is a whole number, not {value!r}")

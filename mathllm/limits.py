@@ -6,7 +6,7 @@ these bounds before anything of that size is made; they are far above what tiny 
 
 from __future__ import annotations
 
-from mathllm.errors import DataError, UsageError, check_at_least
+from mathllm.errors import DataError, UsageError, check_at_least, check_whole
 
 MAX_DIGITS = 4000  # of a number that is typed, drawn or read: Python's int() reads no more than 4,300
 MAX_OPERANDS = 100  # of a sum: a carry has at most two digits then
@@ -37,11 +37,15 @@ MAX_RECIPE = 1 << 14  # and of a TOML file, which takes time by the square of it
 
 
 def check_range(name: str, value: float, least: float, most: float) -> None:
-    """Raises UsageError for a number below `least`, above `most`, or none."""
+    """Raises UsageError for a number below `least`, above `most`, or none; and for one that is not whole, where
+    `most` is."""
+    if isinstance(most, int):
+        check_whole(name, value, least)
+    else:
+        check_at_least(name, value, least)
     if value > most:
         # the number itself may be as long as a file
         raise UsageError(f"{name} must be at most {most:,}" + (f", not {value:,}" if value < 1e15 else ""))
-    check_at_least(name, value, least)
 
 
 def check_cells(what: str, rows: int, operands: int, digits: int, most: int = MAX_CELLS) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
-from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError, check_at_least
+from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError, check_whole
 from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Rendered, Walk
 from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read, room_in
@@ -110,7 +110,7 @@ class MathModel:
 
         Raises ExpressionError for what is none, UsageError for what the model cannot be asked.
         """
-        return self.render(parse_expression(expression, self.readable))
+        return self.render(parse_expression(text_of(expression), self.readable))
 
     def render(self, problems: Problems) -> Rendered:
         """Problems with their gold texts. Raises UsageError for the first that the format or the model has no room
@@ -143,7 +143,7 @@ class MathModel:
         first = self.tasks[0]
         if first.one_digit:
             raise UsageError(f"a {first.name} has to be written whole", f"for example {first.example}")
-        if not is_unfinished(text):
+        if not is_unfinished(text_of(text)):
             raise ExpressionError("the model can go on after an operator only", text, len(text), "write 7+")
         try:
             whole = self.ask(text + "0")
@@ -236,7 +236,7 @@ class MathModel:
         limits: Ints | None = None,
     ) -> Written:
         """What the model writes behind the prompts of texts, at most `limits` [N] tokens each."""
-        check_at_least("batch_size", batch_size, 1)
+        check_whole("batch_size", batch_size, 1)
         params, generator = self._drawing(params, generator)
         most = self.max_length if limits is None else int(limits.max(initial=0))
         written = generate(
@@ -253,7 +253,7 @@ class MathModel:
 
     def score(self, gold: Rendered, *, batch_size: int = 1024) -> Iterator[tuple[Ints, Ints, Bools]]:
         """See inference.scoring.score_gold."""
-        check_at_least("batch_size", batch_size, 1)
+        check_whole("batch_size", batch_size, 1)
         return score_gold(self.model, self.format, gold, batch_size)
 
     def read(self, written: Written) -> list[Solution]:
@@ -329,12 +329,18 @@ class MathModel:
         return params, generator
 
 
+def text_of(expression: str) -> str:
+    """An expression as it is. Raises UsageError for what is no text."""
+    if not isinstance(expression, str):
+        raise UsageError(f"an expression is a text, not {expression!r}", 'for example "12+34"')
+    return expression
+
+
 def texts_of(expressions: Iterable[str]) -> list[str]:
     """Expressions as a list. Raises UsageError for what is no list of texts."""
-    texts = [] if isinstance(expressions, (str, bytes)) else list(expressions)
-    if isinstance(expressions, (str, bytes)) or not all(isinstance(text, str) for text in texts):
+    if isinstance(expressions, (str, bytes)) or not isinstance(expressions, Iterable):
         raise UsageError("expressions are a list of texts", 'for example ["12+34", "5+6"]')
-    return texts
+    return [text_of(text) for text in expressions]
 
 
 def is_unfinished(text: str) -> bool:

@@ -75,11 +75,31 @@ def test_bad_questions_raise_what_they_say() -> None:
         lambda model: mathllm.load(7),
         lambda model: mathllm.load(device="cpu", temperature="hot"),
         lambda model: mathllm.load(device="cpu", seed=-1),
+        lambda model: mathllm.load(device="cpu", seed="x"),
+        lambda model: mathllm.load(device="cpu", seed=1.5),
+        lambda model: mathllm.load(device="cpu", temperature=True),
+        lambda model: mathllm.load(device=5),
+        lambda model: mathllm.load(""),
+        lambda model: model.solve(5),
+        lambda model: model.finish(5),
+        lambda model: model.generate(5),
+        lambda model: model.generate(["1+1"], batch_size="a"),
+        lambda model: model.generate(["1+1"], batch_size=1.5),
+        lambda model: model.try_many(None),
+        lambda model: model.evaluate(5),
+        lambda model: mathllm.evaluate(None, ["1+1"]),
         lambda model: mathllm.train({}),
         lambda model: mathllm.generate_data("data", digits=3),
+        lambda model: mathllm.generate_data("data", "x"),
+        lambda model: mathllm.generate_data("data", 100, seed="a"),
+        lambda model: mathllm.generate_data("data", 100, seed=1.5),
+        lambda model: mathllm.generate_data(5, 100),
     ],
 )
-def test_bad_arguments_are_usage_errors(call: Callable[[MathModel], object]) -> None:
+def test_bad_arguments_are_usage_errors(
+    call: Callable[[MathModel], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError):
         call(mathllm.load(device="cpu"))
 
