@@ -50,8 +50,8 @@ class Solution:
     `answer` is None where the text holds no number; `expected` is the true result, and `correct` says that
     the text came to its end and gives that result. `steps` are the parts of the thought, `text` is prompt and
     completion. `confidence` is the probability that the model gave to all it wrote, `reason` why it stopped:
-    `end`, or `length` where it ran out of room. `unseen` says in what ways the problem lies outside all that the model
-    was trained on.
+    `end`, or `length` where it came to no end and was cut. `unseen` says in what ways the problem lies outside all
+    that the model was trained on.
     """
 
     expression: str

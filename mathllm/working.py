@@ -110,7 +110,7 @@ def verdict(solution: Solution, console: Console) -> Text:
     elif answer_text(solution):
         text = Text(f"  {wrong} it is {solution.expected}", WRONG)
     else:
-        what = "that is no number" if solution.reason == "end" else "there was no room to finish"
+        what = "that is no number" if solution.reason == "end" else "it came to no end"
         text = Text(f"{INDENT}{wrong} {what}; {solution.expression} = {solution.expected}", WRONG)
     return text.append(f"  confidence {percent_sure(solution.confidence)}", TALK)
 
@@ -164,7 +164,7 @@ def remarks(solution: Solution) -> list[str]:
     if solution.correct:
         return []
     if solution.reason != "end":
-        wrote = "had no room to finish"
+        wrote = "came to no end"
     else:
         wrote = "wrote no number" if solution.answer is None else f"says {solution.answer}"
     return [f"{solution.expression} is {solution.expected}, but the model {wrote}"]

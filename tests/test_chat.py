@@ -133,7 +133,7 @@ def test_wrong_answers_and_answers_that_are_none(model):
     # babble to the end of the room
     shown = talk(parrot("12", max_length=20, format="plain"), "12+34").splitlines()
     assert shown[0] == "  12+34 = 12222222222222"
-    assert shown[1].startswith("  ✗ there was no room to finish; 12+34 = 46")
+    assert shown[1].startswith("  ✗ it came to no end; 12+34 = 46")
 
 
 def test_an_unfinished_problem_is_finished_by_the_model(model):
@@ -281,7 +281,7 @@ def test_an_answer_of_no_more_than_so_many_tokens(model):
     chat = Chat(alone(model), make_console(terminal), input, most=3)
     chat.handle("8+9")
     assert len(chat.written) == 3
-    assert "there was no room to finish; 8+9 = 17" in terminal.getvalue()
+    assert "it came to no end; 8+9 = 17" in terminal.getvalue()
 
 
 def test_a_stated_answer_is_checked(model):

@@ -63,7 +63,7 @@ class TestWithoutTerminal:
         assert self.run(parrot("+<end>", format="plain"), "1+1\n") == ("\n", True)
         assert "but the model wrote no number" in capsys.readouterr().err
         assert self.run(parrot("4", max_length=9, format="plain"), "1+1\n") == ("\n", True)
-        assert "but the model had no room to finish" in capsys.readouterr().err
+        assert "but the model came to no end" in capsys.readouterr().err
 
     def test_commands_work_but_print_no_answers(self, model, capsys):
         assert self.run(model, "/temperature 0\n8+9\nquit\n1+1\n") == ("17\n", True)
@@ -97,7 +97,7 @@ class TestWithoutTerminal:
         result = CliRunner().invoke(app, ["chat", *where, "--max-new-tokens", "3"], input="8+9\n")
         assert result.stdout == "\n"
         assert "note: --model-size is not needed any more: the checkpoint knows it\n" in result.stderr
-        assert "note: line 1: 8+9 is 17, but the model had no room to finish\n" in result.stderr
+        assert "note: line 1: 8+9 is 17, but the model came to no end\n" in result.stderr
         wrong = CliRunner().invoke(app, ["chat", *where, "--seed", "-1"])
         assert isinstance(wrong.exception, UsageError)
 
