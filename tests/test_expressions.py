@@ -144,6 +144,9 @@ def test_an_answer_behind_a_problem_is_split_off() -> None:
         with pytest.raises(ExpressionError, match="what follows the '=' is no whole number") as caught:
             split_answer(text)
         assert (caught.value.text, caught.value.position) == (text, position)
+    with pytest.raises(ExpressionError, match="white space inside a number") as caught:
+        split_answer("12+34= 4 6")
+    assert caught.value.position == 9
 
 
 @pytest.mark.parametrize(("text", "position"), [("1 2+3", 2), ("12+3\t 4=", 6)])

@@ -5,6 +5,7 @@ There is one grammar for all tasks: numbers and operators in turn. Which express
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -192,11 +193,14 @@ def split_answer(text: str) -> tuple[str, str]:
     problem, equals, stated = fold(text).partition("=")
     if not problem.strip() or not stated.strip():
         return text, ""
+    start = len(problem) + len(equals)
     number, good = read_numbers([stated])
     if not good[0]:
-        position = len(problem) + len(equals) + len(stated) - len(stated.lstrip())
+        position = start + len(stated) - len(stated.lstrip())
         raise ExpressionError("what follows the '=' is no whole number", text, position, "write 12+34=46")
-    return text[: len(problem) + len(equals)], number_texts(number)[0]
+    if gap := re.search(r"\d\s+(?=\d)", stated):
+        raise ExpressionError("white space inside a number", text, start + gap.end(), "write 12+34=46")
+    return text[:start], number_texts(number)[0]
 
 
 def without_hints(ids: Ids, lengths: Ints) -> tuple[Ids, Ints, Bools]:
