@@ -60,6 +60,14 @@ def test_an_option_is_the_same_thing_in_every_command() -> None:
             assert len(set(commands.values())) == 1, f"--{name}: {commands}"
 
 
+def test_an_empty_text_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in options()["checkpoint"]:
+        ended = CliRunner().invoke(app, [command, "--checkpoint", ""])
+        assert ended.exit_code == 2
+        assert "an empty text names no place" in ended.stderr, command
+
+
 def test_help_is_made_of_sentences() -> None:
     for name, commands in options().items():
         for _, about in commands.values():

@@ -89,7 +89,9 @@ def _seed(value: int) -> int:
 
 _CHECKPOINT = "A checkpoint, its model.safetensors, or the run that holds it."
 _TAKEN = "the one trained on, else data, else new problems"
-Checkpoint = Annotated[str | None, option(_CHECKPOINT, MODEL, default="the newest under checkpoints/")]
+_NAMED = {"parser": lambda text: str(path(text)), "metavar": "PATH"}
+_NEWEST = "the newest under checkpoints/"
+Checkpoint = Annotated[str | None, option(_CHECKPOINT, MODEL, default=_NEWEST, **_NAMED)]
 _MADE = "Directory that mathllm gen-data made."
 DataDir = Annotated[Path | None, option(_MADE, PROBLEMS, default=_TAKEN, **_PLACE)]
 BatchSize = Annotated[int, number(_TRAINING["batch_size"].help, MACHINE)]
