@@ -383,6 +383,12 @@ def test_operands_past_their_number_are_taken_out() -> None:
     assert digits.all()
 
 
+def test_only_products_have_factors_that_training_has_none_of() -> None:
+    for text, ways in (("+".join("1" * 100), 1), ("1-1", 1), ("1*1", 2)):
+        problems = parse_expression(text)
+        assert len(TASKS[problems.task[0]].unseen(problems, 3)) == ways
+
+
 def test_no_problems_at_all_are_fine_too() -> None:
     nothing = arrays([ask("1+2")])[:0]
     assert len(answer(nothing)) == 0

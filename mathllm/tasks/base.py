@@ -195,7 +195,10 @@ class Task:
         found = [(f"a number of more than {plural(max_digits, 'digit')}", self.sizes(problems) > max_digits)]
         for k in range(1, min(self.max_operands, problems.lengths.shape[1])):
             most = self.digits_of(k, self.most_digits)
-            found.append((f"a factor of more than {plural(most, 'digit')}", problems.lengths[:, k] > most))
+            if most < self.most_digits:
+                found.append(
+                    (f"a factor of more than {plural(most, 'digit')}", problems.lengths[:, k] > most)
+                )
         return found
 
     def problems(
