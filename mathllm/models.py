@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mathllm.checkpoint import (
+    DEFAULT_ROOT,
     SHIPPED,
     SHIPPED_NAMES,
     candidates,
@@ -45,8 +46,10 @@ class Candidate:
 
     def __str__(self) -> str:
         """How it can be named."""
-        ships = self.path.parent == SHIPPED.parent and self.path.name in SHIPPED_NAMES
-        return self.path.name if ships else str(self.path)
+        if self.path.parent == SHIPPED.parent and self.path.name in SHIPPED_NAMES:
+            return self.path.name
+        # of a run under checkpoints/ it is the one that is taken
+        return str(self.path.parent if self.path.parent.parent == DEFAULT_ROOT else self.path)
 
 
 class Models:

@@ -86,6 +86,15 @@ def test_it_is_said_who_answers_and_why(home: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("inside", ["best", "checkpoint-100"])
+def test_of_a_run_the_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_checkpoint(), ADDER / inside)
+    models = find_models()
+    assert models.introduce(models.first, "8+9") == f"{ADDER} answers"
+    assert find_models(str(ADDER)).first.path == models.first.path == ADDER / inside
+
+
 def test_one_that_is_named_is_the_only_one(home: Path) -> None:
     for models in (find_models(str(ADDER)), alone(load_checkpoint(ADDER))):
         ((model, rows),) = models.choose(list(ASKED))
