@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from runs import finished
 from typer.testing import CliRunner
 
 from mathllm.cli.main import app
-from mathllm.cli.study import cell
+from mathllm.cli.study import cell, show
 from mathllm.errors import DataError, UsageError
-from mathllm.evaluation.lengths import RANDOM
+from mathllm.evaluation.lengths import RANDOM, STRESS
 from mathllm.files import toml_names
 from mathllm.study import RESULT, Study, lines, load_study, shares, unit_of
 
@@ -183,6 +184,21 @@ def test_the_table_has_all_seeds_that_are_finished(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(UsageError, match=r"study .*mine.toml is not valid TOML"):
         load_study(str(path))
+
+
+def test_tables_say_what_is_hard_about_the_problems(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, variant, task, stress in (
+        ("thoughts", "cold start", "chain", "no idle steps"),
+        ("positions", "rope", "addition", "carry stress"),
+    ):
+        rows = [
+            {"task": task, "kind": kind, "digits": 5, "correct": 1, "num_examples": 1}
+            for kind in (RANDOM, STRESS)
+        ]
+        result = {"variant": variant, "seed": 0, "correct": 1, "num_examples": 1, "lengths": rows}
+        show(Console(), load_study(name), results=[result], others=0, root=Path())
+        titles = [line for line in capsys.readouterr().out.splitlines() if line.endswith("seeds")]
+        assert [title.split("  ")[0] for title in titles] == ["random", stress]
 
 
 @pytest.mark.parametrize(

@@ -119,13 +119,17 @@ def show(console: Console, chosen: Study, *, results: list[dict[str, Any]], othe
     """A table for each kind of problem, and what the figures mean; `others` results were left out."""
     from mathllm.evaluation.lengths import RANDOM, STRESS
     from mathllm.study import shares, unit_of
+    from mathllm.tasks import get_tasks
     from mathllm.tasks.base import plural
 
     unit, less = unit_of(results)
     names = {"held out": "held out"} | {str(n): plural(n - less, unit) for n in chosen.digits}
-    for kind in (RANDOM, STRESS) if chosen.digits else (RANDOM,):
+    tasks = sorted({row["task"] for result in results for row in result["lengths"]})
+    stress = " or ".join(dict.fromkeys(get_tasks(task)[0].stress for task in tasks))
+    titles = {RANDOM: RANDOM, STRESS: stress} if chosen.digits else {RANDOM: "held out"}
+    for kind, title in titles.items():
         columns = {key: name for key, name in names.items() if kind == RANDOM or key != "held out"}
-        console.print(table(chosen, shares(results, kind), columns, kind if chosen.digits else "held out"))
+        console.print(table(chosen, shares(results, kind), columns, title))
         console.print()
     held_out = " or ".join(f"{n:,}" for n in sorted({result["num_examples"] for result in results}))
     lines = [
