@@ -100,8 +100,11 @@ class Models:
         if self.named:
             return ""
         (name,) = [str(one) for one in self._candidates if one.path == model.path]
+        meant = "" if model.scope.in_integers else f", {model.scope.meaning}"
         if model.path == first.path:
-            return f"{name} answers"
+            return f"{name} answers{meant}"
+        if model.scope.meaning != first.scope.meaning:
+            return f"{name} answers{meant}: {first} works {first.scope.meaning}"
         problems, good = read_expressions([text], first.scope.readable)
         unseen = " or ".join(what for what, _ in first.scope.unseen(problems[good]))
         return f"{name} answers: {first} {f'never saw {unseen}' if unseen else 'cannot be asked that'}"
@@ -113,18 +116,23 @@ class Models:
         looked: list[Candidate] = []
         # by row, places among these: of the first that has learned it, and of the first that can be asked it
         taken, able = np.full((2, len(texts)), -1)
-        for one in list(self._candidates):
+        for one in self._ordered():
             left = np.flatnonzero(taken < 0)
-            scope = self._whole(one, lambda candidate: candidate.scope) if len(left) else None
-            if scope is None:
-                continue
-            asked, learned = judged(scope, [texts[row] for row in left.tolist()])
+            if len(left) == 0:
+                break
+            asked, learned = judged(one.scope, [texts[row] for row in left.tolist()])
             able[left[asked & (able[left] < 0)]] = len(looked)
             taken[left[learned]] = len(looked)
             looked.append(one)
         taken = np.where(taken < 0, np.maximum(able, 0), taken)
         rows = [np.flatnonzero(taken == place) for place in range(len(looked))]
         return {one: mine for one, mine in zip(looked, rows, strict=True) if len(mine)}
+
+    def _ordered(self) -> list[Candidate]:
+        """All that are whole; first those to whom a text means what it means to people (5+6 is 1 in a chain)."""
+        for one in list(self._candidates):
+            self._whole(one, lambda candidate: candidate.scope)
+        return sorted(self._candidates, key=lambda one: not one.scope.in_integers)
 
     def _whole(self, one: Candidate, part: Callable[[Candidate], T]) -> T | None:
         """A part of a candidate; None of one that is damaged, and left out from now on."""

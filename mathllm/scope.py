@@ -9,7 +9,7 @@ from mathllm.data.sources import format_of
 from mathllm.errors import UsageError
 from mathllm.formats import Rendered
 from mathllm.tasks import Problems, answer, by_task, extent, get_tasks, operands_asked, readable_beside
-from mathllm.tasks.base import plural
+from mathllm.tasks.base import Task, plural
 from mathllm.tasks.numbers import Bools
 
 
@@ -22,6 +22,16 @@ class Scope:
         self.data, self.max_length = data, max_length
         self.format, self.tasks = format_of(data), get_tasks(data.task)
         self.readable = readable_beside(self.tasks)
+
+    @property
+    def meaning(self) -> str:
+        """How a text is worked out."""
+        return self.tasks[0].meaning
+
+    @property
+    def in_integers(self) -> bool:
+        """Does a text mean what people mean by it?"""
+        return self.meaning == Task.meaning
 
     def fit(self, problems: Problems) -> tuple[Rendered, dict[int, UsageError]]:
         """The problems that the model can be asked, with their gold texts; and why not, by row, for the others."""

@@ -8,7 +8,7 @@ import pytest
 from trained import alone, parrot, trained_checkpoint
 
 from mathllm import models as models_module
-from mathllm.checkpoint import ANY_LENGTH, SHIPPED, load_checkpoint
+from mathllm.checkpoint import ANY_LENGTH, OWN_THOUGHTS, SHIPPED, load_checkpoint
 from mathllm.errors import CheckpointError, ExpressionError
 from mathllm.models import Models, find_models
 
@@ -133,3 +133,20 @@ def test_no_checkpoint_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("mathllm.checkpoint.ANY_LENGTH", home / "none")
     with pytest.raises(CheckpointError, match="there is no checkpoint under checkpoints/"):
         find_models()
+
+
+def test_a_sum_is_no_chain_even_where_the_newest_run_knows_chains(home: Path) -> None:
+    chains = Path("checkpoints/chains")
+    shutil.copytree(OWN_THOUGHTS, chains)
+    os.utime(chains / "model.safetensors", (2**31, 2**31))
+    models = find_models()
+    assert models.first.path == chains
+    answers = {text: models.try_many([text])[0] for text in ("5+6", "12+34", "3+4*7-2")}
+    assert [(model.path, found.answer) for model, found in answers.values()] == [
+        (ADDER, 11),
+        (SHIPPED, 46),
+        (chains, 7),
+    ]
+    said = {text: models.introduce(model, text) for text, (model, _) in answers.items()}
+    assert said["5+6"] == f"{ADDER} answers: {chains} works from left to right modulo 10"
+    assert said["3+4*7-2"] == f"{chains} answers, from left to right modulo 10"

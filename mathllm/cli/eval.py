@@ -284,7 +284,10 @@ def _remark(model: MathModel, found: Problems, max_examples: int | None) -> None
     else:
         # a stream shows every problem of its train split sooner or later
         where = "of the split that this checkpoint was trained on"
-        seen = int((split_of(problems, ratios(model.data)) == TRAIN).sum())
+        trained_on = split_of(problems, ratios(model.data)) == TRAIN
+        for _, rows in model.scope.unseen(problems):
+            trained_on &= ~rows
+        seen = int(trained_on.sum())
     if seen:
         remark(f"{seen:,} of {len(problems):,} problems are {where}")
 
