@@ -394,6 +394,8 @@ def test_it_is_the_file_trained_on_that_counts(tmp_path: Path, monkeypatch: pyte
         patched.setattr("mathllm.cli.eval._trained_on", None)
         assert "note" not in said(asked)
     shutil.rmtree(asked.parent)
+    nameless = checkpoint_of(tmp_path / "nameless", half_trained().model, data_dir="a\0b")
+    assert document("--checkpoint", nameless, "--data-path", "data/test.jsonl")["num_examples"] == 1
     assert "note" not in said(sums(Path("sums.txt"), "1+1=2", "3+3=6")), "nobody knows"
 
 

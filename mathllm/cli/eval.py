@@ -314,7 +314,7 @@ def _trained_on(model: MathModel) -> tuple[NDArray[np.uint64] | None, str]:
     with suppress(CheckpointError):
         known = read_progress(model.path)[0].data
     for place in places_of(model.data.data_dir, model.path):
-        with suppress(DataError):
+        with suppress(ValueError):  # a DataError, or a name that no file can have
             trained = hash_problems(read_problems(place / FILES[0], model.readable))
             trained = trained[: model.data.num_examples or None]
             if not known:
