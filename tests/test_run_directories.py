@@ -282,5 +282,7 @@ def test_sizes_that_make_little_sense_get_a_note(tmp_path: Path) -> None:
     odd = ("train.batch_size=150", "train.max_steps=3", "optim.warmup_steps=100")
     said = talk_of(tiny(tmp_path / "run", f"data.data_dir={data}", *odd))
     assert "note: a step of 150 rows takes the 140 there are more than once" in said
-    assert "note: 100 steps of warm-up: in 3 the learning rate never gets to its peak" in said
+    assert (
+        "note: 100 steps of warm-up (--warmup-steps): in 3 the learning rate never gets to its peak" in said
+    )
     assert "note" not in talk_of(tiny(tmp_path / "other", "train.max_steps=3"))
