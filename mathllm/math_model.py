@@ -20,7 +20,7 @@ from mathllm.config import DataConfig
 from mathllm.data.importing import read_problems
 from mathllm.errors import CheckpointError, ExpressionError, MathLLMError, UsageError, check_whole
 from mathllm.evaluation.report import Report, evaluate_problems
-from mathllm.formats import Rendered, Walk
+from mathllm.formats import Parsed, Rendered, Walk
 from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read, room_in
 from mathllm.inference.sampling import GREEDY, SamplingParams, pick
 from mathllm.inference.scoring import score_gold
@@ -37,7 +37,7 @@ from mathllm.tasks.expressions import (
     parse_expressions,
     read_expressions,
 )
-from mathllm.tasks.numbers import Bools, Ints
+from mathllm.tasks.numbers import Bools, Ints, Numbers
 from mathllm.tokenizer import END_THINK, EQUALS, MINUS, OPERATORS, PLUS, THINK, TOKENS, decode_rows
 
 _THINKING = TOKENS[THINK], TOKENS[END_THINK]
@@ -276,32 +276,33 @@ class MathModel:
                 expressions(written.problems),
                 answers,
                 truth.to_ints(),
-                self.right(written).tolist(),
-                self.steps(written),
+                self.right(written, parsed, truth).tolist(),
+                self.steps(written, parsed),
                 self.format.texts(written.problems, written.ids, written.lengths),
                 np.exp(log_probs.astype(np.float64)).tolist(),
                 (REASONS[reason] for reason in written.reasons),
-                self._unseen_by_row(written.problems),
+                self._unseen_by_row(written.problems, truth),
                 strict=True,
             )
         ]
 
-    def _unseen_by_row(self, problems: Problems) -> list[tuple[str, ...]]:
+    def _unseen_by_row(self, problems: Problems, truth: Numbers) -> list[tuple[str, ...]]:
         found: list[tuple[str, ...]] = [()] * len(problems)
-        for what, outside in self.scope.unseen(problems):
+        for what, outside in self.scope.unseen(problems, truth):
             for row in np.flatnonzero(outside).tolist():
                 found[row] += (what,)
         return found
 
-    def right(self, written: Written) -> Bools:
-        """Which texts [N] came to their end and give the true result."""
-        parsed = self.format.parse(written.ids)
+    def right(self, written: Written, parsed: Parsed | None = None, truth: Numbers | None = None) -> Bools:
+        """Which texts [N] came to their end and give the true result; `parsed` and `truth` are what they say and what
+        they should, where that is known."""
+        parsed = parsed or self.format.parse(written.ids)
         correct: Bools = parsed.well_formed & (written.reasons == ENDED)
-        return correct & parsed.answer.same(answer(written.problems))
+        return correct & parsed.answer.same(answer(written.problems) if truth is None else truth)
 
-    def steps(self, texts: Rendered) -> list[tuple[str, ...]]:
-        """The steps of each text's thought."""
-        parsed, column = self.format.parse(texts.ids), np.arange(texts.ids.shape[1])
+    def steps(self, texts: Rendered, parsed: Parsed | None = None) -> list[tuple[str, ...]]:
+        """The steps of each text's thought; `parsed` is what the texts say, where that is known."""
+        parsed, column = parsed or self.format.parse(texts.ids), np.arange(texts.ids.shape[1])
         inside = (column >= parsed.thought_start[:, None]) & (column < parsed.thought_end[:, None])
         ids, lengths = pack(texts.ids, inside)
         starts = self.format.step_starts(texts.problems, texts.ids)

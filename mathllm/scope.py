@@ -10,7 +10,7 @@ from mathllm.errors import UsageError
 from mathllm.formats import Rendered
 from mathllm.tasks import Problems, answer, by_task, extent, get_tasks, operands_asked, readable_beside
 from mathllm.tasks.base import Task, plural
-from mathllm.tasks.numbers import Bools
+from mathllm.tasks.numbers import Bools, Numbers
 
 
 class Scope:
@@ -73,9 +73,9 @@ class Scope:
         hint = f"mathllm train --task {task.name} trains one that does"
         return UsageError(f"this model has learned {learned}, not {task.name}", hint)
 
-    def unseen(self, problems: Problems) -> list[tuple[str, Bools]]:
+    def unseen(self, problems: Problems, truth: Numbers | None = None) -> list[tuple[str, Bools]]:
         """In what ways problems lie outside all that the model was trained on, each with the rows [N] that do; mostly
-        in none."""
+        in none. `truth` are their answers, where these are known."""
         most = max(self.data.max_operands, 2)
         found: list[tuple[str, Bools]] = []
         for task, rows in by_task(problems):
@@ -84,7 +84,8 @@ class Scope:
             ways += task.unseen(part, self.data.max_digits)
             ways.append((f"a problem of more than {plural(most, 'number')}", operands_asked(part) > most))
             if not self.data.signed:
-                ways.append(("a result below zero", answer(part).negative))
+                negative = answer(part).negative if truth is None else truth.negative[rows]
+                ways.append(("a result below zero", negative))
             for what, those in ways:
                 if those.any():
                     outside = np.zeros(len(problems), np.bool_)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from trained import parrot, trained_checkpoint
 
+from mathllm import math_model, scope
 from mathllm.checkpoint import OWN_THOUGHTS, load_checkpoint
 from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
 from mathllm.formats import FORMATS
@@ -23,6 +24,7 @@ from mathllm.inference.engine import CUT, ENDED
 from mathllm.inference.sampling import SamplingParams
 from mathllm.inference.texts import Written
 from mathllm.math_model import MathModel, Solution, is_unfinished
+from mathllm.tasks import answer
 from mathllm.tasks.expressions import expressions, parse_expression, parse_expressions
 from mathllm.tokenizer import END
 
@@ -343,6 +345,19 @@ def test_completions_end_where_they_are_told_to(model):
     for row, length in enumerate(cut.lengths):
         assert cut.ids[row, :length].tolist() == whole.ids[row, :length].tolist()
         assert (cut.ids[row, length:] == END).all()
+
+
+def test_what_is_read_is_parsed_and_worked_out_once(model, monkeypatch):
+    written, calls = model.complete(model.render(parse_expressions(["8+9", "9-4", "5-9"]))), []
+    expected = model.read(written)
+    for where in (math_model, scope):
+        monkeypatch.setattr(where, "answer", lambda problems: calls.append("answer") or answer(problems))
+    parse = type(model.format).parse
+    monkeypatch.setattr(
+        type(model.format), "parse", lambda self, ids: calls.append("parse") or parse(self, ids)
+    )
+    assert model.read(written) == expected
+    assert sorted(calls) == ["answer", "parse"]
 
 
 def test_what_fits_is_rendered_and_what_does_not_is_named_by_row(model):
