@@ -32,7 +32,7 @@ from mathllm.formats import Rendered
 from mathllm.inference.engine import Step
 from mathllm.inference.sampling import GREEDY, SamplingParams
 from mathllm.inference.texts import most_tokens
-from mathllm.limits import check_range
+from mathllm.limits import MAX_LENGTH, check_range
 from mathllm.math_model import MathModel, is_unfinished
 from mathllm.models import Models, find_models
 from mathllm.tasks import extent
@@ -89,6 +89,8 @@ class Chat:
         self.model = models.first
         self.params, self.most = params, most
         check_range("seed", seed, 0, 2**63 - 1)
+        if most is not None:
+            check_range("the most tokens of an answer", most, 1, MAX_LENGTH)
         self.generator = torch.Generator(self.model.device).manual_seed(seed)
         self.commands: dict[str, Callable[[str], bool]] = {
             "/help": self.help,

@@ -66,6 +66,8 @@ def test_an_empty_text_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.Monk
         ended = CliRunner().invoke(app, [command, "--checkpoint", ""])
         assert ended.exit_code == 2
         assert "an empty text names no place" in ended.stderr, command
+    ended = CliRunner().invoke(app, ["eval", "--data-path", ""])
+    assert "an empty text names no place" in ended.stderr
 
 
 def test_help_is_made_of_sentences() -> None:

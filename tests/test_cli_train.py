@@ -278,7 +278,7 @@ def test_a_number_of_epochs_counts_more_than_the_steps_of_a_recipe(run: Any) -> 
     assert "finished after 8 steps" in ended.err
     assert settings("out")["data.format"] == "plain", "a recipe says more about the format than the data do"
     ended = run(*SMALL, *data, "--num-epochs", "2", "--max-steps", "1", "--output-dir", "both")
-    assert "finished after 1 steps" in ended.err
+    assert "finished after 1 step," in ended.err
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it(tmp_path: Path
     for step in (4, 8):
         one, other = (weights(tmp_path / name / f"checkpoint-{step}") for name in ("halves", "whole"))
         for name in one:
-            torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-5)
+            # sums in another order; a step of Muon moves weights by 2e-2
+            torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=5e-5)
     for name in ("train/loss", "train/accepted"):
         one, other = (records(tmp_path / run, name) for run in ("halves", "whole"))
         assert one == pytest.approx(other, rel=1e-4)

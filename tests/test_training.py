@@ -191,7 +191,7 @@ def test_a_run_says_what_it_does_and_leaves_all_its_files(tmp_path) -> None:
     assert "val/exact_match=" in log
     said = talk.getvalue()
     assert "2,608 parameters" in said
-    assert "addition, up to 1 digits, format column: an endless stream" in said
+    assert "addition, up to 1 digit, format column: an endless stream" in said
     assert "20 steps of 8 rows" in said
     assert said.count("W&B is off") == 1
 

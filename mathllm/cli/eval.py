@@ -48,9 +48,7 @@ def evaluate(
     *,
     checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
-    data_path: Annotated[
-        Path | None, option("A file of problems: JSONL, CSV, or one 12+34=46 a line.", PROBLEMS)
-    ] = None,
+    data_path: options.DataPath = None,
     data_dir: options.DataDir = None,
     exhaustive: Annotated[int | None, options.ALL_PAIRS] = None,
     grid: Annotated[int | None, number("Operands of every pair of lengths up to N digits.", PROBLEMS)] = None,

@@ -94,6 +94,8 @@ _NEWEST = "the newest under checkpoints/"
 Checkpoint = Annotated[str | None, option(_CHECKPOINT, MODEL, default=_NEWEST, **_NAMED)]
 _MADE = "Directory that mathllm gen-data made."
 DataDir = Annotated[Path | None, option(_MADE, PROBLEMS, default=_TAKEN, **_PLACE)]
+_LINES = "A file of problems: JSONL, CSV, or one 12+34=46 a line."
+DataPath = Annotated[Path | None, option(_LINES, PROBLEMS, **_PLACE)]
 BatchSize = Annotated[int, number(_TRAINING["batch_size"].help, MACHINE)]
 Device = Annotated[str, option_of("device")]
 ALL_PAIRS = number("All pairs of operands from 0 to N.", PROBLEMS, 0)
