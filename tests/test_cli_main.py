@@ -43,7 +43,10 @@ def test_help_is_a_command_too() -> None:
     assert runner.invoke(app, ["help", "slove"]).exit_code == 2
 
 
-def test_shells_can_complete() -> None:
+def test_shells_can_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1"
+    )  # there may be no shell above a test
     assert (
         "_MATHLLM_COMPLETE"
         in CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="mathllm").stdout
