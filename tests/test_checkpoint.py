@@ -469,7 +469,7 @@ def test_killed_at_any_moment_a_run_goes_on_as_if_nothing_had_happened(tmp_path:
     chance = random.Random(os.environ.get("KILLS", "0"))
     # in the middle of a directory that is deleted, before one gets its name; then at some of the 200 moments of a life
     moments = itertools.chain(
-        [(3, "os.remove"), (9, "os.rename")], ((chance.randrange(12, 90), "") for _ in itertools.count())
+        [(3, "os.remove"), (9, "os.rename")], ((chance.randrange(40, 100), "") for _ in itertools.count())
     )
     for moment, kind in moments:
         child = Child(train_and_die, str(run), moment, kind, files=tmp_path)

@@ -11,6 +11,6 @@ import pytest
 
 @pytest.mark.slow
 def test_what_a_kill_leaves_is_whole_and_the_next_call_clears_or_uses_it() -> None:
-    command = [sys.executable, "-m", "tests.kills", "--kills", "2"]
+    command = [sys.executable, "-m", "tests.kills", "--kills", "1"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mathllm.resolve import resolve
 from mathllm.study import load_study
 from mathllm.tasks import TASKS
 from mathllm.tasks.expressions import alike, read_expressions
-from mathllm.training.state import read_progress
+from mathllm.training.state import Progress, read_progress
 
 MIB = 2**20
 
@@ -119,6 +120,13 @@ def test_documents_that_are_too_deep_or_too_large(tmp_path: Path, text: str) -> 
         load_checkpoint(directory)
     with pytest.raises(CheckpointError, match=r"training_state.json cannot be read"):
         read_progress(directory)
+
+
+def test_progress_below_zero_is_damage(tmp_path: Path) -> None:
+    state = {**asdict(Progress(step=-1)), "scaler": {}}
+    (tmp_path / "training_state.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="step is '-1'"):
+        read_progress(tmp_path)
 
 
 def test_a_long_row_among_many_short_ones_is_refused_in_little_memory(tmp_path: Path) -> None:

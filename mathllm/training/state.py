@@ -136,7 +136,7 @@ def read_progress(path: Path) -> tuple[Progress, dict[str, Any]]:
         for name, value in asdict(progress).items():
             kind = type(getattr(Progress, name))
             if type(value) not in (kind, *([int] if kind is float else [])) or (
-                kind is not str and not -1 <= value <= MAX_STEPS * 2**20
+                kind is not str and not (-1 if kind is float else 0) <= value <= MAX_STEPS * 2**20
             ):
                 raise ValueError(f"{name} is {str(value)[:40]!r}")
         if not isinstance(scaler_state, dict):
