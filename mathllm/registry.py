@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.flags import THOUGHTS, Flag, Setting
 
+# the coordinate of a token itself: `own_place`, where `place` is that of the token which it predicts
+OWN = "own_"
+
 
 class Choice(NamedTuple):
     """Where a task, a format, a scheme or an objective is, and what it is, for --help. An objective may have a
@@ -37,6 +40,7 @@ TASKS = {
 FORMATS = {
     "column": Choice("mathllm.formats.column:COLUMN", "digit by digit, as in school"),
     "pairwise": Choice("mathllm.formats.pairwise:PAIRWISE", "the whole sum again, turned round"),
+    "scratchpad": Choice("mathllm.formats.scratchpad:SCRATCHPAD", "rows of working, units first"),
     "reversed": Choice("mathllm.formats.reversed:REVERSED", "no reasoning, units first"),
     "hinted": Choice("mathllm.formats.hinted:HINTED", "the same, a place before every digit"),
     "plain": Choice("mathllm.formats.plain:PLAIN", "no reasoning"),

@@ -409,7 +409,7 @@ def test_a_thought_may_tell_an_axis_of_its_own_and_others_are_about_none_of_it(t
     addition = FORMATS["column"].thoughts["addition"]
     format = Format("rows", "", thoughts={"addition": addition, "multiplication": Rows()})
     tasks = get_tasks(task)
-    assert format.axes(tasks) == ("segment", "place", "row")
+    assert format.axes(tasks) == ("segment", "own_segment", "place", "row", "own_place", "own_row")
     problems = parse_expressions(["12*3", "4*5", *(["12+34"] if len(tasks) > 1 else [])])
     gold = format.render(problems)
     told = format.coordinates(problems, gold.ids, ("place", "row"))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mathllm.errors import UsageError
 from mathllm.formats.follow import Follower, Walk, number_places
+from mathllm.registry import OWN
 from mathllm.tasks import Problems, Task, answer, answer_widths, by_task, concatenate
 from mathllm.tasks.expressions import numbers_from_ids, without_hints
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers
@@ -82,6 +83,7 @@ class Thought:
     given = False  # is it a part of the prompt?
     thinks = True  # does it write a thought at all?
     true = True  # is what is written here the truth, or a placeholder?
+    pads = True  # may numbers be padded with zeros?
     axes: tuple[str, ...] = ("place",)
 
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
@@ -101,9 +103,9 @@ class Thought:
         """Can the places of an answer be told before it is written?"""
         return True
 
-    def prompt_coordinates(self, ids: Ids, prompt: Bools) -> dict[str, Ints] | None:
-        """Those [N, T] of prompts, which stand where `prompt` [N, T] says; None where digits have their own places
-        and nothing else has one."""
+    def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints] | None:
+        """Those [N, T] of what stands in texts up to their first `=`; what they are behind it does not matter. None
+        where digits have their own places and nothing else has one."""
         return None
 
     def resume(self, problems: Problems, states: Digits, done: int) -> Digits:
@@ -133,6 +135,8 @@ class Format:
         """Can it write problems of that task?"""
         if task.one_digit and (self.hints or self.least_significant_first or self.zero_pad):
             return False  # it would be written as without
+        if self.zero_pad and task.name in self.thoughts and not self.thoughts[task.name].pads:
+            return False
         return not self.thoughts or task.name in self.thoughts
 
     def check_task(self, task: Task) -> None:
@@ -143,6 +147,9 @@ class Format:
             what = f"format {self.name!r} cannot write task {task.name!r}"
             what += ": numbers of one digit have no order, no padding and no hints"
             raise UsageError(what, "leave out --zero-pad" if self.zero_pad else "use --format plain")
+        if self.zero_pad and task.name in self.thoughts:
+            what = f"format {self.name!r} has rows of as many digits as its working needs, and pads no numbers"
+            raise UsageError(what, "leave out --zero-pad")
         what = f"format {self.name!r} has no thought for task {task.name!r}"
         raise UsageError(what, "use --format plain, or write one: see mathllm/formats")
 
@@ -267,13 +274,15 @@ class Format:
 
     def axes(self, tasks: Sequence[Task]) -> tuple[str, ...]:
         """The coordinates that can be told of its texts."""
-        known = ["segment"]
+        known = ["segment", OWN + "segment"]
         if self.least_significant_first:
             known.append("run")  # of a digit in its number: it is the digit's place
         announced = self.zero_pad or self.least_significant_first
         thoughts = [self.thoughts.get(task.name) for task in tasks]
         if all(thought.knows_places(announced) if thought else announced for thought in thoughts):
-            known += dict.fromkeys(axis for t in thoughts for axis in (t.axes if t else ("place",)))
+            told = dict.fromkeys(axis for t in thoughts for axis in (t.axes if t else ("place",)))
+            known += [axis for axis in told if axis not in known]
+            known += [OWN + axis for axis in told if OWN + axis not in known]
         return tuple(known)
 
     def check_axes(self, axes: Sequence[str], tasks: Sequence[Task]) -> None:
@@ -290,7 +299,7 @@ class Format:
                 "use --format reversed: all numbers least significant digit first",
             )
         if missing:
-            known = ", ".join(self.axes(tasks))
+            known = ", ".join(axis for axis in self.axes(tasks) if not axis.startswith(OWN))
             what = f"format {self.name!r} does not tell the coordinate {missing[0]!r} for these tasks"
             raise UsageError(what, f"it tells {known}")
 
@@ -302,13 +311,14 @@ class Format:
             return thought.follow(problems, announced)
         return Follower(len(problems), announced, self.hints)
 
-    def prompt_coordinates(self, task: Task, ids: Ids, prompt: Bools) -> dict[str, Ints]:
-        """Those [N, T] of prompts, which stand where `prompt` [N, T] says, and 0 behind them."""
+    def prompt_coordinates(self, task: Task, problems: Problems, ids: Ids) -> dict[str, Ints]:
+        """Those [N, T] of what stands in texts of one task up to their first `=`; what they are behind it does not
+        matter."""
         thought = self.thoughts.get(task.name)
-        own = thought.prompt_coordinates(ids, prompt) if thought else None
+        own = thought.prompt_coordinates(problems, ids) if thought else None
         if own is not None:
             return own
-        placed = prompt
+        placed = prompt = np.cumsum(ids == EQUALS, 1) == 0
         if task.aligned is not None:
             operator = (ids >= 10) & prompt
             behind = np.pad(operator[:, :-1] & ~operator[:, 1:], ((0, 0), (1, 0)))

@@ -12,13 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mathllm.registry import OWN
 from mathllm.tasks import TASKS, Problems, Task, by_task
 from mathllm.tasks.numbers import Bools, Ints
 from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, VOCAB_SIZE, Ids
 
 # by axis, 0 where a token is about none. `place` is the digit place that it is about (units 1, tens 2; the token before
 # an answer's digit i has place i), `run` the position of a digit in its own number, from the left, `segment` 1 from the
-# first `=` on. A thought may tell others
+# first `=` on. A thought may tell others. `own_place` and so on are those of a token itself: what `place` was one token
+# before
 Coordinates = Mapping[str, "Ints | int"]
 
 NOTHING = 255  # is no token: what a follower is told before its text's `=` has come
@@ -86,18 +88,23 @@ class Followed(Protocol):
 
     def follow(self, task: Task, problems: Problems) -> Follower: ...
 
-    def prompt_coordinates(self, task: Task, ids: Ids, prompt: Bools) -> Mapping[str, Ints]: ...
+    def prompt_coordinates(self, task: Task, problems: Problems, ids: Ids) -> Mapping[str, Ints]: ...
 
 
 class Walk:
     """Follows texts of problems in one format; `axes` are the coordinates that are asked for."""
 
     def __init__(self, format: Followed, problems: Problems, axes: Sequence[str]) -> None:
-        self.format, self.axes = format, tuple(axes)
+        self.format, self.axes, self.problems = format, tuple(axes), problems
         self.task, self.run = problems.task, np.zeros(len(problems), np.int64)
         thoughts = [format.thoughts.get(task.name) for task, _ in by_task(problems)]
         self.restricts = any(thought is not None and thought.counted for thought in thoughts)
-        self.followed = tuple(axis for axis in self.axes if axis not in ("run", "segment"))
+        named = dict.fromkeys(axis.removeprefix(OWN) for axis in self.axes)
+        # thoughts with many kinds of rows say themselves what segment a token is in
+        self.rows_told = any(thought is not None and "segment" in thought.axes for thought in thoughts)
+        elsewhere = ("run",) if self.rows_told else ("run", "segment")
+        self.followed = tuple(axis for axis in named if axis not in elsewhere)
+        self.last: dict[str, Ints] = {}  # the coordinates [N] of what comes next
         self.followers: dict[int, Follower] = {}  # by the code of a task
         if self.followed or self.restricts:
             for task, rows in by_task(problems):
@@ -111,8 +118,10 @@ class Walk:
 
     def read(self, ids: Ids) -> dict[str, Ints]:
         """The coordinates [N, T] of texts, or of their beginnings, of which the walk has seen nothing yet."""
-        prompt = np.cumsum(ids == EQUALS, 1) == 0
+        equals = np.cumsum(ids == EQUALS, 1)
+        prompt = equals == 0
         found = {axis: np.zeros(ids.shape, np.int64) for axis in self.followed}
+        of_prompt = {axis: np.zeros(ids.shape, np.int64) for axis in self.followed}
         self.choices = np.zeros(ids.shape, np.uint8)  # after each token, an index into ALLOWED
         for task, rows, follower in self._parts():
             part, inside = ids[rows], prompt[rows]
@@ -125,16 +134,22 @@ class Walk:
                     told[axis][column] = coordinates.get(axis, 0)
                 choices[column] = follower.choice
             self.choices[rows] = choices.T
-            of_prompt = self.format.prompt_coordinates(task, part, inside) if self.followed else {}
+            stand = self.format.prompt_coordinates(task, self.problems[rows], part) if self.followed else {}
             for axis in self.followed:
-                found[axis][rows] = of_prompt.get(axis, 0) + told[axis].T
+                of_prompt[axis][rows] = stand.get(axis, 0)
+                found[axis][rows] = np.where(inside, of_prompt[axis][rows], told[axis].T)
         if "run" in self.axes:
             run = run_positions(ids < 10)
             self.run = run[:, -1]
             found["run"] = self._with_hints(run)
-        if "segment" in self.axes:
+        if not self.rows_told:
             found["segment"] = (~prompt).astype(np.int64)
-        return found
+        self.last = {axis: known[:, -1] for axis, known in found.items()}
+        begins = prompt | ((equals == 1) & (ids == EQUALS))
+        for axis in found.keys() & {axis.removeprefix(OWN) for axis in self.axes if axis.startswith(OWN)}:
+            before = np.pad(found[axis][:, :-1], ((0, 0), (1, 0)))
+            found[OWN + axis] = np.where(begins, of_prompt.get(axis, 0), before)
+        return {axis: found[axis] for axis in self.axes}
 
     def push(self, ids: Ids) -> dict[str, Ints]:
         """The coordinates [N] of the next token of each text, all of which are past their `=`."""
@@ -146,9 +161,11 @@ class Walk:
         if "run" in self.axes:
             self.run = (self.run + 1) * (ids < 10)
             found["run"] = self._with_hints(self.run)
-        if "segment" in self.axes:
+        if not self.rows_told:
             found["segment"] = np.ones(len(ids), np.int64)
-        return found
+        own = {OWN + axis: known for axis, known in self.last.items()}
+        self.last = found
+        return {axis: (found | own)[axis] for axis in self.axes}
 
     def allowed(self) -> Bools | None:
         """Which token may follow the one that came last [N, V]; None where anything may."""
@@ -165,6 +182,7 @@ class Walk:
             # a follower's rows are those of its task, in their order
             follower.keep((np.cumsum(self.task == code) - 1)[rows[self.task[rows] == code]])
         self.task, self.run = self.task[rows], self.run[rows]
+        self.last = {axis: known[rows] for axis, known in self.last.items()}
 
     def _with_hints(self, run: Ints) -> Ints:
         # a hint and its digit are at one position

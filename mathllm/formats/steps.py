@@ -18,7 +18,7 @@ from mathllm.tasks.chain import apply_steps, running_states
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers
 from mathllm.tasks.slots import ABSENT, Slots
 from mathllm.tasks.splits import hash_problems
-from mathllm.tokenizer import END, END_THINK, Ids
+from mathllm.tokenizer import END, END_THINK, EQUALS, Ids
 
 
 class StepsFollower(CountedFollower):
@@ -51,8 +51,9 @@ class ChainThought(Thought):
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         return StepsFollower(problems)
 
-    def prompt_coordinates(self, ids: Ids, prompt: Bools) -> dict[str, Ints]:
+    def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
         """The steps that operators and numbers belong to; the first number belongs to step 1."""
+        prompt = np.cumsum(ids == EQUALS, 1) == 0
         digit = (ids < 10) & prompt
         numbers = np.cumsum(digit, 1)
         return {"place": np.maximum(np.where(digit, numbers - 1, numbers), 1) * prompt}

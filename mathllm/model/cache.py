@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mathllm.model.positions import Where
+from mathllm.registry import OWN
 
 
 class KeyValueCache:
@@ -34,11 +35,12 @@ class KeyValueCache:
         self.length, self.reach = 0, reach or {}
         self.columns: Tensor | None = None  # the tokens that count for the next queries; None: all
 
-    def append(self, where: Where) -> Where:
-        """Notes where tokens stand that are about to come; returns where those stand that they may look at."""
+    def append(self, where: Where, axes: Sequence[str]) -> Where:
+        """Notes where tokens stand, on the axes that keys need, that are about to come; returns where those stand that
+        they may look at."""
         end = self.length + len(where.index)
-        for axis, known in self.coordinates.items():
-            known[:, self.length : end] = where.axes[axis]
+        for axis in axes:
+            self.coordinates[axis][:, self.length : end] = where.axes[axis]
         self.columns = self._near(where, end)
         if self.columns is None:
             index = torch.arange(end, device=where.index.device)
@@ -52,9 +54,13 @@ class KeyValueCache:
             return None
         near = torch.ones((), dtype=torch.bool, device=where.index.device)
         for axis, reach in self.reach.items():
-            query, key = where.axes[axis], self.coordinates[axis][:, :end]
+            own = axis not in self.coordinates
+            query, key = where.axes[axis], self.coordinates[OWN * own + axis][:, :end]
             lowest, highest = query.amin(1, keepdim=True) - reach, query.amax(1, keepdim=True) + reach
-            near = near & (((key >= lowest) & (key <= highest)) | (key == 0))
+            within = ((key >= lowest) & (key <= highest)) | (key == 0)
+            if own:  # a query about nothing sees all
+                within = within | (query == 0).any(1, keepdim=True)
+            near = near & within
         columns = near.any(0).nonzero()[:, 0]
         return columns if 2 * len(columns) <= end else None
 
@@ -98,12 +104,13 @@ class GrowingCache:
         self.coordinates: dict[str, Tensor] = {}
         self.length = 0
 
-    def append(self, where: Where) -> Where:
-        """Notes where tokens stand that are about to come; returns where those stand that they may look at."""
+    def append(self, where: Where, axes: Sequence[str]) -> Where:
+        """Notes where tokens stand, on the axes that keys need, that are about to come; returns where those stand that
+        they may look at."""
         index = torch.arange(self.length + len(where.index), device=where.index.device)
         past = self.coordinates
         self.coordinates = {
-            axis: torch.cat([past[axis], new], 1) if past else new for axis, new in where.axes.items()
+            axis: torch.cat([past[axis], where.axes[axis]], 1) if past else where.axes[axis] for axis in axes
         }
         return Where(index, self.coordinates)
 

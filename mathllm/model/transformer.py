@@ -127,8 +127,7 @@ class Transformer(nn.Module):
         coordinates, positions = coordinates or {}, self.positions
         where = Where(torch.arange(past, past + length, device=tokens.device), coordinates)
         assert coordinates.keys() >= set(self.axes), f"this model has to be told {self.axes}"
-        seen = Where(where.index, {axis: coordinates[axis] for axis in positions.key_axes})
-        seen = seen if cache is None else cache.append(seen)
+        seen = where if cache is None else cache.append(where, positions.key_axes)
         looked_up = tokens if tokens.is_floating_point() else self.embedding(tokens)
         x = positions.embed(looked_up, where)
         # where no position is added, the first block's queries, keys and values are those of sixteen tokens (on a GPU

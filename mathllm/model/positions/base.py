@@ -21,7 +21,8 @@ Ints = NDArray[np.int64]
 class Where:
     """Where tokens stand: `index` (T) counts from the start of the text, and `axes` are further coordinates (B, T) by
     name, for schemes that use them: `place` is the digit place that each token is about (units 1; 0: none), `run` the
-    position of a digit in its own number, `segment` 1 from `=` on."""
+    position of a digit in its own number, `segment` 1 from `=` on. `own_place` and so on are those of
+    the tokens themselves."""
 
     index: Tensor
     axes: Mapping[str, Tensor] = field(default_factory=dict)

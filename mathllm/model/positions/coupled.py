@@ -11,6 +11,7 @@ from torch import Tensor
 from mathllm.limits import MAX_LENGTH, check_range
 from mathllm.model.positions.base import Ints, Scheme, SchemeSettings, Shape, Table, Where
 from mathllm.model.positions.order import Rope
+from mathllm.registry import OWN
 
 MOVED = ("place", "run")  # the axes that count digits
 
@@ -43,7 +44,8 @@ class Placed(Scheme):
         if not highest:
             return {}
         start = np.random.default_rng(seed).integers(0, highest + 1, (shape[0], 1))
-        return {axis: told[axis] + start * (told[axis] > 0) for axis in self.axes if axis in MOVED}
+        moved = (axis for axis in self.axes if axis.removeprefix(OWN) in MOVED)
+        return {axis: told[axis] + start * (told[axis] > 0) for axis in moved}
 
 
 class Coupled(Placed):

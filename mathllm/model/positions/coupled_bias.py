@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,78 +14,97 @@ from mathllm.errors import UsageError, check_at_least
 from mathllm.limits import MAX_NEAR, check_range
 from mathllm.model.positions.base import Shape, Table, Where
 from mathllm.model.positions.coupled import Placed, StartSettings
+from mathllm.registry import OWN
 
 UNIT = 10.0  # parameters are stored divided by it, so that they learn that much faster
+SEGMENTS = 32  # what a token may belong to in a format with many kinds of rows; elsewhere it is prompt or not
 
 
 @dataclass(frozen=True)
 class BiasSettings(StartSettings):
     """`bias_near` and `bias_decay` are how many places the table reaches to either side, and the nats a place by
-    which the bias falls beyond at first; `bias_axes` are the axes, with commas, that have such a bias each."""
+    which the bias falls beyond at first; `bias_axes` are the axes, with commas, that have such a bias each, `row:2` one
+    whose table reaches 2 to either side. With `own_keys` keys are seen where they are themselves, and queries where
+    the token is that they predict."""
 
     bias_near: int = 1
     bias_decay: float = 3.0
     bias_axes: str = "place"
+    own_keys: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("model.bias_near", self.bias_near, 0, MAX_NEAR)
         check_at_least("model.bias_decay", self.bias_decay, 0)
-        axes = tuple(axis.strip() for axis in self.bias_axes.split(","))
-        if len(set(axes)) < len(axes) or not all(axis.isidentifier() for axis in axes):
-            raise UsageError(
-                f"model.bias_axes names axes, each once, as in place,segment: not {self.bias_axes!r}"
-            )
-        object.__setattr__(self, "bias_axes", ",".join(axes))
+        parts = [part.strip() for part in self.bias_axes.split(",")]
+        if not all(re.fullmatch(r"[a-z]\w*(:\d{1,3})?", part) for part in parts):
+            raise _bad_axes(self.bias_axes)
+        object.__setattr__(self, "bias_axes", ",".join(parts))
+        if len(self.near) < len(parts):
+            raise _bad_axes(self.bias_axes)
+        for near in self.near.values():
+            check_range("the reach of a table in model.bias_axes", near, 0, MAX_NEAR)
 
     @property
-    def over(self) -> tuple[str, ...]:
-        """The axes that have a bias."""
-        return tuple(self.bias_axes.split(","))
+    def near(self) -> dict[str, int]:
+        """The axes that have a bias, and how far the table of each reaches."""
+        pairs = (part.partition(":")[::2] for part in self.bias_axes.split(","))
+        return {axis: int(near) if near else self.bias_near for axis, near in pairs}
+
+
+def _bad_axes(text: str) -> UsageError:
+    return UsageError(f"model.bias_axes names axes, each once, as in place,segment or place,row:2: not {text!r}")
 
 
 class Relative(nn.Module):
     """The bias of one axis: a table for differences up to `reaches`, a decay beyond, and a number for keys of no
     place, all of them for each layer and head."""
 
-    def __init__(self, shape: Shape, near: int, decay: float) -> None:
+    def __init__(self, shape: Shape, near: int, decay: float, own_keys: bool) -> None:
         super().__init__()
-        self.reaches = near
+        self.reaches, self.own_keys = near, own_keys
         self.near = nn.Parameter(torch.zeros(shape.layers, 2 * near + 1, shape.heads))
         self.decay = nn.Parameter(torch.full((shape.layers, shape.heads), decay / UNIT))
         self.placeless = nn.Parameter(torch.zeros(shape.layers, shape.heads))
 
-    def planes(self, query: Tensor, key: Tensor) -> Tensor:
-        """How often each of the `weights` counts: (B, 2 near + 3, T, S) from places of queries (B, T), keys (B,
-        S)."""
+    @property
+    def count(self) -> int:
+        """How many planes there are."""
+        return 2 * self.reaches + 3
+
+    def fill(self, planes: Tensor, query: Tensor, key: Tensor) -> None:
+        """Writes how often each of the `weights` counts into planes (B, 2 near + 3, T, S), from places of queries (B,
+        T) and keys (B, S)."""
         difference = key[:, None, :] - query[:, :, None]  # (B, T, S)
         within = difference.clamp(-self.reaches, self.reaches)
-        placeless = (key[:, None, :] == 0) & (query[:, :, None] > 0)
-        batch, length, seen = difference.shape
-        planes = self.near.new_empty(batch, 2 * self.reaches + 3, length, seen)
+        about = query[:, :, None] > 0
+        placeless = (key[:, None, :] == 0) & about
+        none = placeless | ~about if self.own_keys else placeless  # a query about no place sees all keys alike
         for column, near in enumerate(range(-self.reaches, self.reaches + 1)):
-            planes[:, column] = (within == near) & ~placeless
-        planes[:, -2] = (difference - within).abs().masked_fill(placeless, 0)
+            planes[:, column] = (within == near) & ~none
+        planes[:, -2] = (difference - within).abs().masked_fill(none, 0)
         planes[:, -1] = placeless
-        # a bias is a product with these: cheaper than to look each up in a table, above all backwards
-        return planes
 
-    def weights(self, layer: int) -> list[Tensor]:
-        """What the planes are multiplied by, (2 near + 3, H) in three parts."""
-        return [self.near[layer], -self.decay[layer][None], self.placeless[layer][None]]
+    def weights(self) -> Tensor:
+        """What the planes are multiplied by: (layers, 2 near + 3, H)."""
+        return torch.cat([self.near, -self.decay[:, None], self.placeless[:, None]], dim=1)
 
     def gain(self) -> float:
         """By how many nats a key may be above the query's own token on this axis."""
         if not self.decay.min() >= 0:
             return math.inf
-        own = self.near[:, self.reaches]
-        most = torch.maximum(self.near.amax(1), self.placeless) - own
+        most = torch.maximum(self.near.amax(1), self.placeless) - self._always()
         return most.max().item() * UNIT
 
+    def _always(self) -> Tensor:
+        """The bias (layers, H) of a key that every query sees: its own token's, or that of a token about nothing, as
+        the first `<think>` is."""
+        return self.placeless if self.own_keys else self.near[:, self.reaches]
+
     def reach(self, spread: float) -> int | None:
-        """How far away a key is `spread` nats below the query's own token on this axis; None: nowhere."""
+        """How far away a key is `spread` nats below one that is always seen; None: nowhere."""
         steepest = self.decay.min().item() * UNIT
-        edges = self.near[:, [0, -1]].amax(1) - self.near[:, self.reaches]  # (layers, H), above the own place
+        edges = self.near[:, [0, -1]].amax(1) - self._always()  # (layers, H)
         needed = edges.max().item() * UNIT + spread
         if not (steepest > 0 and math.isfinite(needed)):
             return None
@@ -98,40 +118,56 @@ class CoupledBias(Placed):
     A column of a sum needs its own place and the one below, at any length, and nothing else: so the table has
     the differences -1, 0 and 1 only (`bias_near` 1), and the decay is steep from the start (3 nats a place), or some
     models learn short cuts over several places that hold up to the length seen in training. On several axes it is the
-    sum of such a bias over each. A vector tells the answer from the prompt.
+    sum of such a bias over each. A vector tells the answer from the prompt, and the kinds of rows in a working from
+    each other.
     """
 
     Settings = BiasSettings
 
     def build(self, shape: Shape) -> None:
         chosen: BiasSettings = self.settings
-        self.key_axes = chosen.over
+        self.own = OWN if chosen.own_keys else ""
+        self.key_axes = tuple(self.own + axis for axis in chosen.near)
         self.relative = nn.ModuleDict(
-            {axis: Relative(shape, chosen.bias_near, chosen.bias_decay) for axis in chosen.over}
+            {
+                axis: Relative(shape, near, chosen.bias_decay, chosen.own_keys)
+                for axis, near in chosen.near.items()
+            }
         )
-        self.segments = Table(2, shape.hidden)
+        self.segments = Table(SEGMENTS if self.own else 2, shape.hidden)
+        if self.own:
+            self.own_segments = Table(SEGMENTS, shape.hidden)
 
     @classmethod
     def axes_with(cls, settings: Any) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*settings.over, "segment")))
+        told = tuple(dict.fromkeys((*settings.near, "segment")))
+        return (*told, *(OWN + axis for axis in told)) if settings.own_keys else told
 
     @property
     def parts(self) -> dict[str, Relative]:
         return cast("dict[str, Relative]", self.relative)
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
-        return x + self.segments(where.axes["segment"])
+        x = x + self.segments(where.axes["segment"])
+        return x + self.own_segments(where.axes[OWN + "segment"]) if self.own else x
 
     def pairs(self, query: Where, key: Where) -> Tensor:
-        planes = [part.planes(query.axes[axis], key.axes[axis]) for axis, part in self.parts.items()]
-        return planes[0] if len(planes) == 1 else torch.cat(planes, dim=1)
+        parts = self.parts
+        (batch, length), seen = query.axes[next(iter(parts))].shape, len(key.index)
+        counts = [part.count for part in parts.values()]
+        planes = self.segments.weight.new_empty(batch, sum(counts), length, seen)
+        for (axis, part), own in zip(parts.items(), planes.split(counts, dim=1), strict=True):
+            part.fill(own, query.axes[axis], key.axes[self.own + axis])
+        weights = torch.cat([part.weights() for part in parts.values()], dim=1) * UNIT  # (layers, planes, H)
+        layers, _, heads = weights.shape
+        # a product with the planes is cheaper than to look each bias up in a table, above all backwards; in full
+        # precision, as bf16 would round what is learned here to a few steps
+        with torch.autocast(planes.device.type, enabled=False):
+            rows = weights.mT.reshape(1, layers * heads, -1).expand(batch, -1, -1)
+            return torch.bmm(rows, planes.flatten(2)).view(batch, layers, heads, length, seen)
 
     def bias(self, layer: int, pairs: Tensor) -> Tensor:
-        weights = torch.cat([w for part in self.parts.values() for w in part.weights(layer)]).T * UNIT
-        # in full precision: bf16 would round what is learned here to a few steps
-        with torch.autocast(pairs.device.type, enabled=False):
-            bias = torch.bmm(weights.expand(len(pairs), -1, -1), pairs.flatten(2))  # (B, H, T S)
-            return bias.view(len(pairs), -1, *pairs.shape[2:])
+        return pairs[:, layer]
 
     def reach(self, spread: float) -> dict[str, int]:
         # what a key loses by its distance on one axis it may make up for on the others

@@ -1,0 +1,264 @@
+"""Working in rows, all numbers least significant digit first, for lengths far beyond training (Show Your Work:
+Scratchpads, arXiv 2112.00114; with units first and digits that line up, as in arXiv 2410.15787).
+
+| problem | text |
+| --- | --- |
+| 12+34+56 | `21+43+65=<think>+=64</think>201`: the sum so far |
+| 34-12 | `43-21=<think>-=22+=22</think>22`: it goes (`+`); from the top it is 22 |
+| 12-34 | `21-43=<think>-=87-=22=22</think>-22`: a borrow is left over (`-`), so the other way round |
+| 12*34 | `21*43=<think>*4=840+=840*3=630+=040</think>804`: times a digit, and the sum from its place on |
+| 98/12 | `89/21=<think>9+8=890-=680+1 ... -=200+8-=099-8</think>8`: bring down 8, and take 12 away while it goes |
+| 98%12 | the same, and what is left, from the top, without the zeros there: `=-2` |
+
+Expressions of several operations are worked out one after the other, each with its own working:
+`2+3*4=<think>3*4=<think>*4=21+=21</think>21</think><think>2+21=<think></think>41</think>41`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mathllm.formats.base import Format, Thought
+from mathllm.formats.follow import Follower
+from mathllm.formats.rows import AXES, RowsFollower, of_prompts
+from mathllm.tasks import Problems
+from mathllm.tasks.numbers import (
+    Bools,
+    Digits,
+    Ints,
+    Numbers,
+    add,
+    column_differences,
+    column_products,
+    column_sums,
+    compare,
+    lengths_of,
+    widen,
+)
+from mathllm.tasks.reduction import order_of, pick, reduction
+from mathllm.tasks.slots import ABSENT, Slots, constant, number_slots, operator_slots, signed_slots, stack, token_slot
+from mathllm.tokenizer import (
+    ADD,
+    DIVIDE,
+    END_THINK,
+    EQUALS,
+    MINUS,
+    MULTIPLY,
+    PLUS,
+    REMAINDER,
+    SUBTRACT,
+    THINK,
+)
+
+
+def sums(problems: Problems) -> Slots:
+    """The sum so far of problems, but for the first number and the last sum, which is the answer."""
+    parts: list[Slots] = []
+    total = problems.operands[:, 0]
+    for k in range(1, problems.operands.shape[1] - 1):
+        shown = problems.lengths[:, k + 1] > 0
+        total = add(np.stack([total, widen(problems.operands[:, k], total.shape[1])], axis=1))
+        parts += [token_slot(PLUS, shown), token_slot(EQUALS, shown)]
+        parts.append(number_slots(total, lengths_of(total) * shown, least_significant_first=True))
+    return stack(parts) if parts else constant(len(problems))
+
+
+def differences(left: Digits, right: Digits, lengths: Ints) -> Slots:
+    """Left minus right [N, D], of as many digits [N]; where it does not go, right minus left; and what is left from the
+    top."""
+    n = len(left)
+    goes = compare(left, right) >= 0
+    first, second = ((column_differences(one, other)[0] % 10).astype(np.uint8) for one, other in ((left, right), (right, left)))
+    return stack(
+        [
+            constant(n, MINUS, EQUALS),
+            number_slots(first, lengths, least_significant_first=True),
+            np.where(goes, PLUS, MINUS)[None].astype(np.uint8),
+            token_slot(EQUALS, ~goes),
+            number_slots(second, lengths * ~goes, least_significant_first=True),
+            struck(np.where(goes[:, None], first, second), lengths),
+        ]
+    )
+
+
+def struck(digits: Digits, lengths: Ints) -> Slots:
+    """`=` and the digits [N, D] from the highest of as many [N] on, with a minus for each zero at the top."""
+    rows = number_slots(digits, lengths)  # most significant first
+    above = (np.arange(len(rows))[::-1, None] >= lengths_of(digits)) & (rows != ABSENT)
+    return stack([constant(len(digits), EQUALS), np.where(above, MINUS, rows).astype(np.uint8)])
+
+
+def products(left: Digits, right: Digits, left_lengths: Ints, right_lengths: Ints) -> Slots:
+    """For each digit of the right number [N, E] its product with the left one [N, D], and the sum from its place on:
+    what is below is final."""
+    n, width = left.shape
+    parts: list[Slots] = []
+    running = np.zeros((n, width + 1), np.uint8)
+    for place in range(int(right_lengths.max(initial=0))):
+        shown = place < right_lengths
+        row = (left_lengths + 1) * shown
+        totals, carries = column_products(left, right[:, place])
+        partial = np.concatenate([totals % 10, carries[:, -1:]], axis=1).astype(np.uint8)
+        running = np.concatenate([running[:, 1:], np.zeros((n, 1), np.uint8)], axis=1)
+        running = (column_sums(np.stack([running, partial], axis=1))[0] % 10).astype(np.uint8)
+        parts += [
+            operator_slots(np.uint8(MULTIPLY) * shown),
+            np.where(shown, right[:, place], ABSENT)[None].astype(np.uint8),
+            token_slot(EQUALS, shown),
+            number_slots(partial, row, least_significant_first=True),
+            token_slot(PLUS, shown),
+            token_slot(EQUALS, shown),
+            number_slots(running, row, least_significant_first=True),
+        ]
+    return stack(parts)
+
+
+def quotients(left: Digits, right: Digits, left_lengths: Ints, right_lengths: Ints, ends: Bools) -> Slots:
+    """School division of left [N, D] by right [N, E], digit by digit of the quotient from the top: bring a digit down,
+    and take the divisor away while it goes; what is left in the end is written from the top where `ends` [N]."""
+    n = len(left)
+    width = int(right_lengths.max(initial=1)) + 1
+    divisor, places = widen(right, width)[:, :width], np.arange(width)
+    highest = np.maximum(left_lengths - right_lengths, 0)  # the place, from 0, of the first digit brought down
+    # the digits above it, which are fewer than the divisor's
+    source = highest[:, None] + 1 + places
+    rest = np.take_along_axis(widen(left, int(source.max(initial=0)) + 1), source, 1)
+    rest *= places < right_lengths[:, None] - 1
+    parts = [number_slots(rest, right_lengths - 1, least_significant_first=True)]
+    row = right_lengths + 1
+    for block in range(int(highest.max(initial=0)) + 1):
+        shown = block <= highest
+        digit = left[np.arange(n), np.maximum(highest - block, 0)]
+        rest = np.where(shown[:, None], np.concatenate([digit[:, None], rest[:, :-1]], axis=1), rest)
+        parts += [token_slot(PLUS, shown), np.where(shown, digit, ABSENT)[None], token_slot(EQUALS, shown)]
+        parts.append(number_slots(rest, row * shown, least_significant_first=True))
+        count, trying = np.zeros(n, np.uint8), shown
+        while trying.any():
+            totals, borrows = column_differences(rest, divisor)
+            goes = trying & (borrows[:, -1] == 0)
+            difference = (totals % 10).astype(np.uint8)
+            count = count + goes.astype(np.uint8)
+            parts += [
+                token_slot(MINUS, trying),
+                token_slot(EQUALS, trying),
+                number_slots(difference, row * trying, least_significant_first=True),
+                np.where(trying, np.where(goes, PLUS, MINUS), ABSENT)[None].astype(np.uint8),
+                np.where(trying, count, ABSENT)[None].astype(np.uint8),
+            ]
+            rest, trying = np.where(goes[:, None], difference, rest), goes
+    if ends.any():
+        parts.append(np.where(ends, struck(rest, right_lengths), ABSENT).astype(np.uint8))
+    return stack(parts)
+
+
+def working(operators: Digits, left: Numbers, right: Numbers) -> Slots:
+    """That of one operation on two numbers a row; the right one is not negative, the left one only in sums and
+    differences."""
+    n, width = len(operators), max(left.digits.shape[1], right.digits.shape[1])
+    turned = left.negative & (operators <= SUBTRACT)  # -a+b is b-a, and -a-b is -(a+b)
+    kinds = np.where(turned, ADD + SUBTRACT - operators, operators)
+    parts: list[tuple[Bools | Ints, Slots]] = []
+    a, b = widen(left.digits, width), widen(right.digits, width)
+    for kind in (SUBTRACT, MULTIPLY):
+        rows = kinds == kind
+        if not rows.any():
+            continue
+        if kind == SUBTRACT:
+            swap = turned[rows, None]
+            first, second = np.where(swap, b[rows], a[rows]), np.where(swap, a[rows], b[rows])
+            slots = differences(first, second, np.maximum(left.lengths, right.lengths)[rows])
+        else:
+            slots = products(left.digits[rows], right.digits[rows], left.lengths[rows], right.lengths[rows])
+        parts.append((rows, slots))
+    rows = kinds >= DIVIDE
+    if rows.any():
+        numbers = left.digits[rows], right.digits[rows], left.lengths[rows], right.lengths[rows]
+        parts.append((rows, quotients(*numbers, kinds[rows] == REMAINDER)))
+    return merged(n, parts)
+
+
+def merged(n: int, parts: list[tuple[Bools | Ints, Slots]]) -> Slots:
+    """Slots of n rows, of which each part has some, and the others none."""
+    slots = np.full((max((len(part) for _, part in parts), default=0), n), ABSENT, np.uint8)
+    for rows, part in parts:
+        slots[: len(part), rows] = part
+    return slots
+
+
+class Rows(Thought):
+    """Rows of working for operations on two numbers; of expressions with more of them all operations one after the
+    other, each in a thought of its own."""
+
+    axes, pads = AXES, False
+
+    def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
+        no = np.zeros(len(problems), np.bool_)
+        several = problems.num_operands > 2
+        left, right = (Numbers(problems.operands[:, k], problems.lengths[:, k], no) for k in (0, 1))
+        parts = [
+            (rows, write(rows))
+            for rows, write in (
+                (~several, lambda rows: working(problems.operators[rows, 0], left[rows], right[rows])),
+                (several, lambda rows: steps(problems[rows])),
+            )
+            if rows.any()
+        ]
+        return merged(len(problems), parts)
+
+    def follow(self, problems: Problems, announced: Ints | None) -> Follower:
+        several = problems.num_operands > 2
+        order = reduction(problems)
+        # the results' numbers follow those of the row, however many its neighbours have
+        last = problems.operands.shape[1] - problems.num_operands[:, None]
+        left, right = (np.where(k >= problems.operands.shape[1], k - last, k) for k in (order.left, order.right))
+        return RowsFollower(order.operators, left, right, lengths=problems.lengths[:, :2], steps=several)
+
+    def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
+        return of_prompts(ids, problems.operators, order_of(problems.operators), steps=problems.num_operands > 2)
+
+
+def steps(problems: Problems) -> Slots:
+    """All operations of expressions, each with its working: `3*4=<think>...</think>21`, and between them
+    `</think><think>`."""
+    order = reduction(problems)
+    n, k = problems.lengths.shape
+    no = np.zeros(n, np.bool_)
+    numbers = [Numbers(problems.operands[:, i], problems.lengths[:, i], no) for i in range(k)] + order.results
+    parts: list[Slots] = []
+    for step in range(k - 1):
+        rows = np.flatnonzero(order.operators[:, step] > 0)
+        operators, m = order.operators[rows, step].astype(np.uint8), len(rows)
+        left, right = (pick(numbers, which[:, step])[rows] for which in (order.left, order.right))
+        text = [constant(m, END_THINK, THINK)] if step else []
+        text += [signed_slots(left, None, least_significant_first=True), operator_slots(operators)]
+        text += [signed_slots(right, None, least_significant_first=True), constant(m, EQUALS, THINK)]
+        text += [working(operators, left, right), constant(m, END_THINK)]
+        text.append(signed_slots(order.results[step][rows], None, least_significant_first=True))
+        parts.append(merged(n, [(rows, stack(text))]))
+    return stack(parts)
+
+
+class Sums(Rows):
+    """The sum so far, number by number."""
+
+    def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
+        return sums(problems)
+
+    def follow(self, problems: Problems, announced: Ints | None) -> Follower:
+        none = np.zeros((len(problems), 1), np.int64)
+        operators, lengths = problems.operators[:, :1].astype(np.int64), problems.lengths[:, :2]
+        return RowsFollower(operators, none, none, lengths=lengths, steps=none[:, 0] > 0)
+
+    def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
+        return of_prompts(ids, problems.operators, problems.operators, steps=np.zeros(len(problems), np.bool_))
+
+
+SCRATCHPAD = Format(
+    "scratchpad",
+    "rows of working, all numbers least significant digit first",
+    least_significant_first=True,
+    thoughts={
+        "addition": Sums(),
+        **dict.fromkeys(("subtraction", "multiplication", "division", "remainder", "arithmetic"), Rows()),
+    },
+)
