@@ -134,6 +134,32 @@ def multiply(left: Digits, right: Digits) -> Digits:
     return product.astype(np.uint8)
 
 
+def divide(left: Digits, right: Digits) -> tuple[Digits, Digits]:
+    """Quotients [N, D] and remainders [N, E] of [N, D] digits by [N, E] digits, none of which are zero: long division,
+    whose digits are found by subtracting 8, 4, 2 and 1 times the divisor where there is room for it."""
+    width = int(lengths_of(right).max(initial=1)) + 1
+    once = widen(right, width)[:, :width]
+    multiples = [multiply(once, np.full((len(right), 1), k, np.uint8))[:, :width] for k in (8, 4, 2, 1)]
+    quotient, rest = np.zeros(left.shape, np.uint8), np.zeros(once.shape, np.uint8)
+    for place in reversed(range(left.shape[1])):
+        rest = np.concatenate([left[:, place, None], rest[:, :-1]], axis=1)
+        for times, multiple in zip((8, 4, 2, 1), multiples, strict=True):
+            less, borrowed = _difference(rest, multiple)
+            rest = np.where(borrowed[:, None], rest, less)
+            quotient[:, place] += np.where(borrowed, np.uint8(0), np.uint8(times))
+    return quotient, widen(rest, right.shape[1])[:, : right.shape[1]]
+
+
+def _difference(left: Digits, right: Digits) -> tuple[Digits, Bools]:
+    """left - right [N, D], and where [N] that is below zero (and the digits are those of 10**D more)."""
+    difference = left.astype(np.int8) - right.astype(np.int8)
+    # a place borrows where the next one below it that is not 0 is less than 0
+    mark = 2 * np.arange(1, left.shape[1] + 1) + (difference < 0)
+    borrows = np.maximum.accumulate(mark * (difference != 0), axis=1) & 1
+    difference[:, 1:] -= borrows[:, :-1].astype(np.int8)
+    return (difference % 10).astype(np.uint8), borrows[:, -1] == 1
+
+
 def compare(left: Digits, right: Digits) -> Ints:
     """-1, 0 or 1 [N]: how left [N, D] stands to right [N, D]."""
     difference = np.sign(left.astype(np.int8) - right.astype(np.int8))[:, ::-1]
