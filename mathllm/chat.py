@@ -246,7 +246,7 @@ def description(model: MathModel) -> list[str]:
     names = " and ".join(task.name for task in model.tasks)
     return [
         f"{model.path}: {model.model.num_parameters:,} parameters",
-        f"trained on {names} {extent(model.data.task, model.data.max_digits)}"
+        f"trained on {names} {extent(model.data.task, model.scope.size)}"
         + ("" if model.scope.in_integers else f", {model.scope.meaning}"),
         f"{model.format.name} format: {model.format.summary}",
     ]

@@ -24,7 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from mathllm import __version__
-from mathllm.config import Config, DataConfig, ModelConfig, build_config
+from mathllm.config import Config, DataConfig, ModelConfig, build_config, from_saved
 from mathllm.errors import CheckpointError, MathLLMError, UsageError, check_at_least, reason
 from mathllm.files import read_json, write_bytes, write_json
 from mathllm.flags import listed
@@ -46,10 +46,11 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json
 _BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}  # of a number, by the names of safetensors
 _SMALL = 1 << 22  # parameters of a model that is made without a look at its weights
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else
-FORMAT, OLDEST = 3, 2
+FORMAT, OLDEST = 4, 2
 # what tensors were called in the format before, as patterns of names
 RENAMED = {
-    # the bias over places became one over each of several axes
+    # the bias over places became one over each of several axes; format 3 names all as 4 does, which only says by how
+    # many digits products are (see config.from_saved)
     2: (r"(positions\.(?:schemes\.\d+\.)?)(near|decay|placeless)", r"\1relative.place.\2"),
 }
 
@@ -99,7 +100,7 @@ def read_settings(directory: Path) -> Config:
     Raises CheckpointError where that is damaged, or describes no model of this version."""
     config = read_config(directory)
     with _described(directory):
-        settings = build_config({"model": config["model"], "data": config["data"]})
+        settings = build_config(from_saved({"model": config["model"], "data": config["data"]}))
         check_at_least("model.max_length", settings.model.max_length, 1)
     return settings
 
@@ -239,9 +240,9 @@ def read_weights(path: Path, model: Transformer) -> dict[str, torch.Tensor]:
     written_in = read_config(path.parent)["checkpoint_format"]
 
     def name_now(name: str) -> str:
-        for version in range(written_in, FORMAT):
-            pattern, now = RENAMED[version]
-            name = re.sub(f"^{pattern}$", now, name)
+        for version, (pattern, now) in RENAMED.items():
+            if written_in <= version:
+                name = re.sub(f"^{pattern}$", now, name)
         return name
 
     shapes = {name_now(name): shape for name, shape in read_shapes(path).items()}

@@ -119,6 +119,7 @@ class DataConfig:
     ones of the directory's train.jsonl. A stream starts with `curriculum_start` digits and reaches `max_digits`
     evenly over the first `curriculum_steps` (0: it has all lengths from the start). `format` empty means the first
     in the registry that reasons about the tasks and goes with the objective: `mathllm.resolve` fills it in.
+    `second_digits` (0: as many as `max_digits`) are those of all operands but the first, where these may be shorter.
     `thought_length` is that of format `slots` (0: one token more than the longer operand has digits).
     """
 
@@ -135,6 +136,7 @@ class DataConfig:
     zero_pad: bool = setting(False, "Give all numbers of a row the same width: 007+123=130.", TEXT)
     max_digits: int = setting(3, "Digits of the longest operand.")
     max_operands: int = setting(2, "Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.")
+    second_digits: int = setting(0, "Digits of further factors, or of the divisor.", shown="as many")
     sampling: str = setting("digits", f"{described(SAMPLINGS)}; or equal shares of several: digits,balanced.")
     signed: bool = setting(False, "Let subtractions have negative results: 3-5=-2.")
     train_ratio: float = setting(0.9, "Share of problems to train on.")
@@ -148,6 +150,7 @@ class DataConfig:
             ("num_examples", 0, limits.MAX_EXAMPLES),
             ("max_digits", 1, limits.MAX_DIGITS),
             ("max_operands", 2, limits.MAX_OPERANDS),
+            ("second_digits", 0, limits.MAX_DIGITS),
             ("curriculum_steps", 0, limits.MAX_STEPS),
             ("curriculum_start", 1, limits.MAX_DIGITS),
             ("thought_length", 0, limits.MAX_THOUGHTS),
@@ -325,9 +328,12 @@ def merged(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 
 
 def from_saved(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Tables that a run has saved, as `build_config` takes them: earlier versions also saved the settings of
-    objectives that were not chosen."""
+    """Tables that a run, a checkpoint or a dataset has saved, as `build_config` takes them: earlier versions drew
+    products by one digit alone, and also saved the settings of objectives that were not chosen."""
     found = {section: dict(entries) for section, entries in tables.items()}
+    data = found.get("data", {})
+    if "second_digits" not in data and "multiplication" in str(data.get("task", "")).split(","):
+        data["second_digits"] = 1
     name = found.get("objective", {}).get("name", ObjectiveConfig.name)
     if name in OBJECTIVES:
         own = setting_names([registry.objective_class(name)])

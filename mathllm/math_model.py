@@ -158,7 +158,7 @@ class MathModel:
         prompt = whole.ids[0, : whole.prompt_lengths[0]]
         prompt = prompt[: np.flatnonzero((prompt == PLUS) | (prompt == MINUS))[-1] + 1]
         written: list[int] = []
-        while len(written) < max(1, task.digits_of(last, self.data.max_digits)) and written != [0]:
+        while len(written) < max(1, task.digits_of(last, self.scope.size)) and written != [0]:
             ids = np.array([[*prompt, *written]], np.uint8)
             told = as_tensors(self.format.coordinates(whole.problems, ids, self.model.axes), self.device)
             with torch.inference_mode():

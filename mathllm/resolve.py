@@ -14,6 +14,7 @@ from mathllm.config import Config, DataConfig, ModelConfig, TrainConfig, merged
 from mathllm.data.files import read_metadata
 from mathllm.data.sources import STREAM_SETTINGS, format_of, longest_text, ratios, sampling
 from mathllm.errors import UsageError
+from mathllm.flags import listed
 from mathllm.formats import Format
 from mathllm.limits import MAX_EVALUATED, MAX_HELD, MAX_STEP_TOKENS, check_cells
 from mathllm.registry import objective_class
@@ -93,8 +94,14 @@ def check_sampling(data: DataConfig) -> None:
     if data.signed and not any(task.signed for task in tasks):
         names = " and ".join(task.name for task in TASKS if task.signed)
         raise UsageError(f"only {names} has signed results", "leave out --signed, or add the task")
+    if data.second_digits and not any(task.second for task in tasks):
+        names = listed(task.name for task in TASKS if task.second)
+        raise UsageError(f"only {names} has a second number to bound", "leave out --second-digits")
+    if data.second_digits > data.max_digits:
+        reason = f"second_digits {data.second_digits:,} is more than max_digits {data.max_digits:,}"
+        raise UsageError(reason, "leave it out, or give a larger --max-digits")
     if data.max_operands > max(2, *(task.max_operands for task in tasks)):
-        names = " and ".join(task.name for task in TASKS if task.max_operands > 2)
+        names = listed(task.name for task in TASKS if task.max_operands > 2)
         raise UsageError(f"only {names} takes more than two operands", "leave out --max-operands")
 
 

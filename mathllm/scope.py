@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mathllm.config import DataConfig
-from mathllm.data.sources import format_of
+from mathllm.data.sources import format_of, sampling
 from mathllm.errors import UsageError
 from mathllm.formats import Rendered
 from mathllm.tasks import Problems, answer, by_task, extent, get_tasks, operands_asked, readable_beside
@@ -21,6 +21,7 @@ class Scope:
     def __init__(self, data: DataConfig, max_length: int) -> None:
         self.data, self.max_length = data, max_length
         self.format, self.tasks = format_of(data), get_tasks(data.task)
+        self.size = sampling(data)
         self.readable = readable_beside(self.tasks)
 
     @property
@@ -61,7 +62,7 @@ class Scope:
     def _too_long(self, what: str, tokens: int) -> UsageError:
         return UsageError(
             f"{what} {tokens:,} tokens, and this model has room for {self.max_length:,}",
-            f"it was trained on problems {extent(self.data.task, self.data.max_digits)}",
+            f"it was trained on problems {extent(self.data.task, self.size)}",
         )
 
     def _unlearned(self, problems: Problems, row: int, error: UsageError) -> UsageError:
@@ -81,7 +82,7 @@ class Scope:
         for task, rows in by_task(problems):
             part = problems[rows]
             ways = [(f"a problem of {task.name}", np.full(len(part), task not in self.tasks))]
-            ways += task.unseen(part, self.data.max_digits)
+            ways += task.unseen(part, self.size)
             ways.append((f"a problem of more than {plural(most, 'number')}", operands_asked(part) > most))
             if not self.data.signed:
                 negative = answer(part).negative if truth is None else truth.negative[rows]

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from mathllm.checkpoint import load_checkpoint
-from mathllm.config import Config, build_config, from_saved
+from mathllm.config import Config, DataConfig, build_config, from_saved
 from mathllm.data.sources import format_of
 from mathllm.device import pick_device
 from mathllm.errors import DataError, MathLLMError, UsageError, check_choice, reason
@@ -116,7 +116,7 @@ class Study:
             format = format_of(data)
             for digits in self.digits:
                 for task in get_tasks(data.task):
-                    check_length(format, room, task, digits, operands=data.max_operands)
+                    check_length(format, room, task, digits, **_size(data))
                     check_cells("examples", self.examples, data.max_operands, digits)
         except MathLLMError as error:
             raise UsageError(
@@ -129,6 +129,10 @@ class Study:
         test = {"digits": list(self.digits), "examples": self.examples}
         config = without_place(run.config).to_dict()
         return {"variant": run.variant, "seed": run.seed, "test": test, "config": config}
+
+
+def _size(data: DataConfig) -> dict[str, Any]:
+    return {"operands": data.max_operands, "second_digits": data.second_digits}
 
 
 def folder(variant: str) -> str:
@@ -167,8 +171,7 @@ def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
     loaded = load_checkpoint(run.directory, pick_device(run.config.train.device))
     lengths, kept = [], ("digits", "kind", "correct", "num_examples", "errors")
     for task in loaded.tasks:
-        operands = loaded.data.max_operands
-        found = evaluate_lengths(loaded, task, study.digits, study.examples, operands=operands).to_dict()
+        found = evaluate_lengths(loaded, task, study.digits, study.examples, **_size(loaded.data)).to_dict()
         lengths += [{"task": task.name, **{name: row[name] for name in kept}} for row in found]
     last = newest(run.directory)
     assert last is not None

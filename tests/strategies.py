@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from hypothesis import strategies as st
@@ -53,8 +54,10 @@ class Question:
     def answer(self) -> int:
         if self.symbol == "+":
             return sum(self.operands)
+        if self.symbol == "*":
+            return prod(self.operands)
         first, second = self.operands
-        return first - second if self.symbol == "-" else first * second
+        return first - second
 
     @property
     def width(self) -> int:
@@ -123,8 +126,8 @@ def questions(
     signed: bool = True,
     factor_digits: int | None = None,
 ) -> st.SearchStrategy[Question]:
-    """Additions of 2 to max_operands numbers, subtractions and multiplications of two; the second factor has up to
-    `factor_digits` (default: as many as any number)."""
+    """Additions of 2 to max_operands numbers, subtractions of two, and products of two to six, or of one of up to
+    `factor_digits` by a second one."""
     number = operands(max_digits)
     kinds = []
     if "+" in symbols:
@@ -132,8 +135,10 @@ def questions(
             st.lists(number, min_size=2, max_size=max_operands).map(lambda ns: Question("+", tuple(ns)))
         )
     if "*" in symbols:
-        factor = number if factor_digits is None else operands(factor_digits)
-        kinds.append(st.tuples(number, factor).map(lambda ns: Question("*", ns)))
+        factors = st.lists(number, min_size=2, max_size=min(max_operands, 6)).map(tuple)
+        if factor_digits is not None:
+            factors = st.tuples(number, operands(factor_digits))
+        kinds.append(factors.map(lambda ns: Question("*", ns)))
     if "-" in symbols:
         pair = st.lists(number, min_size=2, max_size=2)
         kinds.append(

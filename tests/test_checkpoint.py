@@ -127,9 +127,9 @@ def test_checkpoints_of_format_2_compute_what_they_always_did(
 
     torch.testing.assert_close(logits(old)[-1, :10], torch.tensor(expected), atol=2e-3, rtol=0)
     assert old.solve(expression).correct
-    # written anew, it is of format 3 and the same to the last bit
+    # written anew, it is of format 4 and the same to the last bit
     save_model(tmp_path, old.model, build_config({"model": said["model"]}).model, old.data)
-    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["checkpoint_format"] == 3
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["checkpoint_format"] == 4
     new = load_checkpoint(tmp_path)
     before, after = old.model.state_dict(), new.model.state_dict()
     assert before.keys() == after.keys() == load_file(tmp_path / "model.safetensors").keys()
@@ -139,13 +139,13 @@ def test_checkpoints_of_format_2_compute_what_they_always_did(
     assert new.solve(expression) == old.solve(expression)
 
 
-@pytest.mark.parametrize("version", [1, 4, "2", 2.0, None])
+@pytest.mark.parametrize("version", [1, 5, "2", 2.0, None])
 def test_another_format_is_refused_and_named(version: object, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(FIXTURES / "format-2" / "addsub-3digit", tmp_path / "model"))
     config = directory / "config.json"
     said = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps({**said, "checkpoint_format": version}))
-    with pytest.raises(CheckpointError, match=f"has checkpoint format {version}, and this .* reads 2 to 3"):
+    with pytest.raises(CheckpointError, match=f"has checkpoint format {version}, and this .* reads 2 to 4"):
         load_checkpoint(directory)
 
 

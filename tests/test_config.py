@@ -18,12 +18,13 @@ from mathllm.config import (
     load_recipe,
     recipe_names,
 )
+from mathllm.data.sources import sampling
 from mathllm.errors import UsageError
 from mathllm.flags import parse_assignments
 from mathllm.formats import get_format
 from mathllm.model import norms, transformer
 from mathllm.registry import OBJECTIVES, POSITIONS, objective_class, position_class
-from mathllm.tasks import Sampling, get_tasks
+from mathllm.tasks import get_tasks
 from mathllm.tasks.splits import SplitRatios
 
 RECIPES = Path(mathllm.__file__).parent / "recipes"
@@ -230,9 +231,8 @@ def test_every_recipe_parses_and_builds(path: Path) -> None:
     codes = get_tasks(data.task)
     for code in codes:
         notation.check_task(code)
-    Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
     SplitRatios(data.train_ratio, data.val_ratio)
-    longest = notation.longest(codes, data.max_digits, data.max_operands, data.signed)
+    longest = notation.longest(codes, sampling(data))
     assert config.model.max_length == 0 or config.model.max_length >= longest
     assert path.read_text(encoding="utf-8").startswith("# ")  # which says what the recipe is for
 

@@ -26,7 +26,7 @@ from strategies import (
 
 from mathllm.errors import UsageError
 from mathllm.formats import FORMATS, Format, Parsed, Rendered, formats_for, get_format
-from mathllm.tasks import Problems, get_tasks
+from mathllm.tasks import Problems, Sampling, get_tasks
 from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, decode, decode_rows, encode
 
 every_format = pytest.mark.parametrize("notation", ALL_FORMATS, ids=format_id)
@@ -420,7 +420,7 @@ def test_texts_are_encoded_to_the_same_ids_again(case: Case) -> None:
 
 def is_drawn(symbol: str, pair: tuple[int, int], signed: bool) -> bool:
     """Do such problems come up when they are drawn?"""
-    return {"+": True, "-": signed or pair[0] >= pair[1], "*": pair[1] < 10}[symbol]
+    return {"+": True, "-": signed or pair[0] >= pair[1], "*": True}[symbol]
 
 
 @every_format
@@ -432,30 +432,38 @@ def is_drawn(symbol: str, pair: tuple[int, int], signed: bool) -> bool:
 def test_the_longest_text_is_as_long_as_announced(notation: Format, tasks: str, signed: bool) -> None:
     if not all(map(notation.knows_task, get_tasks(tasks))):
         with pytest.raises(UsageError, match="no thought for task 'multiplication'"):
-            notation.longest(get_tasks(tasks), 2, 2, signed)
+            notation.longest(get_tasks(tasks), Sampling(2, 2, signed=signed))
         return
     # two operands of the lowest and highest digits, and more of fewer kinds
     symbols = [symbol for symbol, name in SYMBOLS.items() if name in tasks]
     pairs = list(product([*range(10), 10, 11, 18, 19, 20, 80, 89, 90, 91, 98, 99], repeat=2))
     asked = [Question(s, p) for s in symbols for p in pairs if is_drawn(s, p, signed)]
-    more = [Question("+", p) for n in (3, 4) for p in product((0, 9, 10, 99), repeat=n) if "+" in symbols]
+    several = [s for s in symbols if s in "+*"]
+    more = [Question(s, p) for s in several for n in (3, 4) for p in product((0, 9, 10, 99), repeat=n)]
     wide = (0, 1, 9, 10, 99, 100, 189, 190, 199, 899, 900, 901, 999)
     more += [Question(s, p) for s in symbols for p in product(wide, repeat=2) if is_drawn(s, p, signed)]
+    second = int(notation.name == "column")
     for max_digits, max_operands in ((1, 2), (2, 2), (3, 2), (2, 3), (2, 4)):
-        fitting = [q for q in asked + more if q.width <= max_digits and len(q.operands) <= max_operands]
+        size = Sampling(
+            max_digits, min(max_operands, 2) if second else max_operands, "digits", signed, second
+        )
+        fitting = [q for q in asked + more if q.width <= max_digits and len(q.operands) <= size.max_operands]
+        fitting = [q for q in fitting if not second or q.symbol != "*" or max(q.operands[1:]) < 10]
         lengths = notation.render(arrays(fitting)).lengths
-        assert notation.longest(get_tasks(tasks), max_digits, max_operands, signed) == lengths.max()
+        assert notation.longest(get_tasks(tasks), size) == lengths.max()
 
 
 @given(cases(max_digits=12, max_operands=13, factor_digits=1))
 def test_no_text_is_longer_than_the_longest(case: Case) -> None:
     notation, asked = case
+    if notation.name == "column" and any(q.symbol == "*" for q in asked):
+        asked = [Question(q.symbol, q.operands[:2]) for q in asked]  # a column of products has two factors
     max_digits = max(q.width for q in asked)
     max_operands = max(len(q.operands) for q in asked)
     tasks = get_tasks([SYMBOLS[symbol] for symbol in {q.symbol for q in asked}])
     signed = any(q.answer < 0 for q in asked)
     assert notation.render(arrays(asked)).lengths.max() <= notation.longest(
-        tasks, max_digits, max_operands, signed
+        tasks, Sampling(max_digits, max_operands, "digits", signed, int(notation.name == "column"))
     )
 
 

@@ -30,8 +30,11 @@ def test_it_completes_what_is_left_open_and_then_has_nothing_to_do() -> None:
     ("settings", "format"),
     [
         ((), "column"),
-        (("data.task=addition,subtraction,multiplication", "data.signed=true"), "column"),
-        (("data.task=multiplication", "data.zero_pad=true"), "column"),
+        (
+            ("data.task=addition,subtraction,multiplication", "data.signed=true", "data.second_digits=1"),
+            "column",
+        ),
+        (("data.task=multiplication", "data.zero_pad=true", "data.second_digits=1"), "column"),
         (("data.task=chain",), "steps"),
         (("data.thought_length=5",), "slots"),
         (("objective.name=gumbel",), "slots"),
@@ -68,7 +71,10 @@ def test_a_data_directory_says_what_its_problems_are(tmp_path: Path) -> None:
     ("settings", "reason"),
     [
         ({"signed": True}, "only subtraction has signed results"),
-        ({"task": "subtraction", "max_operands": 3}, "only addition takes more than two operands"),
+        (
+            {"task": "subtraction", "max_operands": 3},
+            "only addition or multiplication takes more than two operands",
+        ),
         ({"task": "chain", "format": "steps", "sampling": "digits,balanced"}, "no balanced sampling of task"),
         ({"sampling": "evenly"}, "unknown sampling 'evenly'"),
         ({"max_digits": 0}, "max_digits must be at least 1"),

@@ -1,6 +1,5 @@
 """Addition, subtraction and multiplication: exact answers at any length, and problems drawn as promised."""
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -58,7 +57,7 @@ def longest_chain(question: Question) -> int:
         flags = [sum(lower) >= 10 ** (p + 1) for p, lower in enumerate(parts)]
     elif question.symbol == "*":
         # the longer number (the first of equals) times the units of the other one
-        longer, shorter = question.operands
+        longer, shorter = question.operands[:2]
         if len(str(longer)) < len(str(shorter)):
             longer, shorter = shorter, longer
         flags = [longer % 10 ** (p + 1) * (shorter % 10) >= 10 ** (p + 1) for p in range(question.width)]
@@ -142,10 +141,9 @@ def test_padded_answers_have_room_for_every_answer(
         # the width depends on the shape of the problem alone: that of its largest answer
         largest = nines * len(question.operands) if question.symbol == "+" else nines
         if question.symbol == "*":
-            largest = math.prod(10 ** len(str(operand)) - 1 for operand in question.operands)
-            if largest <= 81:  # 9 * 9 has two digits, and so has every width of two one-digit numbers
-                assert width == 2
-                continue
+            assert width == sum(len(str(operand)) for operand in question.operands)
+            assert question.answer < 10 ** int(width)
+            continue
         assert width == len(str(largest))
 
 
@@ -155,23 +153,26 @@ def test_padded_answers_have_room_for_every_answer(
     max_digits=st.integers(1, 40),
     max_operands=st.integers(2, 13),
     signed=st.booleans(),
+    second=st.integers(0, 5),
     n=st.integers(0, 40),
     seed=st.integers(0, 99),
 )
 def test_sampled_problems_keep_within_their_limits(
-    names: str, method: str, max_digits: int, max_operands: int, signed: bool, n: int, seed: int
+    names: str, method: str, max_digits: int, max_operands: int, signed: bool, second: int, n: int, seed: int
 ) -> None:
-    how = Sampling(max_digits, max_operands, method, signed)
+    how = Sampling(max_digits, max_operands, method, signed, second)
     problems = sample(np.random.default_rng(seed), n, get_tasks(names), how)
     assert len(problems) == n
     assert problems.operands.dtype == np.uint8
     assert set(problems.task) <= {task.code for task in get_tasks(names)}
     asked = questions_of(problems)
+    most = {"+": max_operands, "-": 2, "*": min(max_operands, 6)}
     for question in asked:
         assert question.width <= max_digits
-        assert 2 <= len(question.operands) <= (max_operands if question.symbol == "+" else 2)
+        assert 2 <= len(question.operands) <= most[question.symbol]
         assert question.answer >= 0 or signed
-        assert question.symbol != "*" or question.operands[1] < 10
+        if question.symbol == "*" and second:
+            assert max(question.operands[1:]) < 10**second
     if asked:  # lengths and absent operands are as if somebody had written the problems down
         expected = arrays(asked)
         operands, width = expected.operands.shape[1:]
@@ -202,7 +203,7 @@ def assert_even(values: np.ndarray, possible: range) -> None:
 @pytest.mark.parametrize("names", SYMBOLS.values())
 def test_digits_sampling_is_even_in_the_number_of_digits(names: str) -> None:
     lengths = draw("digits", names, max_digits=5).lengths
-    assert_even(lengths[:, 0] if names == "multiplication" else lengths, range(1, 6))
+    assert_even(lengths, range(1, 6))
 
 
 def test_digits_sampling_is_even_among_numbers_of_one_length() -> None:
@@ -256,17 +257,26 @@ def test_balanced_differences_are_even_in_digits_of_the_answer_and_in_chains(
 
 
 @pytest.mark.parametrize("max_digits", [1, 3, 8])
-def test_balanced_products_are_even_in_digits_of_the_answer(max_digits: int) -> None:
-    problems = draw("balanced", "multiplication", max_digits=max_digits)
-    assert_even(answer(problems).lengths, range(1, max_digits + 2))
+@pytest.mark.parametrize("second_digits", [0, 1, 2])
+def test_balanced_products_are_even_in_digits_of_both_factors(max_digits: int, second_digits: int) -> None:
+    second_digits = min(second_digits, max_digits)
+    problems = draw("balanced", "multiplication", max_digits=max_digits, second_digits=second_digits)
+    assert_even(problems.lengths[:, 0], range(1, max_digits + 1))
+    assert_even(problems.lengths[:, 1], range(1, (second_digits or max_digits) + 1))
     assert set(problems.operands[:, 1, 0].tolist()) == set(range(10))
+    # factors of large digits alone are not as rare as by chance, nor are those of zeros and ones
+    inside = np.arange(max_digits) < problems.lengths[..., None]
+    for alike in (problems.operands > 5, problems.operands < 2):
+        assert np.all(alike | ~inside, axis=2).mean() > 0.25
 
 
 @pytest.mark.parametrize("digits", [1, 2, 30])
 def test_stress_of_products_carries_far(digits: int) -> None:
     rng = np.random.default_rng(0)
     (task,) = get_tasks("multiplication")
-    problems, plain = (task.of_length(rng, 400, 2, digits, stress=stress) for stress in (True, False))
+    problems, plain = (
+        task.of_length(rng, 400, Sampling(digits, second_digits=1), stress=stress) for stress in (True, False)
+    )
     for drawn in (problems, plain):
         assert set(drawn.lengths[:, 0].tolist()) == {digits}
         assert set(drawn.lengths[:, 1].tolist()) == {1}
@@ -386,7 +396,7 @@ def test_operands_past_their_number_are_taken_out() -> None:
 def test_only_products_have_factors_that_training_has_none_of() -> None:
     for text, ways in (("+".join("1" * 100), 1), ("1-1", 1), ("1*1", 2)):
         problems = parse_expression(text)
-        assert len(TASKS[problems.task[0]].unseen(problems, 3)) == ways
+        assert len(TASKS[problems.task[0]].unseen(problems, Sampling(3, second_digits=1))) == ways
 
 
 def test_no_problems_at_all_are_fine_too() -> None:
@@ -455,7 +465,7 @@ def test_problems_are_measured_by_their_tasks(asked: list[Question]) -> None:
 @pytest.mark.parametrize("digits", [1, 2, 9])
 def test_problems_of_one_length_are_of_that_length(names: str, stress: bool, digits: int) -> None:
     (task,) = get_tasks(names)
-    problems = task.of_length(np.random.default_rng(0), 200, 2, digits, stress=stress)
+    problems = task.of_length(np.random.default_rng(0), 200, Sampling(digits), stress=stress)
     assert len(problems) == 200
     assert (problems.task == task.code).all()
     # the hardest may be one digit shorter

@@ -105,7 +105,7 @@ def check_all_pairs(console: Console, model: MathModel, limit: int) -> None:
     from mathllm.evaluation.report import evaluate_problems
     from mathllm.evaluation.show import show_mistakes
 
-    pairs = AllPairs(model.tasks, limit, model.data.signed)
+    pairs = AllPairs(model.tasks, limit, model.data.signed, model.data.second_digits)
     with progress_bar("checking") as progress:
         report = evaluate_problems(model, pairs, progress=progress)
     right, of = report.answers.correct, report.answers.num_examples

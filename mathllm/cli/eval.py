@@ -115,6 +115,7 @@ def evaluate(
 
     loaded = mathllm.load(checkpoint, device)
     how: dict[str, Any] = {"seed": seed, "draft": draft, "batch_size": batch_size}
+    how["second_digits"] = loaded.data.second_digits
     if grid is not None:
         how |= {"limit": grid, "step": grid_step, "per_cell": per_cell, "signed": loaded.data.signed}
         share = by_length(loaded, output, measure=evaluate_grid, show=show_grid, **how)
@@ -229,7 +230,7 @@ def choose_problems(
         raise UsageError("--seed does nothing where no problem is drawn", "leave it out")
     problems: ProblemSet
     if exhaustive is not None:
-        pairs = AllPairs(model.tasks, exhaustive, model.data.signed)
+        pairs = AllPairs(model.tasks, exhaustive, model.data.signed, model.data.second_digits)
         problems, source = pairs, pairs.about
     else:
         own = places_of(model.data.data_dir, model.path) if model.data.data_dir else []

@@ -20,7 +20,10 @@ OF_DATA = [
     one for one in options.SETTINGS if one.section == "data" and one.key not in ("data_dir", "num_examples")
 ]
 # what only sampling looks at: with --from, the file says all of it
-OF_SAMPLING = ("task", "num_examples", "max_digits", "max_operands", "sampling", "signed", "seed")
+OF_SAMPLING = (
+    *("task", "num_examples", "max_digits", "second_digits", "max_operands"),
+    *("sampling", "signed", "seed"),
+)
 
 
 @options.with_flags(OF_DATA, optional=False)

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm import __version__
-from mathllm.config import DataConfig
+from mathllm.config import DataConfig, from_saved
 from mathllm.data.importing import read_problems
 from mathllm.data.sources import format_of, ratios, sampling
 from mathllm.errors import DataError, UsageError, check_at_least
@@ -149,6 +149,7 @@ def import_dataset(
         format=format.name,
         task=",".join(task.name for task, _ in by_task(problems)),
         max_digits=int(sizes(problems).max()),
+        second_digits=_second_digits(problems),
         max_operands=int(operands_asked(problems).max()),
         signed=bool(answer(problems).negative.any()),
     )
@@ -207,7 +208,16 @@ def read_metadata(data_dir: Path) -> dict[str, Any]:
     if unknown:
         raise DataError(f"{path} has settings that this version does not know: {', '.join(unknown)}")
     result: dict[str, Any] = metadata
+    if "from" not in metadata:  # a third party's problems are what they are
+        result["data"] = from_saved({"data": metadata["data"]})["data"]
     return result
+
+
+def _second_digits(problems: Problems) -> int:
+    """What `--second-digits` would be of these problems, which bounds nothing where it is 0."""
+    parts = [(task, problems[rows].lengths) for task, rows in by_task(problems)]
+    most = max((int(lengths[:, 1:].max()) for task, lengths in parts if task.second), default=0)
+    return most if most < problems.widths.max() else 0
 
 
 def _wanted(num_examples: int, shares: SplitRatios) -> list[int]:
@@ -305,7 +315,7 @@ def _write_metadata(
 ) -> dict[str, Any]:
     words = ["mathllm", "gen-data"]
     for name, value in options.items():
-        if value is not False and (name, value) != ("thought_length", 0):
+        if value is not False and (name, value) not in (("thought_length", 0), ("second_digits", 0)):
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     metadata = {
         "mathllm": __version__,

@@ -21,7 +21,10 @@ from mathllm.tasks.numbers import Ints
 from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
 # what describes a stream; a data directory's metadata says it of the problems there
-STREAM_SETTINGS = ("task", "max_digits", "max_operands", "sampling", "signed", "train_ratio", "val_ratio")
+STREAM_SETTINGS = (
+    *("task", "max_digits", "second_digits", "max_operands", "sampling", "signed"),
+    *("train_ratio", "val_ratio"),
+)
 
 # kinds of random numbers, so that no two uses of one seed share a stream
 _TRAINING, _HELD_OUT, _EPOCH, _COORDINATES = range(4)
@@ -126,7 +129,7 @@ def _no_problem(split: int) -> UsageError:
 
 def sampling(data: DataConfig) -> Sampling:
     """How a DataConfig draws operands."""
-    return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed)
+    return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed, data.second_digits)
 
 
 def format_of(data: DataConfig, suits: Callable[[Format], bool] = lambda format: True) -> Format:
@@ -154,4 +157,4 @@ def ratios(data: DataConfig) -> SplitRatios:
 
 def longest_text(data: DataConfig) -> int:
     """Tokens of the longest text that a DataConfig can produce."""
-    return format_of(data).longest(get_tasks(data.task), data.max_digits, data.max_operands, data.signed)
+    return format_of(data).longest(get_tasks(data.task), sampling(data))

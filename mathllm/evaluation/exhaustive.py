@@ -9,7 +9,8 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.formats import Format
-from mathllm.tasks import Problems, Task, concatenate
+from mathllm.tasks import Problems, Sampling, Task, concatenate
+from mathllm.tasks.base import plural
 from mathllm.tasks.numbers import Ints
 
 MOST = 10**10  # as many as a machine could judge in days: more is a slip of the hand
@@ -19,16 +20,18 @@ class AllPairs:
     """Every problem of two operands from 0 to `limit`, once: a sequence that makes the slices one asks for.
 
     Of a task that has its operands in order (subtraction, unless results are `signed`), only those whose first
-    operand is not the smaller; no operand has more digits than the task draws. Raises UsageError where there would be
-    more than MOST."""
+    operand is not the smaller; second operands that a task has a name for have up to `second_digits` (0: any). Raises
+    UsageError where there would be more than MOST."""
 
-    def __init__(self, tasks: Sequence[Task], limit: int, signed: bool = False) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], limit: int, signed: bool = False, second_digits: int = 0
+    ) -> None:
         for task in tasks:
             task.check_pairs()
         self.tasks, self.limit, self.signed = tuple(tasks), limit, signed
-        base, digits = limit + 1, len(str(limit))
+        base, self.size = limit + 1, Sampling(len(str(limit)), signed=signed, second_digits=second_digits)
         # numbers of second operands
-        self.bases = [min(base, 10 ** task.digits_of(1, digits)) for task in tasks]
+        self.bases = [min(base, 10 ** task.digits_of(1, self.size)) for task in tasks]
         pairs = zip(self.tasks, self.bases, strict=True)
         sizes = (base * (base + 1) // 2 if task.ordered(signed) else base * second for task, second in pairs)
         self.ends = list(itertools.accumulate(sizes))
@@ -41,16 +44,17 @@ class AllPairs:
     def about(self) -> str:
         """Which problems these are."""
         names = ",".join(task.name for task in self.tasks)
-        narrow = any(second <= self.limit for second in self.bases)
-        factors = " (the second of products one digit)" * narrow
-        return f"all problems of {names} with two operands from 0 to {self.limit:,}{factors}"
+        pairs = zip(self.tasks, self.bases, strict=True)
+        narrow = dict.fromkeys(task.second for task, second in pairs if second <= self.limit)
+        bounds = [f", {second}s of up to {plural(self.size.second, 'digit')}" for second in narrow]
+        return f"all problems of {names} with two operands from 0 to {self.limit:,}{''.join(bounds)}"
 
     def __len__(self) -> int:
         return self.ends[-1]
 
     def longest_text(self, format: Format) -> int:
         """Tokens that hold any of these problems with its answer."""
-        return format.longest(self.tasks, len(str(self.limit)), 2, self.signed)
+        return format.longest(self.tasks, self.size)
 
     def __getitem__(self, rows: slice) -> Problems:
         start, stop, step = rows.indices(len(self))

@@ -15,7 +15,7 @@ from mathllm.evaluation.lengths import check_length
 from mathllm.evaluation.report import judged_parts
 from mathllm.inference.texts import Reasoner
 from mathllm.limits import check_cells
-from mathllm.tasks import Problems, Task
+from mathllm.tasks import Problems, Sampling, Task
 from mathllm.tasks.numbers import Ints
 
 
@@ -24,7 +24,7 @@ class Grid:
     """Right answers and problems [L, L] by the number of digits of the first and of the second operand.
 
     `lengths` [L] are those numbers of digits. Cells without problems are differences that would be negative, or
-    factors of several digits.
+    second operands of more digits than the task has.
     """
 
     lengths: Ints
@@ -55,7 +55,7 @@ def grid_lengths(limit: int, step: int) -> Ints:
 
 
 def draw_cells(
-    task: Task, lengths: Ints, per_cell: int, *, signed: bool, seed: int = 0
+    task: Task, lengths: Ints, per_cell: int, *, signed: bool, seed: int = 0, second_digits: int = 0
 ) -> tuple[Problems, Ints]:
     """Random problems for every pair of lengths, and the cell [N, 2] of each, as indexes into `lengths`."""
     task.check_pairs()
@@ -63,7 +63,8 @@ def draw_cells(
     cells = cells.reshape(-1, 2)
     if task.ordered(signed):
         cells = cells[cells[:, 0] >= cells[:, 1]]
-    cells = cells[lengths[cells[:, 1]] <= task.digits_of(1, int(lengths.max()))]
+    size = Sampling(int(lengths.max()), second_digits=second_digits)
+    cells = cells[lengths[cells[:, 1]] <= task.digits_of(1, size)]
     cells = np.repeat(cells, per_cell, axis=0)
     return task.of_lengths(np.random.default_rng([seed, task.code]), lengths[cells], signed), cells
 
@@ -75,6 +76,7 @@ def evaluate_grid(
     *,
     step: int = 1,
     per_cell: int = 10,
+    second_digits: int = 0,
     signed: bool = False,
     seed: int = 0,
     draft: bool = True,
@@ -87,10 +89,14 @@ def evaluate_grid(
     """
     started = time.perf_counter()
     check_at_least("the grid's limit", limit, 1)
-    longest = check_length(model.format, model.max_length, task, limit, signed=signed)
+    longest = check_length(
+        model.format, model.max_length, task, limit, signed=signed, second_digits=second_digits
+    )
     lengths = grid_lengths(limit, step)
     check_cells("--grid", per_cell * len(lengths) ** 2, 2, limit)
-    problems, cells = draw_cells(task, lengths, per_cell, signed=signed, seed=seed)
+    problems, cells = draw_cells(
+        task, lengths, per_cell, signed=signed, seed=seed, second_digits=second_digits
+    )
     correct, num_examples = np.zeros((2, len(lengths), len(lengths)), np.int64)
     parts = judged_parts(model, problems, longest, progress, batch_size=batch_size, draft=draft)
     for part, verdicts in parts:

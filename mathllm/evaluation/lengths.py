@@ -16,7 +16,7 @@ from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Format
 from mathllm.inference.texts import Reasoner
 from mathllm.limits import MAX_OPERANDS, check_cells
-from mathllm.tasks import Problems, Task
+from mathllm.tasks import Problems, Sampling, Task
 
 RANDOM, STRESS = "random", "carry stress"
 KINDS = (RANDOM, STRESS)
@@ -55,7 +55,9 @@ class LengthReport:
         return [result.to_dict() for result in self.results]
 
 
-def draw_length(task: Task, digits: int, kind: str, n: int, *, operands: int = 2, seed: int = 0) -> Problems:
+def draw_length(
+    task: Task, digits: int, kind: str, n: int, *, operands: int = 2, seed: int = 0, second_digits: int = 0
+) -> Problems:
     """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
 
     `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the
@@ -63,17 +65,27 @@ def draw_length(task: Task, digits: int, kind: str, n: int, *, operands: int = 2
     """
     check_cells(f"--digits {digits}", n, min(operands, task.max_operands), digits)
     rng = np.random.default_rng([seed, task.code, digits, KINDS.index(kind)])
-    return task.of_length(rng, n, min(operands, task.max_operands), digits, stress=kind == STRESS)
+    size = Sampling(digits, operands, second_digits=second_digits)
+    return task.of_length(rng, n, size, stress=kind == STRESS)
 
 
 def check_length(
-    format: Format, max_length: int, task: Task, digits: int, *, operands: int = 2, signed: bool = False
+    format: Format,
+    max_length: int,
+    task: Task,
+    digits: int,
+    *,
+    operands: int = 2,
+    signed: bool = False,
+    second_digits: int = 0,
 ) -> int:
     """Tokens of the longest text with operands of that many digits. Raises UsageError if no model could write it."""
     if operands > MAX_OPERANDS:
         raise UsageError(f"a problem has at most {MAX_OPERANDS} operands, not {operands}")
     # numbers that are longer than any text need not be written down to see it
-    longest = format.longest([task], digits, operands, signed) if digits <= max_length else 2 * digits
+    longest = 2 * digits
+    if digits <= max_length:
+        longest = format.longest([task], Sampling(digits, operands, "digits", signed, second_digits))
     if longest > max_length:
         raise UsageError(
             f"problems of {digits:,} {task.unit}s take {longest:,} tokens or more, and this model writes at most "
@@ -90,6 +102,7 @@ def evaluate_lengths(
     n: int = 100,
     *,
     operands: int = 2,
+    second_digits: int = 0,
     seed: int = 0,
     draft: bool = True,
     batch_size: int = 1024,
@@ -100,11 +113,15 @@ def evaluate_lengths(
     Raises UsageError where a text is longer than the model can write.
     """
     for digits in lengths:
-        check_length(model.format, model.max_length, task, digits, operands=operands)
+        check_length(
+            model.format, model.max_length, task, digits, operands=operands, second_digits=second_digits
+        )
     results: list[LengthResult] = []
     for digits, kind in itertools.product(lengths, KINDS):
         advance = moved(progress, len(results) * n, len(KINDS) * n * len(lengths))
-        problems = draw_length(task, digits, kind, n, operands=operands, seed=seed)
+        problems = draw_length(
+            task, digits, kind, n, operands=operands, seed=seed, second_digits=second_digits
+        )
         report = evaluate_problems(model, problems, batch_size=batch_size, progress=advance, draft=draft)
         results.append(LengthResult(digits, kind, report))
     return LengthReport(task, tuple(results))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mathllm.errors import UsageError
 from mathllm.formats.follow import Follower, Walk, number_places
 from mathllm.registry import OWN
-from mathllm.tasks import Problems, Task, answer, answer_widths, by_task, concatenate
+from mathllm.tasks import Problems, Sampling, Task, answer, answer_widths, by_task, concatenate
 from mathllm.tasks.expressions import numbers_from_ids, without_hints
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers
 from mathllm.tasks.slots import (
@@ -223,10 +223,9 @@ class Format:
         """Tokens [N] of the prompts up to `=`, without writing them."""
         return 1 + expression_lengths(problems, problems.widths if self.zero_pad else None, self.hints)
 
-    def longest(self, tasks: Sequence[Task], max_digits: int, max_operands: int, signed: bool = False) -> int:
+    def longest(self, tasks: Sequence[Task], size: Sampling) -> int:
         """Tokens of the longest text of these tasks with operands up to this size."""
-        extremes = [task.extreme(max_digits, min(max_operands, task.max_operands), signed) for task in tasks]
-        return int(self.render(concatenate(extremes)).lengths.max())
+        return int(self.render(concatenate([task.extreme(size) for task in tasks])).lengths.max())
 
     def parse(self, ids: Ids) -> Parsed:
         """Reads texts [N, T], rendered or written by a model; what follows the first `<end>` is ignored."""

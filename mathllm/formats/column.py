@@ -175,7 +175,8 @@ class Products(ColumnThought):
         return follower
 
     def refusal(self, problems: Problems) -> tuple[Bools, str]:
-        return problems.lengths[:, 1] > 1, "a column of products has a factor of one digit, the second one"
+        unlike = (problems.lengths[:, 1] > 1) | (problems.num_operands > 2)
+        return unlike, "a column of products has a factor of one digit, the second one"
 
 
 COLUMN = Format(

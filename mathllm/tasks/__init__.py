@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mathllm import registry
 from mathllm.errors import UsageError, unknown_choice
-from mathllm.tasks.base import Problems, Task, at_once, concatenate, trimmed
+from mathllm.tasks.base import Problems, Task, at_once, concatenate, plural, trimmed
 from mathllm.tasks.numbers import Ints, Numbers, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
 
@@ -73,9 +73,12 @@ def readable_beside(tasks: Iterable[Task]) -> tuple[Task, ...]:
     return (*asked, *others)
 
 
-def extent(names: str, max_digits: int) -> str:
+def extent(names: str, size: Sampling) -> str:
     """How large the problems of tasks are, for people: `of numbers of up to 3 digits`."""
-    return get_tasks(names)[0].extent(max_digits)
+    tasks = get_tasks(names)
+    seconds = dict.fromkeys(task.second for task in tasks if task.digits_of(1, size) < size.max_digits)
+    narrower = [f", {second}s of up to {plural(size.second, 'digit')}" for second in seconds]
+    return tasks[0].extent(size.max_digits) + "".join(narrower)
 
 
 def sample(rng: np.random.Generator, n: int, tasks: Sequence[Task], how: Sampling) -> Problems:
@@ -84,7 +87,7 @@ def sample(rng: np.random.Generator, n: int, tasks: Sequence[Task], how: Samplin
     parts, order = [], []
     for i, j in np.ndindex(len(tasks), len(how.methods)):
         rows = np.flatnonzero((which == i) & (method == j))
-        counts = rng.integers(2, min(how.max_operands, tasks[i].max_operands) + 1, len(rows))
+        counts = rng.integers(2, tasks[i].most_operands(how) + 1, len(rows))
         parts.append(tasks[i].sample(rng, counts, how.methods[j], how))
         order.append(rows)
     return concatenate(parts)[np.argsort(np.concatenate(order))]

@@ -32,15 +32,14 @@ class Addition(Task):
             return self.problems(draw_sums(rng, counts, how.max_digits), counts)
         return self.problems(draw_operands(rng, counts, method, how.max_digits), counts)
 
-    def of_length(
-        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
-    ) -> Problems:
+    def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
+        operands, digits = self.most_operands(size), size.max_digits
         if stress:
             return self.problems(draw_carry_stress(rng, n, operands, digits))
         return self.problems(random_digits(rng, np.full((n, operands), digits), digits))
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
-        return self.problems(np.full((1, max_operands, max_digits), 9, np.uint8))
+    def extreme(self, size: Sampling) -> Problems:
+        return self.problems(np.full((1, self.most_operands(size), size.max_digits), 9, np.uint8))
 
     def answer(self, problems: Problems) -> Numbers:
         return significant(add(problems.operands))

@@ -85,7 +85,8 @@ class Task:
 
     `code` stands for the task in `Problems.task` and never changes, since splits depend on it. `max_operands` is the
     most that `--max-operands` may ask for, `samplings` are the methods it can be drawn by, and `signed` tells whether
-    `--signed` means something to it. `aligned` is how many operands have digits that line up with the answer's (None:
+    `--signed` means something to it. `second` is what its operands but the first are called where `--second-digits`
+    bounds their digits (else empty). `aligned` is how many operands have digits that line up with the answer's (None:
     all). Tasks of different `meaning` do not go together, since one text would have two answers; `rule` is what its
     expressions are, for whoever typed something else, and `example` one of them."""
 
@@ -101,6 +102,7 @@ class Task:
     samplings: tuple[str, ...] = SAMPLINGS
     commutative = False
     signed = False
+    second = ""
     aligned: int | None = None
     unit = "digit"  # what --max-digits and --digits count of a problem
     stress = "carry stress"  # what is hard about the problems of `of_length` that are drawn so
@@ -110,11 +112,9 @@ class Task:
         """Problems drawn by one method, of row i with counts[i] operands."""
         raise NotImplementedError
 
-    def of_length(
-        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
-    ) -> Problems:
-        """n problems with that many operands: random ones of exactly that many digits, or (`stress`) the hardest,
-        the first operand of that many digits (or one less)."""
+    def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
+        """n problems with as many operands as the size says: random ones of exactly so many digits, or (`stress`) the
+        hardest, the first operand of that many digits (or one less)."""
         raise NotImplementedError
 
     def of_lengths(self, rng: np.random.Generator, lengths: Ints, signed: bool) -> Problems:
@@ -126,7 +126,7 @@ class Task:
             operands = select(swap, operands[:, ::-1], operands)
         return self.problems(operands)
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
+    def extreme(self, size: Sampling) -> Problems:
         """The problem [1] of up to this size whose text is the longest of this task, in any format."""
         raise NotImplementedError
 
@@ -163,9 +163,13 @@ class Task:
         """What `--max-digits` bounds [N]: digits of the longest operand."""
         return problems.widths
 
-    def digits_of(self, operand: int, max_digits: int) -> int:
-        """The most digits of an operand (from 0) in problems that are drawn with `max_digits`."""
-        return max_digits
+    def digits_of(self, operand: int, size: Sampling) -> int:
+        """The most digits of an operand (from 0) in problems of up to this size."""
+        return size.second if operand and self.second else size.max_digits
+
+    def most_operands(self, size: Sampling) -> int:
+        """The most operands in problems of up to this size."""
+        return min(size.max_operands, self.max_operands)
 
     def ordered(self, signed: bool) -> bool:
         """Is the first operand never the smaller one?"""
@@ -190,15 +194,13 @@ class Task:
         """How large its problems are, for people."""
         return f"of numbers of up to {plural(max_digits, self.unit)}"
 
-    def unseen(self, problems: Problems, max_digits: int) -> list[tuple[str, Bools]]:
-        """In what ways problems can be larger than those of up to `max_digits`, each with the rows [N] that are."""
-        found = [(f"a number of more than {plural(max_digits, 'digit')}", self.sizes(problems) > max_digits)]
-        for k in range(1, min(self.max_operands, problems.lengths.shape[1])):
-            most = self.digits_of(k, self.most_digits)
-            if most < self.most_digits:
-                found.append(
-                    (f"a factor of more than {plural(most, 'digit')}", problems.lengths[:, k] > most)
-                )
+    def unseen(self, problems: Problems, size: Sampling) -> list[tuple[str, Bools]]:
+        """In what ways problems can be larger than those of up to this size, each with the rows [N] that are."""
+        most, second = size.max_digits, self.digits_of(1, size)
+        found = [(f"a number of more than {plural(most, 'digit')}", self.sizes(problems) > most)]
+        if second < most:
+            longer: Bools = np.any(problems.lengths[:, 1:] > second, axis=1)
+            found.append((f"a {self.second} of more than {plural(second, 'digit')}", longer))
         return found
 
     def problems(

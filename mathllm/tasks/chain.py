@@ -41,16 +41,15 @@ class Chain(Task):
         products = rng.binomial(numbers - 1, 1 / 3)
         return self.draw(rng, np.repeat(numbers, BLOCK)[:n], np.repeat(products, BLOCK)[:n], how.max_digits)
 
-    def of_length(
-        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
-    ) -> Problems:
-        """Chains of `digits` numbers; with `stress`, of steps that change something."""
+    def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
+        """Chains of `max_digits` numbers; with `stress`, of steps that change something."""
+        digits = size.max_digits
         numbers = np.full(n, digits)
         return self.draw(rng, numbers, rng.binomial(numbers - 1, 1 / 3), digits, idle=not stress)
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
-        operators = np.full((1, max_digits - 1), MULTIPLY, np.uint8)
-        return self.problems(np.full((1, max_digits, 1), 9, np.uint8), operators=operators)
+    def extreme(self, size: Sampling) -> Problems:
+        operators = np.full((1, size.max_digits - 1), MULTIPLY, np.uint8)
+        return self.problems(np.full((1, size.max_digits, 1), 9, np.uint8), operators=operators)
 
     def draw(
         self, rng: np.random.Generator, numbers: Ints, products: Ints, width: int, idle: bool = True
@@ -100,8 +99,9 @@ class Chain(Task):
     def extent(self, max_digits: int) -> str:
         return f"of up to {plural(max_digits, self.unit)}"
 
-    def unseen(self, problems: Problems, max_digits: int) -> list[tuple[str, Bools]]:
-        return [(f"a chain of more than {plural(max_digits, 'number')}", problems.num_operands > max_digits)]
+    def unseen(self, problems: Problems, size: Sampling) -> list[tuple[str, Bools]]:
+        most = size.max_digits
+        return [(f"a chain of more than {plural(most, 'number')}", problems.num_operands > most)]
 
 
 def running_states(problems: Problems) -> Digits:

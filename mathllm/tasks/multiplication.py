@@ -1,11 +1,13 @@
-"""Multiplication of two numbers. The second one has a single digit where problems are drawn."""
+"""Multiplication of two numbers or more, of any lengths."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from mathllm.limits import MAX_DIGITS
 from mathllm.tasks.base import Problems, Task, select
 from mathllm.tasks.numbers import (
+    Bools,
     Digits,
     Ints,
     Numbers,
@@ -16,66 +18,79 @@ from mathllm.tasks.numbers import (
     random_digits,
     significant,
 )
-from mathllm.tasks.sampling import Sampling, draw_operands, draw_product_stress, draw_products
+from mathllm.tasks.sampling import (
+    Sampling,
+    draw_lengths,
+    draw_operands,
+    draw_patterns,
+    draw_product_stress,
+)
 from mathllm.tokenizer import MULTIPLY
 
 
 class Multiplication(Task):
     name, code = "multiplication", 2
     operator = MULTIPLY
-    example = "12*3"
-    rule = "a product is of two numbers, with * between them"
+    example = "12*34"
+    max_operands = most_numbers = 6
+    rule = f"a product has 2 to {most_numbers} numbers, no operator but *, and at most {MAX_DIGITS:,} digits"
     commutative = True
-    aligned = 1  # the factor counts in every column alike
+    second = "factor"
+    aligned = 1  # a factor of one digit counts in every column alike
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         if method == "balanced":
-            return self.problems(draw_products(rng, len(counts), how.max_digits))
-        operands = draw_operands(rng, counts, method, how.max_digits)
-        operands[:, 1, 1:] = 0
-        operands[:, 1, 0] = rng.integers(0, 10, len(counts))
-        return self.problems(operands)
+            lengths = draw_lengths(rng, (len(counts), int(counts.max(initial=2))), how.max_digits, how.second)
+            return self.problems(draw_patterns(rng, lengths, how.max_digits), counts)
+        return self.problems(draw_operands(rng, counts, method, how.max_digits, how.second), counts)
 
-    def of_length(
-        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
-    ) -> Problems:
+    def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
+        lengths = [size.max_digits] + [size.second] * (self.most_operands(size) - 1)
         if stress:
-            return self.problems(draw_product_stress(rng, n, digits))
-        return self.problems(random_digits(rng, np.repeat([[digits, 1]], n, axis=0), digits))
+            return self.problems(draw_product_stress(rng, n, lengths))
+        return self.problems(random_digits(rng, np.repeat([lengths], n, axis=0), size.max_digits))
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
-        operands = np.zeros((1, 2, max_digits), np.uint8)
-        operands[0, 0], operands[0, 1, 0] = 9, 9
+    def extreme(self, size: Sampling) -> Problems:
+        operands = np.full((1, self.most_operands(size), size.max_digits), 9, np.uint8)
+        operands[:, 1:, size.second :] = 0
         return self.problems(operands)
 
     def answer(self, problems: Problems) -> Numbers:
-        return significant(multiply(problems.operands[:, 0], problems.operands[:, 1]))
+        product = problems.operands[:, 0]
+        for k in range(1, problems.operands.shape[1]):
+            factor = problems.operands[:, k].copy()
+            factor[problems.lengths[:, k] == 0, 0] = 1
+            product = multiply(product, factor)
+        return significant(product)
 
     def answer_widths(self, problems: Problems) -> Ints:
-        widths: Ints = problems.lengths[:, :2].sum(1)
+        widths: Ints = problems.lengths.sum(1)
         return widths
 
     def carries(self, problems: Problems) -> tuple[Ints, Ints, Ints]:
         longer, shorter = by_length(problems)
         carries, zero = column_products(longer, shorter[:, 0])[1], np.zeros(len(problems), np.int64)
-        one_digit = (
-            lengths_of(shorter) == 1
-        )  # else there are several such products: none of them is the carry
+        # of more factors, and of longer ones, there are several such products: none of them is the carry
+        one_digit = (lengths_of(shorter) == 1) & (problems.num_operands == 2)
         most = np.where(one_digit, np.maximum(shorter[:, 0].astype(np.int64) - 1, 0), 0)
         return carries * one_digit[:, None], zero, most
 
     def carry_lengths(self, problems: Problems) -> Ints:
-        """Of carries that meet a digit to be multiplied, when the longer operand is multiplied by the other's
-        units."""
+        """Of carries that meet a digit to be multiplied, when the longer of the first two operands is multiplied by
+        the other's units."""
         longer, shorter = by_length(problems)
         return longest_run(column_products(longer, shorter[:, 0])[1][:, 1:])
 
-    def digits_of(self, operand: int, max_digits: int) -> int:
-        return min(max_digits, 1) if operand else max_digits
+    def misfits(self, problems: Problems) -> Bools:
+        wrong = super().misfits(problems)
+        wrong[:, ::2] |= (
+            np.cumsum(problems.lengths, 1) > MAX_DIGITS
+        )  # of the product, which has to be a number, too
+        return wrong
 
 
 def by_length(problems: Problems) -> tuple[Digits, Digits]:
-    """The operand with more digits and the other one, both [N, D]."""
+    """Of the first two operands the one with more digits and the other one, both [N, D]."""
     left, right = problems.operands[:, 0], problems.operands[:, 1]
     swap = problems.lengths[:, 1] > problems.lengths[:, 0]
     return select(swap, right, left), select(swap, left, right)

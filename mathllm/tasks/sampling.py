@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mathllm import registry
 from mathllm.errors import UsageError, check_choice, unknown_choice
-from mathllm.limits import MAX_DIGITS, MAX_OPERANDS, check_range
+from mathllm.limits import MAX_LENGTH, MAX_OPERANDS, check_range
 from mathllm.tasks.numbers import Digits, Ints, random_digits
 
 SAMPLINGS = tuple(registry.SAMPLINGS)
@@ -22,14 +23,18 @@ class Sampling:
     `uniform`: operands are uniform from 0 to 10**max_digits - 1;
     `balanced`: the answer's number of digits is uniform, and so is the longest run of carries (or borrows) that
     such an answer can have (exactly so for up to five operands): 99+1 and 100-99 are not rare; of a product, the
-    number of digits alone;
+    numbers of digits of its factors, which have many carries, zeros and ones more often than by chance;
     several, like `digits,balanced`: equal shares of each.
+
+    `second_digits` (0: as many as max_digits) are those of every operand but the first, of tasks that have a name for
+    such operands (`Task.second`).
     """
 
     max_digits: int = 3
     max_operands: int = 2
     method: str = "digits"
     signed: bool = False
+    second_digits: int = 0
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -37,22 +42,54 @@ class Sampling:
                 raise unknown_choice("sampling", method, SAMPLINGS)
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"name each sampling once, not {self.method!r}")
-        check_range("max_digits", self.max_digits, 1, MAX_DIGITS)
+        check_range("max_digits", self.max_digits, 1, MAX_LENGTH)
         check_range("max_operands", self.max_operands, 2, MAX_OPERANDS)
+        check_range("second_digits", self.second_digits, 0, MAX_LENGTH)
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The single methods that `method` names."""
         return tuple(name.strip() for name in self.method.split(","))
 
+    @property
+    def second(self) -> int:
+        """The most digits of every operand but the first, where these have fewer."""
+        return min(self.second_digits or self.max_digits, self.max_digits)
 
-def draw_operands(rng: np.random.Generator, counts: Ints, method: str, max_digits: int) -> Digits:
-    """Operands [n, max(counts), max_digits] by `digits` or `uniform`, where row i has counts[i] of them."""
+
+def draw_operands(
+    rng: np.random.Generator, counts: Ints, method: str, max_digits: int, second: int = 0
+) -> Digits:
+    """Operands [n, max(counts), max_digits] by `digits` or `uniform`, where row i has counts[i] of them; all but the
+    first have at most `second` digits (0: as many)."""
     check_choice("sampling", method, ("digits", "uniform"))
     shape = (len(counts), int(counts.max(initial=2)))
     if method == "uniform":
-        return rng.integers(0, 10, (*shape, max_digits), dtype=np.uint8)
-    return random_digits(rng, rng.integers(1, max_digits + 1, shape), max_digits)
+        operands = rng.integers(0, 10, (*shape, max_digits), dtype=np.uint8)
+        operands[:, 1:, second or max_digits :] = 0
+        return operands
+    return random_digits(rng, draw_lengths(rng, shape, max_digits, second), max_digits)
+
+
+def draw_lengths(rng: np.random.Generator, shape: tuple[int, int], max_digits: int, second: int = 0) -> Ints:
+    """Numbers of digits [n, K], even from 1 to max_digits; but for the first of a row, to `second` (0: as many)."""
+    if second in (0, max_digits):
+        return rng.integers(1, max_digits + 1, shape)
+    return rng.integers(1, np.where(np.arange(shape[1]) > 0, second, max_digits) + 1, shape)
+
+
+def draw_patterns(rng: np.random.Generator, lengths: Ints, width: int) -> Digits:
+    """Numbers [..., width] of exactly these lengths [...], a quarter each of any digits, of large ones (much is
+    carried), with zeros inside, and of zeros and ones alone."""
+    kind, place = rng.integers(0, 4, lengths.shape)[..., None], np.arange(width)
+    drawn = random_digits(rng, lengths, width)
+    top = (place == lengths[..., None] - 1) & (lengths[..., None] > 1)
+    large = rng.integers(6, 10, drawn.shape)
+    ones = rng.integers(0, 2, drawn.shape) | top
+    sparse = drawn * (top | (rng.random(drawn.shape) < 0.5))
+    digits = np.select([kind == 1, kind == 2, kind == 3], [large, sparse, ones], drawn)
+    patterns: Digits = (digits * (place < lengths[..., None])).astype(np.uint8)
+    return patterns
 
 
 def draw_sums(rng: np.random.Generator, counts: Ints, max_digits: int) -> Digits:
@@ -129,25 +166,26 @@ def draw_carry_stress(rng: np.random.Generator, n: int, operands: int, digits: i
     return drawn
 
 
-def draw_products(rng: np.random.Generator, n: int, max_digits: int) -> Digits:
-    """Numbers and one-digit factors [n, 2, max_digits], even in the number of digits of their products."""
-    digits = rng.integers(1, max_digits + 2, n)  # of the product
-    longer = (digits > max_digits) | (
-        (digits > 1) & (rng.random(n) < 0.5)
-    )  # than the number that is multiplied
-    factor = np.where(longer, rng.integers(2, 10, n), rng.integers(digits > 1, 6))
-    # times the factor, the number's leading digit alone says how long the product is
-    leads = np.maximum(factor, 1)
-    low, high = np.where(longer, -(-10 // leads), 1), np.where(longer, 9, np.minimum(10 // leads - 1, 9))
-    lengths = digits - longer
-    operands = np.zeros((n, 2, max_digits), np.uint8)
-    operands[:, 0] = random_digits(rng, lengths, max_digits)
-    operands[np.arange(n), 0, lengths - 1] = rng.integers(low, high + 1)
-    operands[:, 1, 0] = factor
-    return operands
+def draw_product_stress(rng: np.random.Generator, n: int, lengths: Sequence[int]) -> Digits:
+    """Factors [n, K, lengths[0]] of products that are hard: the first of exactly lengths[0] digits, the others of at
+    most lengths[1:].
+
+    A quarter each: nearly all digits are 9; most are 0; all factors but the first are short; see `draw_patterns`. For
+    one factor of one digit, see `draw_carried_products`.
+    """
+    if len(lengths) == 2 and lengths[1] == 1:
+        return draw_carried_products(rng, n, lengths[0])
+    kind, most, place = np.arange(n)[:, None] % 4, np.array(lengths), np.arange(lengths[0])
+    short = rng.integers(1, np.maximum(most // 4, 1) + 1, (n, len(most)))
+    chosen = np.where((kind == 2) & (np.arange(len(most)) > 0), short, most)[..., None]
+    digits = draw_patterns(rng, chosen[..., 0], lengths[0])
+    often = (kind < 2)[..., None] & (rng.random(digits.shape) < 0.8) & (place < chosen)
+    often &= (kind == 0)[..., None] | (place < chosen - 1)
+    hard: Digits = np.where(often, np.where(kind == 0, 9, 0)[..., None], digits).astype(np.uint8)
+    return hard
 
 
-def draw_product_stress(rng: np.random.Generator, n: int, digits: int) -> Digits:
+def draw_carried_products(rng: np.random.Generator, n: int, digits: int) -> Digits:
     """Numbers of exactly that many digits and one-digit factors [n, 2, digits] whose carries run far.
 
     A run of any length at any place (in half of them through all columns): digits whose product ends in 9, so that

@@ -41,9 +41,8 @@ class Subtraction(Task):
             flip = compare(operands[:, 0], operands[:, 1]) < 0
         return self.problems(select(flip, operands[:, ::-1], operands))
 
-    def of_length(
-        self, rng: np.random.Generator, n: int, operands: int, digits: int, *, stress: bool
-    ) -> Problems:
+    def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
+        digits = size.max_digits
         if stress and digits > 1:
             # a - b = c borrows where c + b = a carries; the sum has one digit more than its terms, or as many
             terms = draw_carry_stress(rng, n, 2, digits - 1)
@@ -52,11 +51,11 @@ class Subtraction(Task):
             drawn = random_digits(rng, np.full((n, 2), digits), digits)
         return self.problems(select(compare(drawn[:, 0], drawn[:, 1]) < 0, drawn[:, ::-1], drawn))
 
-    def extreme(self, max_digits: int, max_operands: int, signed: bool) -> Problems:
-        operands = np.zeros((1, 2, max_digits), np.uint8)  # 9000 - 1999: a borrow in every column
+    def extreme(self, size: Sampling) -> Problems:
+        operands = np.zeros((1, 2, size.max_digits), np.uint8)  # 9000 - 1999: a borrow in every column
         operands[0, 1] = 9
         operands[0, :, -1] = 9, 1
-        return self.problems(operands[:, ::-1] if signed else operands)
+        return self.problems(operands[:, ::-1] if size.signed else operands)
 
     def answer(self, problems: Problems) -> Numbers:
         larger, smaller, negative = by_size(problems)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mathllm import __version__
 from mathllm.config import Config, ModelConfig, ObjectiveConfig, build_config
-from mathllm.data.sources import STREAM_SETTINGS, format_of
+from mathllm.data.sources import STREAM_SETTINGS, format_of, sampling
 from mathllm.percent import percent
 from mathllm.resolve import suits
 from mathllm.tasks import extent
@@ -27,14 +27,14 @@ def model_card(
     else:
         source = f"{first}an endless stream{'' if first else ', new problems at every step'}"
     lines = [
-        f"# {data.task} {extent(data.task, data.max_digits)}",
+        f"# {data.task} {extent(data.task, sampling(data))}",
         "",
         f"A {model.size} decoder of {parameters:,} parameters ({model.layers} layers, width {model.hidden}, "
         f"position `{model.position}`), trained with mathllm {__version__}.",
         "",
         "| | |",
         "| --- | --- |",
-        f"| task | {data.task} {extent(data.task, data.max_digits)}"
+        f"| task | {data.task} {extent(data.task, sampling(data))}"
         f"{f', up to {data.max_operands} of them' if data.max_operands > 2 else ''}"
         f"{', results below zero too' if data.signed else ''} |",
         f"| format | `{data.format}`{', zero-padded' if data.zero_pad else ''} |",
