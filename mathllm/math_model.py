@@ -146,8 +146,8 @@ class MathModel:
         if not is_unfinished(text_of(text)):
             raise ExpressionError("the model can go on after an operator only", text, len(text), "write 7+")
         try:
-            whole = self.ask(text + "0")
-        except ExpressionError as error:  # about what was written, not about the 0
+            whole = self.ask(text + "1")
+        except ExpressionError as error:  # about what was written, not about the 1
             raise ExpressionError(error.message, text, error.position, error.hint) from None
         if self.format.hints:
             raise UsageError(

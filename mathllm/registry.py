@@ -32,7 +32,7 @@ class Choice(NamedTuple):
 TASKS = {
     "addition": Choice("mathllm.tasks.addition:Addition"),
     "subtraction": Choice("mathllm.tasks.subtraction:Subtraction"),
-    "multiplication": Choice("mathllm.tasks.multiplication:Multiplication", "by one digit"),
+    "multiplication": Choice("mathllm.tasks.multiplication:Multiplication"),
     "chain": Choice(
         "mathllm.tasks.chain:Chain", "3+4*7-2 from left to right modulo 10; its digits are its numbers"
     ),

@@ -14,9 +14,10 @@ import numpy as np
 from mathllm.limits import MAX_DIGITS
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, compare, lengths_of, random_digits, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
-from mathllm.tokenizer import SYMBOLS
+from mathllm.tokenizer import DIVIDE, REMAINDER, SYMBOLS
 
 _AT_ONCE = 1 << 22  # digits
+_DIVIDED = DIVIDE, REMAINDER  # operators behind which no 0 may stand
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class Task:
         place = np.arange(problems.operands.shape[2])
         length = problems.lengths[..., None]
         least = ((place == length - 1) & (length > 1)).astype(np.uint8)
+        least[:, 1:, 0] |= np.isin(problems.operators, _DIVIDED) & (problems.lengths[:, 1:] == 1)
         most = np.where(place < length, 9, 0).astype(np.uint8)
         # a result rises or falls with each operand, so the extremes lie where the operands are extreme
         corners = (np.concatenate([a[:, :1], b[:, 1:]], axis=1) for a in (least, most) for b in (least, most))
@@ -187,6 +189,7 @@ class Task:
         turn."""
         wrong = np.zeros((len(problems), 2 * problems.operands.shape[1] - 1), np.bool_)
         wrong[:, 1::2] = (problems.operators != self.operator) & (problems.operators > 0)
+        wrong[:, 2::2] = zero_divisors(problems)
         wrong[:, 2 * self.most_numbers - 1 :: 2] |= problems.operators[:, self.most_numbers - 1 :] > 0
         return wrong
 
@@ -220,6 +223,12 @@ class Task:
     @property
     def symbol(self) -> str:
         return SYMBOLS[self.operator]
+
+
+def zero_divisors(problems: Problems) -> Bools:
+    """Which operands [N, K - 1] but the first a number is divided by though they are 0."""
+    zero: Bools = np.isin(problems.operators, _DIVIDED) & ~problems.operands[:, 1:].any(2)
+    return zero
 
 
 def plural(number: int, noun: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mathllm.errors import ExpressionError
 from mathllm.limits import MAX_DIGITS, check_widening
 from mathllm.tasks import TASKS, Problems, Task, readable_beside
+from mathllm.tasks.base import zero_divisors
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, lengths_of, significant
 from mathllm.tasks.slots import compact, expression_slots, signed_slots
 from mathllm.tokenizer import (
@@ -311,6 +312,8 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
         fits.append(np.append(wrong, True).argmax())
     task, part = tasks[int(np.argmax(fits))], min(int(np.max(fits)), len(starts) - 1)
     what = body[starts[part] : (*starts, len(body))[part + 1]].strip()
+    if part in 2 + 2 * np.flatnonzero(zero_divisors(problem)[0]):
+        return ExpressionError("nothing can be divided by zero", text, starts[part], hint)
     nobody = part == 1 and len(tasks) > 1 and max(fits) == min(fits)
     rule = "none of these tasks has that operator" if nobody else task.rule
     message = f"{what if len(what) <= 20 else what[:16] + '...'!r} does not fit: {rule}"
