@@ -36,6 +36,7 @@ TASKS = {
     "chain": Choice(
         "mathllm.tasks.chain:Chain", "3+4*7-2 from left to right modulo 10; its digits are its numbers"
     ),
+    "division": Choice("mathllm.tasks.division:Division", "144/12, the integer quotient"),
 }
 FORMATS = {
     "column": Choice("mathllm.formats.column:COLUMN", "digit by digit, as in school"),

@@ -13,12 +13,14 @@ from mathllm.tasks import TASK_NAMES, Numbers, Problems, get_tasks
 from mathllm.tasks.numbers import Ints
 from mathllm.tokenizer import (
     ADD,
+    DIVIDE,
     END,
     END_THINK,
     EQUALS,
     MINUS,
     MULTIPLY,
     PLUS,
+    REMAINDER,
     SUBTRACT,
     THINK,
     TOKENS,
@@ -27,8 +29,14 @@ from mathllm.tokenizer import (
     unflatten,
 )
 
-SYMBOLS = {"+": "addition", "-": "subtraction", "*": "multiplication"}
-OPERATOR_CODES = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY}
+SYMBOLS = {
+    "+": "addition",
+    "-": "subtraction",
+    "*": "multiplication",
+    "/": "division",
+}
+ALL = "".join(SYMBOLS)
+OPERATOR_CODES = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY, "/": DIVIDE, "%": REMAINDER}
 
 # every notation, with and without zero-padding
 ALL_FORMATS = [get_format(name, zero_pad) for name in formats_for("addition") for zero_pad in (False, True)]
@@ -57,6 +65,8 @@ class Question:
         if self.symbol == "*":
             return prod(self.operands)
         first, second = self.operands
+        if self.symbol in "/%":
+            return divmod(first, second)["/%".index(self.symbol)]
         return first - second
 
     @property
@@ -126,8 +136,8 @@ def questions(
     signed: bool = True,
     factor_digits: int | None = None,
 ) -> st.SearchStrategy[Question]:
-    """Additions of 2 to max_operands numbers, subtractions of two, and products of two to six, or of one of up to
-    `factor_digits` by a second one."""
+    """Additions of 2 to max_operands numbers, subtractions, quotients and remainders of two (many of them of near
+    multiples), and products of two to six, or of one by a second one of up to `factor_digits`."""
     number = operands(max_digits)
     kinds = []
     if "+" in symbols:
@@ -144,6 +154,14 @@ def questions(
         kinds.append(
             pair.map(lambda ns: Question("-", tuple(ns if signed else sorted(ns, reverse=True)))),
         )
+    for symbol in (one for one in "/%" if one in symbols):
+        divisor = operands(max_digits).filter(bool)
+        near = st.tuples(divisor, operands(max_digits), st.integers(-1, 1)).map(
+            lambda drawn, symbol=symbol: Question(
+                symbol, (max(0, drawn[1] // drawn[0] * drawn[0] + drawn[2]) % 10**max_digits, drawn[0])
+            )
+        )
+        kinds += [st.tuples(number, divisor).map(lambda ns, symbol=symbol: Question(symbol, ns)), near]
     return st.one_of(kinds)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from runs import finished, tiny
-from strategies import ALL_FORMATS, Question, arrays, ask, batches, format_id, integers_of, questions_of
+from strategies import ALL, ALL_FORMATS, Question, arrays, ask, batches, format_id, integers_of, questions_of
 
 import mathllm
 from mathllm.checkpoint import load_checkpoint
@@ -33,7 +33,7 @@ def test_times_is_two_tokens() -> None:
 
 
 @pytest.mark.parametrize("notation", WITHOUT_THOUGHTS, ids=format_id)
-@given(asked=batches(max_digits=8, symbols="+-*"))
+@given(asked=batches(max_digits=8, symbols=ALL))
 def test_what_is_rendered_reads_back(notation: Format, asked: list[Question]) -> None:
     rendered = notation.render(arrays(asked))
     parsed = notation.parse(rendered.ids)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import (
+    ALL,
     ALL_FORMATS,
     OPERATOR_CODES,
     SYMBOLS,
@@ -55,6 +56,8 @@ def longest_chain(question: Question) -> int:
         # column p hands on a carry when the lower digits of all operands together reach 10 ** (p + 1)
         parts = [[n % 10 ** (p + 1) for n in question.operands] for p in range(question.width)]
         flags = [sum(lower) >= 10 ** (p + 1) for p, lower in enumerate(parts)]
+    elif question.symbol in "/%":
+        return 0
     elif question.symbol == "*":
         # the longer number (the first of equals) times the units of the other one
         longer, shorter = question.operands[:2]
@@ -68,7 +71,7 @@ def longest_chain(question: Question) -> int:
     return max((len(list(run)) for flag, run in groupby(flags) if flag), default=0)
 
 
-@given(batches(max_size=8, max_digits=40, max_operands=13, symbols="+-*"), spare, spare)
+@given(batches(max_size=8, max_digits=40, max_operands=13, symbols=ALL), spare, spare)
 def test_answers_are_those_of_python(asked: list[Question], more_operands: int, more_digits: int) -> None:
     problems = arrays(asked, more_operands, more_digits)
     result = answer(problems)
@@ -104,7 +107,7 @@ def test_extreme_answers(question: Question) -> None:
     assert integers_of(answer(arrays([question]))) == [question.answer]
 
 
-@given(batches(max_digits=12, max_operands=12, symbols="+-*"), spare, spare)
+@given(batches(max_digits=12, max_operands=12, symbols=ALL), spare, spare)
 def test_chains_are_counted_as_on_paper(asked: list[Question], more_operands: int, more_digits: int) -> None:
     problems = arrays(asked, more_operands, more_digits)
     assert carry_lengths(problems).tolist() == [longest_chain(q) for q in asked]
@@ -130,7 +133,7 @@ def test_chains_of_some_problems(text: str, chain: int) -> None:
     assert longest_chain(ask(text)) == chain
 
 
-@given(batches(max_digits=8, max_operands=12, symbols="+-*"), spare, spare)
+@given(batches(max_digits=8, max_operands=12, symbols=ALL), spare, spare)
 @example([ask("+".join("9" * 11)), ask("+".join("9" * 12)), ask("+".join(["99"] * 11))], 0, 0)
 def test_padded_answers_have_room_for_every_answer(
     asked: list[Question], more_operands: int, more_digits: int
@@ -144,11 +147,20 @@ def test_padded_answers_have_room_for_every_answer(
             assert width == sum(len(str(operand)) for operand in question.operands)
             assert question.answer < 10 ** int(width)
             continue
+        if question.symbol in "/%":
+            dividend, divisor = (len(str(operand)) for operand in question.operands)
+            assert width == (
+                min(dividend, divisor) if question.symbol == "%" else max(1, dividend - divisor + 1)
+            )
+            assert question.answer < 10 ** int(width)
+            continue
         assert width == len(str(largest))
 
 
 @given(
-    names=st.sampled_from(["addition", "subtraction", "subtraction,addition", "multiplication,addition"]),
+    names=st.sampled_from(
+        ["addition", "subtraction", "subtraction,addition", "multiplication,addition", "division"]
+    ),
     method=st.sampled_from(SAMPLINGS),
     max_digits=st.integers(1, 40),
     max_operands=st.integers(2, 13),
@@ -166,12 +178,12 @@ def test_sampled_problems_keep_within_their_limits(
     assert problems.operands.dtype == np.uint8
     assert set(problems.task) <= {task.code for task in get_tasks(names)}
     asked = questions_of(problems)
-    most = {"+": max_operands, "-": 2, "*": min(max_operands, 6)}
+    most = {"+": max_operands, "-": 2, "*": min(max_operands, 6), "/": 2, "%": 2}
     for question in asked:
         assert question.width <= max_digits
         assert 2 <= len(question.operands) <= most[question.symbol]
         assert question.answer >= 0 or signed
-        if question.symbol == "*" and second:
+        if question.symbol in "*/%" and second:
             assert max(question.operands[1:]) < 10**second
     if asked:  # lengths and absent operands are as if somebody had written the problems down
         expected = arrays(asked)
@@ -374,7 +386,7 @@ def test_nothing_changes_the_problems_it_is_given(
     use(problems)  # and no attempt is made that would raise now
 
 
-@given(batches(max_digits=4, symbols="+-*"), st.data())
+@given(batches(max_digits=4, symbols=ALL), st.data())
 def test_rows_can_be_picked_and_put_together(asked: list[Question], data: st.DataObject) -> None:
     problems = arrays(asked)
     order = data.draw(st.permutations(range(len(asked))))
@@ -407,7 +419,7 @@ def test_no_problems_at_all_are_fine_too() -> None:
     assert expressions(nothing) == []
 
 
-@given(questions(max_digits=4, symbols="+-*"), questions(max_digits=4, symbols="+-*"))
+@given(questions(max_digits=4, symbols=ALL), questions(max_digits=4, symbols=ALL))
 def test_two_numbers_are_the_same_when_python_says_so(one: Question, other: Question) -> None:
     left, right = answer(arrays([one])), answer(arrays([other], 0, 5))
     assert left.same(right).tolist() == [one.answer == other.answer]
@@ -427,8 +439,9 @@ def test_tasks_are_chosen_by_name() -> None:
         "subtraction",
         "multiplication",
         "chain",
+        "division",
     )  # their order is their code: never change it
-    assert [task.code for task in TASKS] == [0, 1, 2, 3]
+    assert [task.code for task in TASKS] == list(range(5))
     assert get_tasks("addition") == (TASKS[0],)
     assert get_tasks(" subtraction , addition ") == (TASKS[1], TASKS[0])
     assert get_tasks(["subtraction"]) == (TASKS[1],)
@@ -443,10 +456,10 @@ def test_tasks_that_would_read_one_text_in_two_ways_do_not_go_together() -> None
     assert caught.value.hint == "train two models"
     assert [task.name for task in readable_beside(get_tasks("chain"))] == ["chain"]
     beside = [task.name for task in readable_beside(get_tasks("subtraction"))]
-    assert beside == ["subtraction", "addition", "multiplication"]
+    assert beside == ["subtraction", "addition", "multiplication", "division"]
 
 
-@given(batches(max_digits=6, max_operands=6, symbols="+-*"))
+@given(batches(max_digits=6, max_operands=6, symbols=ALL))
 def test_problems_are_measured_by_their_tasks(asked: list[Question]) -> None:
     problems = arrays(asked)
     assert sizes(problems).tolist() == [q.width for q in asked]
@@ -483,7 +496,6 @@ def test_problems_of_one_length_are_of_that_length(names: str, stress: bool, dig
     [
         ("adition", "unknown task 'adition'; choose from addition, subtraction", "did you mean 'addition'?"),
         ("sub", "unknown task 'sub'", "did you mean 'subtraction'?"),
-        ("division", "unknown task 'division'", None),
         ("addition,substraction", "unknown task 'substraction'", "did you mean 'subtraction'?"),
         ("", "unknown task ''", None),
         ("addition,addition", "name each task once, not 'addition,addition'", None),
