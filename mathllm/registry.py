@@ -37,6 +37,7 @@ TASKS = {
         "mathllm.tasks.chain:Chain", "3+4*7-2 from left to right modulo 10; its digits are its numbers"
     ),
     "division": Choice("mathllm.tasks.division:Division", "144/12, the integer quotient"),
+    "remainder": Choice("mathllm.tasks.remainder:Remainder", "17%5"),
 }
 FORMATS = {
     "column": Choice("mathllm.formats.column:COLUMN", "digit by digit, as in school"),

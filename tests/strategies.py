@@ -34,6 +34,7 @@ SYMBOLS = {
     "-": "subtraction",
     "*": "multiplication",
     "/": "division",
+    "%": "remainder",
 }
 ALL = "".join(SYMBOLS)
 OPERATOR_CODES = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY, "/": DIVIDE, "%": REMAINDER}

@@ -159,7 +159,7 @@ def test_padded_answers_have_room_for_every_answer(
 
 @given(
     names=st.sampled_from(
-        ["addition", "subtraction", "subtraction,addition", "multiplication,addition", "division"]
+        ["addition", "subtraction", "subtraction,addition", "multiplication,addition", "division,remainder"]
     ),
     method=st.sampled_from(SAMPLINGS),
     max_digits=st.integers(1, 40),
@@ -440,8 +440,9 @@ def test_tasks_are_chosen_by_name() -> None:
         "multiplication",
         "chain",
         "division",
+        "remainder",
     )  # their order is their code: never change it
-    assert [task.code for task in TASKS] == list(range(5))
+    assert [task.code for task in TASKS] == list(range(6))
     assert get_tasks("addition") == (TASKS[0],)
     assert get_tasks(" subtraction , addition ") == (TASKS[1], TASKS[0])
     assert get_tasks(["subtraction"]) == (TASKS[1],)
@@ -456,7 +457,7 @@ def test_tasks_that_would_read_one_text_in_two_ways_do_not_go_together() -> None
     assert caught.value.hint == "train two models"
     assert [task.name for task in readable_beside(get_tasks("chain"))] == ["chain"]
     beside = [task.name for task in readable_beside(get_tasks("subtraction"))]
-    assert beside == ["subtraction", "addition", "multiplication", "division"]
+    assert beside == ["subtraction", "addition", "multiplication", "division", "remainder"]
 
 
 @given(batches(max_digits=6, max_operands=6, symbols=ALL))
