@@ -135,7 +135,7 @@ class DataConfig:
     )
     zero_pad: bool = setting(False, "Give all numbers of a row the same width: 007+123=130.", TEXT)
     max_digits: int = setting(3, "Digits of the longest operand.")
-    max_operands: int = setting(2, "Sums of 2 up to this many operands: 3 gives 1+2 and 1+2+3.")
+    max_operands: int = setting(2, "Sums, products and expressions of 2 up to this many numbers.")
     second_digits: int = setting(0, "Digits of further factors, or of the divisor.", shown="as many")
     sampling: str = setting("digits", f"{described(SAMPLINGS)}; or equal shares of several: digits,balanced.")
     signed: bool = setting(False, "Let subtractions have negative results: 3-5=-2.")

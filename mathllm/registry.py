@@ -38,6 +38,7 @@ TASKS = {
     ),
     "division": Choice("mathllm.tasks.division:Division", "144/12, the integer quotient"),
     "remainder": Choice("mathllm.tasks.remainder:Remainder", "17%5"),
+    "arithmetic": Choice("mathllm.tasks.arithmetic:Arithmetic", "2+3*4-17%5"),
 }
 FORMATS = {
     "column": Choice("mathllm.formats.column:COLUMN", "digit by digit, as in school"),

@@ -84,7 +84,7 @@ class Scope:
             ways = [(f"a problem of {task.name}", np.full(len(part), task not in self.tasks))]
             ways += task.unseen(part, self.size)
             ways.append((f"a problem of more than {plural(most, 'number')}", operands_asked(part) > most))
-            if not self.data.signed:
+            if task.signed and not self.data.signed:
                 negative = answer(part).negative if truth is None else truth.negative[rows]
                 ways.append(("a result below zero", negative))
             for what, those in ways:

@@ -7,6 +7,7 @@ thought also need to know how: see `mathllm.formats`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,13 @@ __all__ = [
     "answer_widths",
     "at_once",
     "by_task",
+    "canonical",
     "carry_lengths",
     "concatenate",
     "extent",
     "get_tasks",
     "operands_asked",
+    "owned",
     "readable_beside",
     "sample",
     "sizes",
@@ -73,6 +76,27 @@ def readable_beside(tasks: Iterable[Task]) -> tuple[Task, ...]:
     return (*asked, *others)
 
 
+def owned(problems: Problems, tasks: Sequence[Task]) -> Problems:
+    """The same problems, each as one of the first of these tasks that takes it, as if it had been typed."""
+    if not any(task.general for task in tasks):
+        return problems
+    numbers, code = problems.num_operands, problems.task.copy()
+    ours = np.isin(code, [task.code for task in tasks])
+    for task in reversed(tasks):
+        fits = (numbers >= task.least_numbers) & (numbers <= task.most_numbers)
+        code[ours & fits & ~task.misfits(problems).any(1)] = task.code
+    return replace(problems, task=code)
+
+
+def canonical(problems: Problems) -> Problems:
+    """The same problems, none of a general task that another one takes: 12+34 is one problem, as a sum and as a whole
+    expression."""
+    general = [task for task, _ in by_task(problems) if task.general]
+    for one in general:
+        problems = owned(problems, (*readable_beside([one])[1:], one))
+    return problems
+
+
 def extent(names: str, size: Sampling) -> str:
     """How large the problems of tasks are, for people: `of numbers of up to 3 digits`."""
     tasks = get_tasks(names)
@@ -90,7 +114,7 @@ def sample(rng: np.random.Generator, n: int, tasks: Sequence[Task], how: Samplin
         counts = rng.integers(2, tasks[i].most_operands(how) + 1, len(rows))
         parts.append(tasks[i].sample(rng, counts, how.methods[j], how))
         order.append(rows)
-    return concatenate(parts)[np.argsort(np.concatenate(order))]
+    return owned(concatenate(parts)[np.argsort(np.concatenate(order))], tasks)
 
 
 def by_task(problems: Problems) -> list[tuple[Task, NDArray[np.int64] | slice]]:

@@ -88,8 +88,9 @@ class Task:
     most that `--max-operands` may ask for, `samplings` are the methods it can be drawn by, and `signed` tells whether
     `--signed` means something to it. `second` is what its operands but the first are called where `--second-digits`
     bounds their digits (else empty). `aligned` is how many operands have digits that line up with the answer's (None:
-    all). Tasks of different `meaning` do not go together, since one text would have two answers; `rule` is what its
-    expressions are, for whoever typed something else, and `example` one of them."""
+    all). Tasks of different `meaning` do not go together, since one text would have two answers; `general` ones take
+    what others of their meaning take, too. `rule` is what its expressions are, for whoever typed something else, and
+    `example` one of them."""
 
     name: str
     code: int
@@ -104,6 +105,7 @@ class Task:
     commutative = False
     signed = False
     second = ""
+    general = False
     aligned: int | None = None
     unit = "digit"  # what --max-digits and --digits count of a problem
     stress = "carry stress"  # what is hard about the problems of `of_length` that are drawn so

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.errors import UsageError
-from mathllm.tasks import Problems, Task, at_once, by_task
+from mathllm.tasks import Problems, Task, at_once, by_task, canonical
 
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
@@ -75,6 +75,7 @@ class Dealer:
 
 def hash_problems(problems: Problems) -> NDArray[np.uint64]:
     """A 64-bit hash [N] of each canonical problem; the order of operands counts only where it matters."""
+    problems = canonical(problems)
     total = np.zeros(len(problems), np.uint64)
     for part in at_once(problems):
         for task, rows in by_task(problems[part]):
