@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -36,8 +38,9 @@ SYMBOLS = {
     "/": "division",
     "%": "remainder",
 }
-ALL = "".join(SYMBOLS)
 OPERATOR_CODES = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY, "/": DIVIDE, "%": REMAINDER}
+WHOLE = "?"  # stands for whole expressions among symbols
+ALL = "".join(SYMBOLS) + WHOLE
 
 # every notation, with and without zero-padding
 ALL_FORMATS = [get_format(name, zero_pad) for name in formats_for("addition") for zero_pad in (False, True)]
@@ -50,14 +53,25 @@ def format_id(notation: Format) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """One problem in Python's own numbers: the oracle of these tests."""
+    """One problem in Python's own numbers: the oracle of these tests. `symbol` is its operator, or all of them where
+    it is a whole expression."""
 
     symbol: str
     operands: tuple[int, ...]
 
     @property
+    def symbols(self) -> str:
+        """The operator before each operand but the first."""
+        return self.symbol if len(self.symbol) > 1 else self.symbol * (len(self.operands) - 1)
+
+    @property
+    def task(self) -> str:
+        return SYMBOLS.get(self.symbol, "arithmetic")
+
+    @property
     def text(self) -> str:
-        return self.symbol.join(map(str, self.operands))
+        rest = zip(self.symbols, self.operands[1:], strict=True)
+        return str(self.operands[0]) + "".join(f"{symbol}{operand}" for symbol, operand in rest)
 
     @property
     def answer(self) -> int:
@@ -65,10 +79,8 @@ class Question:
             return sum(self.operands)
         if self.symbol == "*":
             return prod(self.operands)
-        first, second = self.operands
-        if self.symbol in "/%":
-            return divmod(first, second)["/%".index(self.symbol)]
-        return first - second
+        # every operator has the precedence here that it has for us
+        return int(eval(self.text.replace("/", "//")))
 
     @property
     def width(self) -> int:
@@ -81,8 +93,14 @@ Case = tuple[Format, list[Question]]
 
 def ask(text: str) -> Question:
     """A question from `12+34`."""
-    symbol = next(symbol for symbol in SYMBOLS if symbol in text)
-    return Question(symbol, tuple(map(int, text.split(symbol))))
+    symbols = re.findall("[^0-9]", text)
+    return question_of(symbols, tuple(map(int, re.findall("[0-9]+", text))))
+
+
+def question_of(symbols: Sequence[str], operands: tuple[int, ...]) -> Question:
+    """The question with these operators, of the simplest task that has such."""
+    one = len(set(symbols)) == 1 and (len(symbols) == 1 or symbols[0] in "+*")
+    return Question(symbols[0] if one else "".join(symbols), operands)
 
 
 def arrays(questions: list[Question], spare_operands: int = 0, spare_digits: int = 0) -> Problems:
@@ -93,12 +111,12 @@ def arrays(questions: list[Question], spare_operands: int = 0, spare_digits: int
     lengths = np.zeros((len(questions), operands), np.int64)
     operators = np.zeros((len(questions), operands - 1), np.uint8)
     for row, question in enumerate(questions):
-        operators[row, : len(question.operands) - 1] = OPERATOR_CODES[question.symbol]
+        operators[row, : len(question.operands) - 1] = [OPERATOR_CODES[one] for one in question.symbols]
         for k, operand in enumerate(question.operands):
             written = [int(c) for c in reversed(str(operand))]
             digits[row, k, : len(written)] = written
             lengths[row, k] = len(written)
-    codes = [TASK_NAMES.index(SYMBOLS[q.symbol]) for q in questions]
+    codes = [TASK_NAMES.index(q.task) for q in questions]
     return Problems(digits, lengths, operators, np.array(codes, np.uint8))
 
 
@@ -109,16 +127,19 @@ def integers_of(numbers: Numbers) -> list[int]:
 
 
 def questions_of(problems: Problems) -> list[Question]:
-    """Arrays back as Python numbers. Asserts that the task's own operator stands between them, and none behind."""
-    symbols = {TASK_NAMES.index(name): symbol for symbol, name in SYMBOLS.items()}
+    """Arrays back as Python numbers. Asserts that operators stand between them, and none behind; those of the task,
+    where it has one."""
+    codes = {code: symbol for symbol, code in OPERATOR_CODES.items()}
     found = []
     for row in range(len(problems)):
         present = [k for k in range(problems.lengths.shape[1]) if problems.lengths[row, k] > 0]
         values = ["".join(map(str, problems.operands[row, k][::-1].tolist())) for k in present]
-        symbol = symbols[int(problems.task[row])]
-        between = [OPERATOR_CODES[symbol] * (k + 1 in present) for k in range(problems.operators.shape[1])]
-        assert problems.operators[row].tolist() == between
-        found.append(Question(symbol, tuple(map(int, values))))
+        between = problems.operators[row].tolist()
+        assert [code > 0 for code in between] == [k + 1 in present for k in range(len(between))]
+        question = question_of([codes[code] for code in between if code], tuple(map(int, values)))
+        name = TASK_NAMES[int(problems.task[row])]
+        assert name in (question.task, "arithmetic")
+        found.append(question)
     return found
 
 
@@ -138,7 +159,7 @@ def questions(
     factor_digits: int | None = None,
 ) -> st.SearchStrategy[Question]:
     """Additions of 2 to max_operands numbers, subtractions, quotients and remainders of two (many of them of near
-    multiples), and products of two to six, or of one by a second one of up to `factor_digits`."""
+    multiples), products of two to six, or of one by a second one of up to `factor_digits`, and whole expressions."""
     number = operands(max_digits)
     kinds = []
     if "+" in symbols:
@@ -163,7 +184,21 @@ def questions(
             )
         )
         kinds += [st.tuples(number, divisor).map(lambda ns, symbol=symbol: Question(symbol, ns)), near]
+    if WHOLE in symbols:
+        kinds.append(expressions(number, min(max_operands, 6)))
     return st.one_of(kinds)
+
+
+@st.composite
+def expressions(draw: st.DrawFn, number: st.SearchStrategy[int], max_operands: int) -> Question:
+    """Whole expressions that are of no other task."""
+    count = draw(st.integers(min(3, max_operands), max_operands))
+    symbols = draw(st.lists(st.sampled_from("+-*/%"), min_size=count - 1, max_size=count - 1))
+    if count > 2 and len(set(symbols)) == 1 and symbols[0] in "+*":
+        symbols[-1] = "-"
+    numbers = [draw(number) for _ in range(count)]
+    numbers[1:] = [n or int(s in "/%") for s, n in zip(symbols, numbers[1:], strict=True)]
+    return question_of(symbols, tuple(numbers))
 
 
 def batches(max_size: int = 6, **kwargs: object) -> st.SearchStrategy[list[Question]]:
@@ -175,7 +210,8 @@ def batches(max_size: int = 6, **kwargs: object) -> st.SearchStrategy[list[Quest
 def cases(draw: st.DrawFn, formats: list[Format] = ALL_FORMATS, **kwargs: object) -> Case:
     """A format and a few questions of all tasks that it knows."""
     notation = draw(st.sampled_from(formats))
-    known = (symbol for symbol, name in SYMBOLS.items() if notation.knows_task(*get_tasks(name)))
+    names = {**SYMBOLS, WHOLE: "arithmetic"}
+    known = (symbol for symbol, name in names.items() if notation.knows_task(*get_tasks(name)))
     more = {"symbols": "".join(known), **({"factor_digits": 1} if notation.name == "column" else {})}
     return notation, draw(batches(**{**more, **kwargs}))
 

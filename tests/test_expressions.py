@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import SYMBOLS, Question, arrays, ask, batches, encode_rows, operands, questions_of
+from strategies import ALL, SYMBOLS, Question, arrays, ask, batches, encode_rows, operands, questions_of
 
 from mathllm.errors import DataError, ExpressionError
 from mathllm.limits import MAX_DIGITS
@@ -23,14 +23,16 @@ from mathllm.tasks.expressions import (
 typed = st.text("0123456789+-*/%= 　a.٣<>", max_size=15)
 NO_SUM = "a sum has 2 to 100 numbers, and no operator but +"
 NO_DIFFERENCE = "a difference is of two numbers, with - between them"
-NO_PRODUCT = "a product is of two numbers, with * between them"
+NO_PRODUCT = "a product has 2 to 6 numbers, no operator but *, and at most 4,000 digits"
+NO_EXPRESSION = "an expression has 2 to 6 numbers, together of at most 4,000 digits"
+BY_ZERO = "nothing can be divided by zero"
 BELOW = "a number was expected here: no operand is below zero, only a result may be"
 NOBODY = "none of these tasks has that operator"
 zeros = st.integers(0, 3).map(lambda n: "0" * n)
 gaps = st.text(" \t", max_size=2)
 
 
-@given(batches(max_digits=30, max_operands=12, symbols="+-*"))
+@given(batches(max_digits=30, max_operands=12, symbols=ALL))
 def test_problems_come_back_from_their_expressions(asked: list[Question]) -> None:
     texts = [q.text for q in asked]
     assert expressions(arrays(asked)) == texts
@@ -72,9 +74,7 @@ def test_leading_zeros_spaces_and_an_equals_sign_are_allowed(
         ("1+− 2", 2, "a number was expected here"),
         ("1+(2+3)", 2, "character '(' at position 3: a problem has no brackets"),
         ("1,000+2", 1, "character ',' at position 2: a problem has no decimals and no separators"),
-        ("1+2-3", 3, f"'-' does not fit: {NO_SUM}"),
-        ("3-2+1", 3, f"'+' does not fit: {NO_DIFFERENCE}"),
-        ("1-2-3", 3, f"'-' does not fit: {NO_DIFFERENCE}"),
+        ("1+2-3+4-5+6-7", 11, f"'-' does not fit: {NO_EXPRESSION}"),
         ("1+" * 100 + "1", 199, f"'+' does not fit: {NO_SUM}"),
         ("12=34", 2, "'=' does not belong in a problem"),
         ("1+2==", 3, "'=' does not belong in a problem"),
@@ -88,12 +88,14 @@ def test_leading_zeros_spaces_and_an_equals_sign_are_allowed(
         ("1+\n+2", 3, "a number was expected here"),
         ("1\n2+3", 2, "white space inside a number"),
         ("*3", 0, "a number was expected here"),
-        ("2*3*4", 3, f"'*' does not fit: {NO_PRODUCT}"),
-        ("1*2+3", 3, f"'+' does not fit: {NO_PRODUCT}"),
-        ("12/3", 2, f"'/' does not fit: {NOBODY}"),
-        ("12 % 3=", 3, f"'%' does not fit: {NOBODY}"),
-        ("1/2+3", 1, f"'/' does not fit: {NOBODY}"),
-        ("1+2/3", 3, f"'/' does not fit: {NO_SUM}"),
+        ("1/0", 2, BY_ZERO),
+        ("5 % 00 =", 4, BY_ZERO),
+        ("1+2*3/0-4", 6, BY_ZERO),
+        ("0/0%0", 2, BY_ZERO),
+        ("6/-2", 2, BELOW),
+        ("2*", 2, "the problem ends too early"),
+        ("2**3", 2, "a number was expected here"),
+        ("9" * 3000 + "*" + "9" * 3000, 3001, f"'9999999999999999...' does not fit: {NO_PRODUCT}"),
         ("1//2", 2, "a number was expected here"),
         ("1.5+2", 1, "character '.' at position 2: a problem has no decimals"),
         ("two+2", 0, "character 't' at position 1 is not one of the tokens"),
@@ -170,7 +172,7 @@ def test_any_text_is_a_problem_or_an_error_with_its_place(text: str) -> None:
         assert len(shown) == max(len(text), 1)
     else:
         (question,) = questions_of(problems)
-        kept = "".join(c for c in text if c in "0123456789+-*")
+        kept = "".join(c for c in text if c in "0123456789+-*/%")
         assert ask(kept) == question
 
 
@@ -215,7 +217,7 @@ def test_rows_that_are_no_problems_have_no_operands(texts: list[str]) -> None:
 
 
 def test_a_row_that_is_too_long_does_not_widen_the_others() -> None:
-    texts = ["1+2", "3" * (MAX_DIGITS + 1) + "+4", "5-6", "1-2-3-4-5", "1234/5"]
+    texts = ["1+2", "3" * (MAX_DIGITS + 1) + "+4", "5-6", "1-2-3-4-5-6-7", "1234/0"]
     problems, good = read_expressions(texts)
     assert good.tolist() == [True, False, True, False, False]
     assert problems.operands.shape[2] == 1
@@ -223,7 +225,9 @@ def test_a_row_that_is_too_long_does_not_widen_the_others() -> None:
 
 
 @given(
-    batches(max_digits=4, max_operands=4, symbols="+-*"), st.permutations(TASK_NAMES[:3]), st.integers(1, 3)
+    batches(max_digits=4, max_operands=4, symbols=ALL[:5]),
+    st.permutations(TASK_NAMES[:3] + TASK_NAMES[4:6]),
+    st.integers(1, 5),
 )
 def test_only_the_tasks_that_are_asked_for_are_read(
     asked: list[Question], names: list[str], count: int
@@ -238,11 +242,11 @@ def test_only_the_tasks_that_are_asked_for_are_read(
 @pytest.mark.parametrize(
     ("tasks", "text", "position", "message", "example"),
     [
-        ("multiplication", "1-2", 1, f"'-' does not fit: {NO_PRODUCT}", "12*3"),
+        ("multiplication", "1-2", 1, f"'-' does not fit: {NO_PRODUCT}", "12*34"),
         ("addition", "1*2", 1, f"'*' does not fit: {NO_SUM}", "12+34"),
         ("subtraction", "1+2", 1, f"'+' does not fit: {NO_DIFFERENCE}", "34-12"),
         ("subtraction", "1-2-3", 3, f"'-' does not fit: {NO_DIFFERENCE}", "34-12"),
-        ("multiplication", "12", 2, "the problem ends too early", "12*3"),
+        ("multiplication", "12", 2, "the problem ends too early", "12*34"),
         ("subtraction,multiplication", "1+2", 1, f"'+' does not fit: {NOBODY}", "34-12"),
     ],
 )

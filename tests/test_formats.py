@@ -26,7 +26,7 @@ from strategies import (
 
 from mathllm.errors import UsageError
 from mathllm.formats import FORMATS, Format, Parsed, Rendered, formats_for, get_format
-from mathllm.tasks import Problems, Sampling, get_tasks
+from mathllm.tasks import Problems, Sampling, answer_widths, get_tasks
 from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, decode, decode_rows, encode
 
 every_format = pytest.mark.parametrize("notation", ALL_FORMATS, ids=format_id)
@@ -60,12 +60,16 @@ def answer_width(question: Question) -> int:
     """Digits that a padded answer has: as many as the largest of that shape."""
     if question.symbol == "*":
         return sum(len(str(operand)) for operand in question.operands)
+    if question.symbol in ("/", "%") or question.task == "arithmetic":
+        return int(answer_widths(arrays([question]))[0])  # which has a test of its own
     nines = 10**question.width - 1
     return len(str(nines * len(question.operands) if question.symbol == "+" else nines))
 
 
 def prompt_of(question: Question, notation: Format) -> str:
-    return question.symbol.join(written(n, notation, question.width) for n in question.operands) + "="
+    numbers = [written(n, notation, question.width) for n in question.operands]
+    rest = zip(question.symbols, numbers[1:], strict=True)
+    return numbers[0] + "".join(f"{symbol}{number}" for symbol, number in rest) + "="
 
 
 def answer_of(question: Question, notation: Format) -> str:
@@ -460,7 +464,7 @@ def test_no_text_is_longer_than_the_longest(case: Case) -> None:
         asked = [Question(q.symbol, q.operands[:2]) for q in asked]  # a column of products has two factors
     max_digits = max(q.width for q in asked)
     max_operands = max(len(q.operands) for q in asked)
-    tasks = get_tasks([SYMBOLS[symbol] for symbol in {q.symbol for q in asked}])
+    tasks = get_tasks(list({q.task for q in asked}))
     signed = any(q.answer < 0 for q in asked)
     assert notation.render(arrays(asked)).lengths.max() <= notation.longest(
         tasks, Sampling(max_digits, max_operands, "digits", signed, int(notation.name == "column"))
