@@ -22,6 +22,7 @@ from mathllm.formats.base import Format, Thought
 from mathllm.formats.follow import Follower
 from mathllm.formats.rows import AXES, RowsFollower, of_prompts
 from mathllm.tasks import Problems
+from mathllm.tasks.arithmetic import in_order, reduced, turns
 from mathllm.tasks.numbers import (
     Bools,
     Digits,
@@ -35,7 +36,6 @@ from mathllm.tasks.numbers import (
     lengths_of,
     widen,
 )
-from mathllm.tasks.reduction import order_of, pick, reduction
 from mathllm.tasks.slots import ABSENT, Slots, constant, number_slots, operator_slots, signed_slots, stack, token_slot
 from mathllm.tokenizer import (
     ADD,
@@ -207,33 +207,37 @@ class Rows(Thought):
 
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         several = problems.num_operands > 2
-        order = reduction(problems)
+        order, k = in_order(problems), problems.operands.shape[1]
         # the results' numbers follow those of the row, however many its neighbours have
-        last = problems.operands.shape[1] - problems.num_operands[:, None]
-        left, right = (np.where(k >= problems.operands.shape[1], k - last, k) for k in (order.left, order.right))
-        return RowsFollower(order.operators, left, right, lengths=problems.lengths[:, :2], steps=several)
+        missing = k - problems.num_operands[:, None]
+        left, right = (np.where(number >= k, number - missing, number) for number in (order.left, order.right))
+        operators = order.operators.astype(np.int64)
+        return RowsFollower(operators, left, right, lengths=problems.lengths[:, :2], steps=several)
 
     def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
-        return of_prompts(ids, problems.operators, order_of(problems.operators), steps=problems.num_operands > 2)
+        return of_prompts(ids, problems.operators, turns(problems.operators), steps=problems.num_operands > 2)
 
 
 def steps(problems: Problems) -> Slots:
     """All operations of expressions, each with its working: `3*4=<think>...</think>21`, and between them
     `</think><think>`."""
-    order = reduction(problems)
-    n, k = problems.lengths.shape
-    no = np.zeros(n, np.bool_)
-    numbers = [Numbers(problems.operands[:, i], problems.lengths[:, i], no) for i in range(k)] + order.results
+    order = reduced(problems)
+    (n, k), results = problems.lengths.shape, order.results
+    width = results.digits.shape[2]
+    digits = np.concatenate([widen(problems.operands, width)[..., :width], results.digits], axis=1)
+    lengths = np.concatenate([problems.lengths, results.lengths], axis=1)
+    negative = np.concatenate([np.zeros((n, k), np.bool_), results.negative], axis=1)
     parts: list[Slots] = []
     for step in range(k - 1):
-        rows = np.flatnonzero(order.operators[:, step] > 0)
-        operators, m = order.operators[rows, step].astype(np.uint8), len(rows)
-        left, right = (pick(numbers, which[:, step])[rows] for which in (order.left, order.right))
+        rows = np.flatnonzero(order.operators[:, step])
+        operators, m = order.operators[rows, step], len(rows)
+        taken = order.left[rows, step], order.right[rows, step], np.full(m, k + step)
+        left, right, result = (Numbers(digits[rows, i], lengths[rows, i], negative[rows, i]) for i in taken)
         text = [constant(m, END_THINK, THINK)] if step else []
         text += [signed_slots(left, None, least_significant_first=True), operator_slots(operators)]
         text += [signed_slots(right, None, least_significant_first=True), constant(m, EQUALS, THINK)]
         text += [working(operators, left, right), constant(m, END_THINK)]
-        text.append(signed_slots(order.results[step][rows], None, least_significant_first=True))
+        text.append(signed_slots(result, None, least_significant_first=True))
         parts.append(merged(n, [(rows, stack(text))]))
     return stack(parts)
 

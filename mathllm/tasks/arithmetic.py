@@ -149,6 +149,14 @@ def in_order(problems: Problems) -> Order:
     return Order(operators, left, right)
 
 
+def turns(operators: Digits) -> Ints:
+    """When each operator [N, K - 1] is worked out, counted from 1; 0 where there is none."""
+    high, low = operators >= MULTIPLY, (operators == ADD) | (operators == SUBTRACT)
+    first, then = np.cumsum(high, 1), np.cumsum(low, 1)
+    result: Ints = first * high + (first[:, -1:] + then) * low
+    return result
+
+
 def reduced(problems: Problems) -> Reduction:
     """Expressions worked out operation by operation."""
     order, (n, operands, _) = in_order(problems), problems.operands.shape
