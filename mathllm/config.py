@@ -120,6 +120,8 @@ class DataConfig:
     evenly over the first `curriculum_steps` (0: it has all lengths from the start). `format` empty means the first
     in the registry that reasons about the tasks and goes with the objective: `mathllm.resolve` fills it in.
     `second_digits` (0: as many as `max_digits`) are those of all operands but the first, where these may be shorter.
+    `expression_digits` and `expression_numbers` (0: `max_digits`, `max_operands`) are the bounds of whole expressions,
+    whose workings are long.
     `thought_length` is that of format `slots` (0: one token more than the longer operand has digits).
     """
 
@@ -137,6 +139,8 @@ class DataConfig:
     max_digits: int = setting(3, "Digits of the longest operand.")
     max_operands: int = setting(2, "Sums, products and expressions of 2 up to this many numbers.")
     second_digits: int = setting(0, "Digits of further factors, or of the divisor.", shown="as many")
+    expression_digits: int = setting(0, "Digits of numbers in whole expressions.", shown="as all")
+    expression_numbers: int = setting(0, "Numbers in whole expressions.", shown="as all")
     sampling: str = setting("digits", f"{described(SAMPLINGS)}; or equal shares of several: digits,balanced.")
     signed: bool = setting(False, "Let subtractions have negative results: 3-5=-2.")
     train_ratio: float = setting(0.9, "Share of problems to train on.")
@@ -151,6 +155,8 @@ class DataConfig:
             ("max_digits", 1, limits.MAX_DIGITS),
             ("max_operands", 2, limits.MAX_OPERANDS),
             ("second_digits", 0, limits.MAX_DIGITS),
+            ("expression_digits", 0, limits.MAX_DIGITS),
+            ("expression_numbers", 0, limits.MAX_OPERANDS),
             ("curriculum_steps", 0, limits.MAX_STEPS),
             ("curriculum_start", 1, limits.MAX_DIGITS),
             ("thought_length", 0, limits.MAX_THOUGHTS),

@@ -100,6 +100,12 @@ def check_sampling(data: DataConfig) -> None:
     if data.second_digits > data.max_digits:
         reason = f"second_digits {data.second_digits:,} is more than max_digits {data.max_digits:,}"
         raise UsageError(reason, "leave it out, or give a larger --max-digits")
+    if (data.expression_digits or data.expression_numbers) and not any(task.general for task in tasks):
+        names = listed(task.name for task in TASKS if task.general)
+        raise UsageError(
+            f"only {names} has whole expressions to bound",
+            "leave out --expression-digits and --expression-numbers",
+        )
     if data.max_operands > max(2, *(task.max_operands for task in tasks)):
         names = listed(task.name for task in TASKS if task.max_operands > 2)
         raise UsageError(f"only {names} takes more than two operands", "leave out --max-operands")

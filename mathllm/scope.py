@@ -78,12 +78,18 @@ class Scope:
         """In what ways problems lie outside all that the model was trained on, each with the rows [N] that do; mostly
         in none. `truth` are their answers, where these are known."""
         most = max(self.data.max_operands, 2)
+        expressions = [task for task in self.tasks if task.general]
         found: list[tuple[str, Bools]] = []
         for task, rows in by_task(problems):
             part = problems[rows]
             ways = [(f"a problem of {task.name}", np.full(len(part), task not in self.tasks))]
             ways += task.unseen(part, self.size)
-            ways.append((f"a problem of more than {plural(most, 'number')}", operands_asked(part) > most))
+            more = operands_asked(part) > most
+            if more.any() and expressions:
+                # as a whole expression it may have been seen all the same
+                outside = np.any([those for _, those in expressions[0].unseen(part, self.size)], axis=0)
+                more &= outside | (part.num_operands > expressions[0].most_operands(self.size))
+            ways.append((f"a problem of more than {plural(most, 'number')}", more))
             if task.signed and not self.data.signed:
                 negative = answer(part).negative if truth is None else truth.negative[rows]
                 ways.append(("a result below zero", negative))

@@ -150,6 +150,8 @@ def import_dataset(
         task=",".join(task.name for task, _ in by_task(problems)),
         max_digits=int(sizes(problems).max()),
         second_digits=_second_digits(problems),
+        expression_digits=0,
+        expression_numbers=0,
         max_operands=int(operands_asked(problems).max()),
         signed=bool(answer(problems).negative.any()),
     )
@@ -297,6 +299,8 @@ def _json_rows(problems: Problems, format: Format) -> bytes:
     return join_pieces(flat, _PIECES)
 
 
+# settings that say nothing where they are 0
+_AS_ELSEWHERE = ("thought_length", "second_digits", "expression_digits", "expression_numbers")
 _OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps", "curriculum_start")
 
 
@@ -315,7 +319,7 @@ def _write_metadata(
 ) -> dict[str, Any]:
     words = ["mathllm", "gen-data"]
     for name, value in options.items():
-        if value is not False and (name, value) not in (("thought_length", 0), ("second_digits", 0)):
+        if value is not False and not (name in _AS_ELSEWHERE and value == 0):
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     metadata = {
         "mathllm": __version__,

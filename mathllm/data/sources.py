@@ -22,7 +22,8 @@ from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 
 # what describes a stream; a data directory's metadata says it of the problems there
 STREAM_SETTINGS = (
-    *("task", "max_digits", "second_digits", "max_operands", "sampling", "signed"),
+    *("task", "max_digits", "second_digits", "max_operands", "expression_digits", "expression_numbers"),
+    *("sampling", "signed"),
     *("train_ratio", "val_ratio"),
 )
 
@@ -129,7 +130,8 @@ def _no_problem(split: int) -> UsageError:
 
 def sampling(data: DataConfig) -> Sampling:
     """How a DataConfig draws operands."""
-    return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed, data.second_digits)
+    own = {name: getattr(data, name) for name in ("second_digits", "expression_digits", "expression_numbers")}
+    return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed, **own)
 
 
 def format_of(data: DataConfig, suits: Callable[[Format], bool] = lambda format: True) -> Format:

@@ -148,7 +148,9 @@ class Format:
             what += ": numbers of one digit have no order, no padding and no hints"
             raise UsageError(what, "leave out --zero-pad" if self.zero_pad else "use --format plain")
         if self.zero_pad and task.name in self.thoughts:
-            what = f"format {self.name!r} has rows of as many digits as its working needs, and pads no numbers"
+            what = (
+                f"format {self.name!r} has rows of as many digits as its working needs, and pads no numbers"
+            )
             raise UsageError(what, "leave out --zero-pad")
         what = f"format {self.name!r} has no thought for task {task.name!r}"
         raise UsageError(what, "use --format plain, or write one: see mathllm/formats")

@@ -192,7 +192,9 @@ def _actions() -> Ints:
     table[..., 0] = np.where(ended, NONE, after)
     table[..., 1] = same & row & ~ended
     table[..., 2] = ~same & (after == STRUCK)
-    table[..., 3] = np.where(same, np.where(before == STRUCK, -1, 1) * (digit & row), _IS_ROW[after] & (after != STRUCK))
+    table[..., 3] = np.where(
+        same, np.where(before == STRUCK, -1, 1) * (digit & row), _IS_ROW[after] & (after != STRUCK)
+    )
     table[..., 4] = ~same * (_NEXT_ROW[operator, after] + (before == INITIAL))
     table[..., 5] = -(~same & (after == BROUGHT) & (before == AFTER_COUNT)).astype(np.int64)
     table[..., 6] = ~same & (before == DIFFERENCE)
@@ -267,7 +269,9 @@ class RowsFollower(Follower):
         self.state[last], self.place[last] = ANSWER, 1
         opens = rows[(now == LEFT) & (was != LEFT)]
         self.step[opens] += 1
-        self.operator[opens] = self.operators[opens, np.minimum(self.step[opens], self.operators.shape[1]) - 1]
+        self.operator[opens] = self.operators[
+            opens, np.minimum(self.step[opens], self.operators.shape[1]) - 1
+        ]
         self.signed[opens] = False
 
     def _told(self) -> Coordinates:
@@ -298,9 +302,7 @@ class RowsFollower(Follower):
         told["cell"] = ((1 + number) * CELLS + self.place) * copied
 
 
-def of_prompts(
-    ids: Ids, operators: Ints, order: Ints, *, steps: Bools
-) -> dict[str, Ints]:
+def of_prompts(ids: Ids, operators: Ints, order: Ints, *, steps: Bools) -> dict[str, Ints]:
     """Where tokens [N, T] of prompts stand; `operators` [N, K - 1] as they are written, `order` [N, K - 1] the step at
     which each is worked out, from 1."""
     digit = ids < 10

@@ -36,7 +36,16 @@ from mathllm.tasks.numbers import (
     lengths_of,
     widen,
 )
-from mathllm.tasks.slots import ABSENT, Slots, constant, number_slots, operator_slots, signed_slots, stack, token_slot
+from mathllm.tasks.slots import (
+    ABSENT,
+    Slots,
+    constant,
+    number_slots,
+    operator_slots,
+    signed_slots,
+    stack,
+    token_slot,
+)
 from mathllm.tokenizer import (
     ADD,
     DIVIDE,
@@ -48,6 +57,7 @@ from mathllm.tokenizer import (
     REMAINDER,
     SUBTRACT,
     THINK,
+    Ids,
 )
 
 
@@ -68,7 +78,10 @@ def differences(left: Digits, right: Digits, lengths: Ints) -> Slots:
     top."""
     n = len(left)
     goes = compare(left, right) >= 0
-    first, second = ((column_differences(one, other)[0] % 10).astype(np.uint8) for one, other in ((left, right), (right, left)))
+    first, second = (
+        (column_differences(one, other)[0] % 10).astype(np.uint8)
+        for one, other in ((left, right), (right, left))
+    )
     return stack(
         [
             constant(n, MINUS, EQUALS),
@@ -119,7 +132,9 @@ def quotients(left: Digits, right: Digits, left_lengths: Ints, right_lengths: In
     n = len(left)
     width = int(right_lengths.max(initial=1)) + 1
     divisor, places = widen(right, width)[:, :width], np.arange(width)
-    highest = np.maximum(left_lengths - right_lengths, 0)  # the place, from 0, of the first digit brought down
+    highest = np.maximum(
+        left_lengths - right_lengths, 0
+    )  # the place, from 0, of the first digit brought down
     # the digits above it, which are fewer than the divisor's
     source = highest[:, None] + 1 + places
     rest = np.take_along_axis(widen(left, int(source.max(initial=0)) + 1), source, 1)
@@ -193,16 +208,14 @@ class Rows(Thought):
 
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
         no = np.zeros(len(problems), np.bool_)
-        several = problems.num_operands > 2
         left, right = (Numbers(problems.operands[:, k], problems.lengths[:, k], no) for k in (0, 1))
-        parts = [
-            (rows, write(rows))
-            for rows, write in (
-                (~several, lambda rows: working(problems.operators[rows, 0], left[rows], right[rows])),
-                (several, lambda rows: steps(problems[rows])),
-            )
-            if rows.any()
-        ]
+        several = problems.num_operands > 2
+        parts: list[tuple[Bools | Ints, Slots]] = []
+        if not several.all():
+            two = ~several
+            parts.append((two, working(problems.operators[two, 0], left[two], right[two])))
+        if several.any():
+            parts.append((several, steps(problems[several])))
         return merged(len(problems), parts)
 
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
@@ -210,7 +223,9 @@ class Rows(Thought):
         order, k = in_order(problems), problems.operands.shape[1]
         # the results' numbers follow those of the row, however many its neighbours have
         missing = k - problems.num_operands[:, None]
-        left, right = (np.where(number >= k, number - missing, number) for number in (order.left, order.right))
+        left, right = (
+            np.where(number >= k, number - missing, number) for number in (order.left, order.right)
+        )
         operators = order.operators.astype(np.int64)
         return RowsFollower(operators, left, right, lengths=problems.lengths[:, :2], steps=several)
 
@@ -254,7 +269,9 @@ class Sums(Rows):
         return RowsFollower(operators, none, none, lengths=lengths, steps=none[:, 0] > 0)
 
     def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
-        return of_prompts(ids, problems.operators, problems.operators, steps=np.zeros(len(problems), np.bool_))
+        return of_prompts(
+            ids, problems.operators, problems.operators, steps=np.zeros(len(problems), np.bool_)
+        )
 
 
 SCRATCHPAD = Format(

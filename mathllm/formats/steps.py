@@ -15,7 +15,7 @@ from mathllm.formats.follow import Coordinates, Follower
 from mathllm.formats.slots import CountedFollower
 from mathllm.tasks import Problems
 from mathllm.tasks.chain import apply_steps, running_states
-from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers
+from mathllm.tasks.numbers import Digits, Ints, Numbers
 from mathllm.tasks.slots import ABSENT, Slots
 from mathllm.tasks.splits import hash_problems
 from mathllm.tokenizer import END, END_THINK, EQUALS, Ids

@@ -41,7 +41,7 @@ class Arithmetic(Task):
     stress = "telling digits"
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
-        shape = len(counts), int(counts.max(initial=2))
+        shape, how = (len(counts), int(counts.max(initial=2))), how.of_expressions
         if method == "balanced":
             operands = draw_patterns(rng, rng.integers(1, how.max_digits + 1, shape), how.max_digits)
         else:
@@ -64,7 +64,7 @@ class Arithmetic(Task):
         return problems
 
     def extreme(self, size: Sampling) -> Problems:
-        operands = np.full((1, self.most_operands(size), size.max_digits), 9, np.uint8)
+        operands = np.full((1, self.most_operands(size), self.digits_of(0, size)), 9, np.uint8)
         return self.problems(operands, operators=np.full((1, operands.shape[1] - 1), MULTIPLY, np.uint8))
 
     def answer(self, problems: Problems) -> Numbers:
@@ -87,6 +87,15 @@ class Arithmetic(Task):
         most = np.where(np.arange(widths.max(initial=1)) < widths[:, None], 9, 0).astype(np.uint8)
         subtracts = (problems.operators == SUBTRACT).any(1)
         return significant(most * subtracts[:, None], subtracts), significant(most)
+
+    def digits_of(self, operand: int, size: Sampling) -> int:
+        return size.of_expressions.max_digits
+
+    def most_operands(self, size: Sampling) -> int:
+        return super().most_operands(size.of_expressions)
+
+    def unseen(self, problems: Problems, size: Sampling) -> list[tuple[str, Bools]]:
+        return super().unseen(problems, size.of_expressions)
 
     def check_pairs(self) -> None:
         raise UsageError(

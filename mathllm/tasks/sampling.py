@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,7 +27,8 @@ class Sampling:
     several, like `digits,balanced`: equal shares of each.
 
     `second_digits` (0: as many as max_digits) are those of every operand but the first, of tasks that have a name for
-    such operands (`Task.second`).
+    such operands (`Task.second`); `expression_digits` and `expression_numbers` (0: as elsewhere) bound whole
+    expressions.
     """
 
     max_digits: int = 3
@@ -35,6 +36,8 @@ class Sampling:
     method: str = "digits"
     signed: bool = False
     second_digits: int = 0
+    expression_digits: int = 0
+    expression_numbers: int = 0
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -45,11 +48,22 @@ class Sampling:
         check_range("max_digits", self.max_digits, 1, MAX_LENGTH)
         check_range("max_operands", self.max_operands, 2, MAX_OPERANDS)
         check_range("second_digits", self.second_digits, 0, MAX_LENGTH)
+        check_range("expression_digits", self.expression_digits, 0, MAX_LENGTH)
+        check_range("expression_numbers", self.expression_numbers, 0, MAX_OPERANDS)
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The single methods that `method` names."""
         return tuple(name.strip() for name in self.method.split(","))
+
+    @property
+    def of_expressions(self) -> Sampling:
+        """The same for whole expressions."""
+        digits, numbers = (
+            self.expression_digits or self.max_digits,
+            self.expression_numbers or self.max_operands,
+        )
+        return replace(self, max_digits=digits, max_operands=numbers)
 
     @property
     def second(self) -> int:

@@ -53,7 +53,9 @@ class BiasSettings(StartSettings):
 
 
 def _bad_axes(text: str) -> UsageError:
-    return UsageError(f"model.bias_axes names axes, each once, as in place,segment or place,row:2: not {text!r}")
+    return UsageError(
+        f"model.bias_axes names axes, each once, as in place,segment or place,row:2: not {text!r}"
+    )
 
 
 class Relative(nn.Module):
@@ -79,7 +81,9 @@ class Relative(nn.Module):
         within = difference.clamp(-self.reaches, self.reaches)
         about = query[:, :, None] > 0
         placeless = (key[:, None, :] == 0) & about
-        none = placeless | ~about if self.own_keys else placeless  # a query about no place sees all keys alike
+        none = (
+            placeless | ~about if self.own_keys else placeless
+        )  # a query about no place sees all keys alike
         for column, near in enumerate(range(-self.reaches, self.reaches + 1)):
             planes[:, column] = (within == near) & ~none
         planes[:, -2] = (difference - within).abs().masked_fill(none, 0)
