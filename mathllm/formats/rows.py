@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.formats.follow import Coordinates, Follower, run_positions
-from mathllm.tasks.numbers import Bools, Ints
+from mathllm.tasks.numbers import Bools, Digits, Ints
 from mathllm.tokenizer import (
     ADD,
     DIVIDE,
@@ -192,9 +192,8 @@ def _actions() -> Ints:
     table[..., 0] = np.where(ended, NONE, after)
     table[..., 1] = same & row & ~ended
     table[..., 2] = ~same & (after == STRUCK)
-    table[..., 3] = np.where(
-        same, np.where(before == STRUCK, -1, 1) * (digit & row), _IS_ROW[after] & (after != STRUCK)
-    )
+    counted = np.where(before == STRUCK, -1, 1) * (digit & row)
+    table[..., 3] = np.where(same, counted, _IS_ROW[after] & (after != STRUCK))
     table[..., 4] = ~same * (_NEXT_ROW[operator, after] + (before == INITIAL))
     table[..., 5] = -(~same & (after == BROUGHT) & (before == AFTER_COUNT)).astype(np.int64)
     table[..., 6] = ~same & (before == DIFFERENCE)
@@ -302,7 +301,7 @@ class RowsFollower(Follower):
         told["cell"] = ((1 + number) * CELLS + self.place) * copied
 
 
-def of_prompts(ids: Ids, operators: Ints, order: Ints, *, steps: Bools) -> dict[str, Ints]:
+def of_prompts(ids: Ids, operators: Digits, order: Ints | Digits, *, steps: Bools) -> dict[str, Ints]:
     """Where tokens [N, T] of prompts stand; `operators` [N, K - 1] as they are written, `order` [N, K - 1] the step at
     which each is worked out, from 1."""
     digit = ids < 10
