@@ -20,7 +20,7 @@ from runs import Child, command_line, finished, records, same_run, state_bytes, 
 from safetensors.torch import load_file, save_file
 
 from mathllm import __version__
-from mathllm.checkpoint import find_checkpoint, load_checkpoint, save_model, step_checkpoints
+from mathllm.checkpoint import find_checkpoint, load_checkpoint, read_scope, save_model, step_checkpoints
 from mathllm.config import Config, build_config
 from mathllm.data.files import generate_dataset
 from mathllm.errors import CheckpointError, UsageError
@@ -30,6 +30,7 @@ from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
 from mathllm.resolve import resolve
 from mathllm.tasks import Problems
+from mathllm.tasks.expressions import parse_expression
 from mathllm.tokenizer import encode
 from mathllm.training.hooks import standard_hooks
 from mathllm.training.run import load_splits, train
@@ -137,6 +138,19 @@ def test_checkpoints_of_format_2_compute_what_they_always_did(
     assert torch.equal(logits(new), logits(old))
     assert (new.data, new.path) == (old.data, tmp_path)
     assert new.solve(expression) == old.solve(expression)
+
+
+def test_a_checkpoint_of_format_3_has_learned_products_by_one_digit_alone(tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(FIXTURES / "format-3" / "times-one-digit", tmp_path / "model"))
+    assert load_checkpoint(directory).solve("9*9").correct
+    said = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    assert said["checkpoint_format"] == 3
+    said["data"]["max_digits"] = 3
+    (directory / "config.json").write_text(json.dumps(said))
+    scope = read_scope(directory)
+    assert scope.data.second_digits == 1
+    assert scope.unseen(parse_expression("123*4")) == []
+    assert [what for what, _ in scope.unseen(parse_expression("12*34"))] == ["a factor of more than 1 digit"]
 
 
 @pytest.mark.parametrize("version", [1, 5, "2", 2.0, None])

@@ -328,6 +328,10 @@ def test_settings_belong_to_the_objective_that_is_named_with_them() -> None:
     assert build_config(from_saved(saved)) == Config()
     kept = {"objective": {"name": "gumbel", "temperature": 2.0}}
     assert from_saved(kept) == kept
+    products = {"data": {"task": "addition,multiplication"}}
+    assert build_config(from_saved(products)).data.second_digits == 1
+    assert build_config(products).data.second_digits == 0
+    assert from_saved({"data": {"task": "multiplication", "second_digits": 0}})["data"]["second_digits"] == 0
     with pytest.raises(UsageError, match="unknown setting"):
         build_config(from_saved({"objective": {"name": "teacher-forcing", "mood": 2.0}}))
 

@@ -434,3 +434,18 @@ def test_numbers_that_cannot_be_used(tmp_path: Path) -> None:
         generate_dataset(DataConfig(), 10, 0, tmp_path / "file")
     with pytest.raises(DataError, match=r"cannot write the dataset to .*below: Not a directory"):
         generate_dataset(DataConfig(), 10, 0, tmp_path / "file" / "below")
+
+
+def test_datasets_of_before_have_products_by_one_digit_alone(tmp_path: Path) -> None:
+    products = DataConfig(task="addition,multiplication", format="plain", second_digits=1)
+    generate_dataset(products, 100, 0, tmp_path / "data")
+    path = tmp_path / "data" / "metadata.json"
+    said = json.loads(path.read_text())
+    assert "--second-digits 1" in said["command"]
+    del said["data"]["second_digits"]
+    path.write_text(json.dumps(said))
+    assert read_metadata(tmp_path / "data")["data"]["second_digits"] == 1
+    path.write_text(json.dumps({**said, "from": "products.txt"}))
+    assert "second_digits" not in read_metadata(tmp_path / "data")["data"]
+    path.write_text(json.dumps({**said, "data": {**said["data"], "task": "addition"}}))
+    assert "second_digits" not in read_metadata(tmp_path / "data")["data"]
