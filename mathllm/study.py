@@ -20,7 +20,7 @@ from mathllm.config import Config, DataConfig, build_config, from_saved
 from mathllm.data.sources import format_of
 from mathllm.device import pick_device
 from mathllm.errors import DataError, MathLLMError, UsageError, check_choice, reason
-from mathllm.evaluation.lengths import check_length, evaluate_lengths
+from mathllm.evaluation.lengths import Length, check_length, evaluate_lengths, of_task
 from mathllm.files import load_toml, read_json, write_json
 from mathllm.limits import MAX_CELLS, MAX_SEEDS, check_cells, check_range
 from mathllm.resolve import resolve
@@ -48,8 +48,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared. `digits` are the lengths to test at, with `examples` random problems and as many with carry
-    stress (see evaluation.lengths); the held-out problems of a variant's own kind are always tested.
+    """What is compared. `digits` are the lengths to test at (20, or "20x10" with second operands of 10 digits), with
+    `examples` random problems and as many with carry stress (see evaluation.lengths); the held-out problems of a
+    variant's own kind are always tested.
 
     `settings`, and those of each of the `variants`, are section.key=value over the recipe. Raises UsageError for
     values of other kinds, and for variants whose directories would have one name.
@@ -59,7 +60,7 @@ class Study:
     recipe: str
     variants: dict[str, list[str]]
     seeds: int = 3
-    digits: tuple[int, ...] = ()
+    digits: tuple[int | str, ...] = ()
     examples: int = 100
     settings: tuple[str, ...] = ()
 
@@ -73,7 +74,11 @@ class Study:
         for name, right, wanted in (
             ("recipe", isinstance(self.recipe, str), "the name of a recipe"),
             ("seeds", count(self.seeds), "how many seeds"),
-            ("digits", all(map(count, self.digits)), "a list of numbers of digits"),
+            (
+                "digits",
+                all(count(one) or (isinstance(one, str) and "x" in one) for one in self.digits),
+                "a list of numbers of digits",
+            ),
             ("examples", count(self.examples), "how many problems"),
             ("settings", texts(self.settings), 'a list like ["train.max_steps=500"]'),
             (
@@ -84,9 +89,15 @@ class Study:
         ):
             if not right:
                 raise UsageError(f"study {self.name}: {name} should be {wanted}")
+        _ = self.lengths
         check_range(f"study {self.name}: seeds", self.seeds, 1, MAX_SEEDS)
         if len({folder(variant) for variant in self.variants}) < len(self.variants):
             raise UsageError(f"study {self.name}: two variants have names that differ in punctuation alone")
+
+    @property
+    def lengths(self) -> list[Length]:
+        """The lengths to test at."""
+        return [Length.read(str(digits)) for digits in self.digits]
 
     def runs(
         self, root: Path, seeds: Sequence[int], only: Sequence[str] = (), more: Sequence[str] = ()
@@ -114,10 +125,11 @@ class Study:
             config = resolve(build_config({"train": own}, assignments=assignments, recipe=self.recipe))
             data, room = config.data, config.model.max_length
             format = format_of(data)
-            for digits in self.digits:
-                for task in get_tasks(data.task):
-                    check_length(format, room, task, digits, **_size(data))
-                    check_cells("examples", self.examples, data.max_operands, digits)
+            for task in get_tasks(data.task):
+                for length in of_task(task, self.lengths):
+                    how = _size(data, length.second)
+                    check_length(format, room, task, length.digits, **how)
+                    check_cells("examples", self.examples, data.max_operands, length.digits)
         except MathLLMError as error:
             raise UsageError(
                 f"study {self.name}, variant {variant!r}: {error.message}", error.hint
@@ -131,8 +143,8 @@ class Study:
         return {"variant": run.variant, "seed": run.seed, "test": test, "config": config}
 
 
-def _size(data: DataConfig) -> dict[str, Any]:
-    return {"operands": data.max_operands, "second_digits": data.second_digits}
+def _size(data: DataConfig, second: int = 0) -> dict[str, Any]:
+    return {"operands": data.max_operands, "second_digits": second or data.second_digits}
 
 
 def folder(variant: str) -> str:
@@ -169,10 +181,10 @@ def measure(study: Study, run: Run, console: Console) -> dict[str, Any]:
             raise UsageError(f"{run.variant!r} has no problems to test on", "data.train_ratio leaves too few")
     started = time.perf_counter()
     loaded = load_checkpoint(run.directory, pick_device(run.config.train.device))
-    lengths, kept = [], ("digits", "kind", "correct", "num_examples", "errors")
+    lengths, kept = [], ("digits", "second_digits", "kind", "correct", "num_examples", "errors")
     for task in loaded.tasks:
-        found = evaluate_lengths(loaded, task, study.digits, study.examples, **_size(loaded.data)).to_dict()
-        lengths += [{"task": task.name, **{name: row[name] for name in kept}} for row in found]
+        found = evaluate_lengths(loaded, task, study.lengths, study.examples, **_size(loaded.data)).to_dict()
+        lengths += [{"task": task.name, **{name: row[name] for name in kept if name in row}} for row in found]
     last = newest(run.directory)
     assert last is not None
     progress, test = read_progress(last)[0], read_result(run.directory / RESULTS)
@@ -258,7 +270,8 @@ def shares(results: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str]
         columns = {"held out": [result["correct"] / result["num_examples"]]}
         for row in result["lengths"]:
             if row["kind"] == kind:
-                columns.setdefault(str(row["digits"]), []).append(row["correct"] / row["num_examples"])
+                column = str(Length(row["digits"], row.get("second_digits", 0)))
+                columns.setdefault(column, []).append(row["correct"] / row["num_examples"])
         for column, values in columns.items():
             found.setdefault((result["variant"], column), []).append(float(np.mean(values)))
     return found
@@ -275,7 +288,11 @@ def lines(study: Study, results: Sequence[dict[str, Any]], kind: str) -> dict[st
     """Exact match of each seed by variant and length, in the unit of the results; of variants that are measured."""
     found, less = shares(results, kind), unit_of(results)[1]
     by_length = {
-        variant: {n - less: found[variant, str(n)] for n in study.digits if (variant, str(n)) in found}
+        variant: {
+            length.digits - less: found[variant, str(length)]
+            for length in study.lengths
+            if (variant, str(length)) in found
+        }
         for variant in study.variants
     }
     return {variant: line for variant, line in by_length.items() if line}

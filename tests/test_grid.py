@@ -17,6 +17,7 @@ from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.grid import Grid, draw_cells, evaluate_grid, grid_lengths
+from mathllm.evaluation.lengths import Length
 from mathllm.evaluation.show import show_grid
 from mathllm.tasks import Task, answer, get_tasks
 
@@ -66,9 +67,9 @@ def test_too_long_for_the_model() -> None:
         evaluate_grid(half_trained(), ADDITION, 50)
 
 
-def shown(grid: Grid, trained: int) -> list[str]:
+def shown(grid: Grid, trained: int, second: int = 0) -> list[str]:
     out = io.StringIO()
-    show_grid(Console(file=out, width=100, highlight=False), grid, trained)
+    show_grid(Console(file=out, width=100, highlight=False), grid, Length(trained, second or trained))
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -81,6 +82,10 @@ def test_a_small_grid_shows_percentages_rounded_down_and_where_training_ends() -
         " 5  100  90│   0",
         "   ────────┼────",
         "10    0   0│",
+    ]
+    assert shown(Grid(np.array([1, 5, 10]), correct, examples, 1.0), trained=5, second=1)[3:5] == [
+        "      1│   5  10",
+        " 1  100│ 100   0",
     ]
     almost = Grid(np.array([1]), np.array([[999]]), np.array([[1000]]), 1.0)
     assert shown(almost, trained=1)[-1] == "1   99"
@@ -100,7 +105,11 @@ def test_a_grid_wider_than_the_console_takes_lengths_together() -> None:
     lengths, examples = np.arange(1, 101), np.full((100, 100), 2)
     correct = np.where(lengths[:, None] + lengths <= 100, 2, 0)
     out = io.StringIO()
-    show_grid(Console(file=out, width=60, highlight=False), Grid(lengths, correct, examples, 1.0), trained=10)
+    show_grid(
+        Console(file=out, width=60, highlight=False),
+        Grid(lengths, correct, examples, 1.0),
+        trained=Length(10, 10),
+    )
     lines = out.getvalue().splitlines()
     assert all(len(line) <= 60 for line in lines[:-4])
     assert lines[0].startswith("exact match 49.50%")
@@ -115,7 +124,7 @@ def test_without_unicode_it_is_drawn_in_ascii() -> None:
         Grid(lengths[:3], examples[:3, :3], examples[:3, :3], 1.0),
     ):
         out = io.TextIOWrapper(io.BytesIO(), "ascii")  # which refuses all else
-        show_grid(Console(file=out, width=60, highlight=False), grid, trained=1)
+        show_grid(Console(file=out, width=60, highlight=False), grid, trained=Length(1, 1))
         out.flush()
         shown = out.buffer.getvalue().decode()
         assert "|" in shown
@@ -171,7 +180,7 @@ def test_the_picture_shows_the_shares_and_the_training_range() -> None:
 
     correct, examples = np.array([[10, 5], [0, 0]]), np.array([[10, 10], [10, 0]])
     axis = Figure().subplots()
-    image = _heat_map(axis, "addition", Grid(np.array([1, 5]), correct, examples, 1.0), trained=1)
+    image = _heat_map(axis, "addition", Grid(np.array([1, 5]), correct, examples, 1.0), trained=Length(1, 1))
     assert image.get_array().filled(-1).tolist() == [[1.0, 0.5], [0.0, -1.0]]
     assert axis.get_title() == "addition: 15 of 30 right\nframed: up to 1 digit, as in training"
     assert axis.lines[0].get_xdata().tolist() == [-0.5, 0.5, 0.5]

@@ -55,11 +55,11 @@ def test_carry_stress_has_chains_of_every_length(task: Task, longest: int) -> No
 def test_the_reports_are_those_of_judging() -> None:
     model = half_trained()
     results = evaluate_lengths(model, ADDITION, [1, 2], n=40).results
-    assert [(result.digits, result.kind) for result in results] == [
+    assert [(result.length.digits, result.kind) for result in results] == [
         (d, kind) for d in (1, 2) for kind in KINDS
     ]
     for result in results:
-        right = judge(model, draw_length(ADDITION, result.digits, result.kind, 40)).answer_correct
+        right = judge(model, draw_length(ADDITION, result.length.digits, result.kind, 40)).answer_correct
         answers = result.report.answers
         assert (answers.correct, answers.num_examples) == (right.sum(), 40)
     assert 0 < sum(result.report.answers.correct for result in results) < 160
@@ -119,6 +119,35 @@ def test_the_command(checkpoint: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_second_operands_may_have_a_length_of_their_own(tmp_path: Path) -> None:
+    data = DataConfig(task="addition,multiplication,division", format="plain", max_digits=2, second_digits=1)
+    save_model(tmp_path, half_trained().model, CONFIG, data)
+    arguments = ["eval", "--checkpoint", str(tmp_path), "--max-examples", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--digits", "2x2,3", "--json"])
+    assert result.exit_code == 0, result.output
+    tasks = json.loads(result.stdout)["tasks"]
+    found = {
+        name: [(row["digits"], row.get("second_digits")) for row in rows[::2]] for name, rows in tasks.items()
+    }
+    both = [(2, 2), (3, None)]
+    assert found == {"addition": [(3, None)], "multiplication": both, "division": both}
+    shown = CliRunner().invoke(app, [*arguments, "--digits", "2x2"]).stdout
+    assert "addition" not in shown
+    assert "  2x2      0   2  near multiples" in shown
+    assert "trained on up to 2 digits, divisors on up to 1\n" in shown
+    grid = json.loads(
+        CliRunner().invoke(app, [*arguments[:3], "--grid", "3x2", "--per-cell", "1", "--json"]).stdout
+    )
+    cells = {name: result["grid_num_examples"] for name, result in grid["tasks"].items()}
+    assert cells["addition"] == [[1, 1, 1]] * 3
+    assert cells["multiplication"] == cells["division"] == [[1, 1, 0]] * 3
+    for task in get_tasks("multiplication,division,remainder"):
+        for kind in KINDS:
+            lengths = draw_length(task, 8, kind, 40, second_digits=3).lengths
+            assert set(lengths[:, 0].tolist()) == {8}
+            assert lengths[:, 1].max() == 3
+
+
 def test_a_chain_has_numbers_and_no_carries() -> None:
     arguments = ["eval", "--checkpoint", str(OWN_THOUGHTS), "--digits", "5", "--max-examples", "3"]
     shown = CliRunner().invoke(app, arguments).stdout.splitlines()
@@ -130,8 +159,12 @@ def test_a_chain_has_numbers_and_no_carries() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--digits", "ten"], "--digits takes numbers of digits"),
-        (["--digits", "0"], "--digits takes numbers of digits"),
+        (["--digits", "ten"], "numbers of digits are like 20 or 20x10"),
+        (["--digits", "0"], "numbers of digits are like 20 or 20x10"),
+        (["--digits", "5x"], "numbers of digits are like 20 or 20x10, not '5x'"),
+        (["--digits", "5x4x3"], "numbers of digits are like 20 or 20x10"),
+        (["--grid", "4x0"], "numbers of digits are like 20 or 20x10"),
+        (["--digits", "2x1,3"], "--digits 2x1 has a second length, and addition or subtraction has not"),
         (["--digits", "5", "--grid", "5"], "--grid does nothing beside --digits"),
         (["--digits", "5", "--exhaustive", "5"], "--exhaustive does nothing beside --digits"),
         (["--grid", "5", "--max-examples", "5"], "--max-examples does nothing beside --grid"),

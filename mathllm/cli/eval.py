@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,15 +17,16 @@ from mathllm.cli.options import number, option
 from mathllm.cli.output import Output, progress_bar, tell
 from mathllm.errors import CheckpointError, DataError, UsageError, remark, visible
 from mathllm.files import new_file, read_json
-from mathllm.flags import MACHINE, OUTPUT, PROBLEMS
+from mathllm.flags import MACHINE, OUTPUT, PROBLEMS, listed
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mathllm.evaluation.exact_match import ProblemSet
+    from mathllm.evaluation.lengths import Length
     from mathllm.math_model import MathModel
-    from mathllm.tasks import Problems
+    from mathllm.tasks import Problems, Task
 
 BELOW_THRESHOLD = 3
 SAMPLED = 5000  # problems, for a model without a data file
@@ -51,16 +52,24 @@ def evaluate(
     data_path: options.DataPath = None,
     data_dir: options.DataDir = None,
     exhaustive: Annotated[int | None, options.ALL_PAIRS] = None,
-    grid: Annotated[int | None, number("Operands of every pair of lengths up to N digits.", PROBLEMS)] = None,
+    grid: Annotated[
+        str | None,
+        option(
+            "Operands of every pair of lengths up to N digits, or of second ones up to M.",
+            PROBLEMS,
+            metavar="N or NxM",
+        ),
+    ] = None,
     grid_step: Annotated[int, number("Of the grid, every N digits.", PROBLEMS)] = 1,
     per_cell: Annotated[int, number("Problems of each pair of lengths.", PROBLEMS)] = 10,
     digits: Annotated[
         str | None,
         option(
             "Operands of exactly N digits, random ones and ones whose carries run far: 10,100 does both "
-            "lengths, with 100 problems of each kind (or --max-examples).",
+            "lengths, with 100 problems of each kind (or --max-examples); 20x10 gives second factors, or divisors, "
+            "10 digits.",
             PROBLEMS,
-            metavar="N,N...",
+            metavar="N,NxM...",
         ),
     ] = None,
     operands: Annotated[int, number("Of sums drawn by --digits.", PROBLEMS, 2)] = 2,
@@ -106,20 +115,22 @@ def evaluate(
     """
     check_options(context, "digits" if digits is not None else "grid" if grid is not None else "")
     output = Output(as_json, output_file, plot, (samples,))
-    lengths = parse_lengths(digits) if digits is not None else None
 
     from mathllm.evaluation.grid import evaluate_grid
-    from mathllm.evaluation.lengths import evaluate_lengths
+    from mathllm.evaluation.lengths import Length, evaluate_lengths
     from mathllm.evaluation.report import evaluate_problems
     from mathllm.evaluation.show import show_grid, show_lengths, show_report
 
     loaded = mathllm.load(checkpoint, device)
     how: dict[str, Any] = {"seed": seed, "draft": draft, "batch_size": batch_size}
-    how["second_digits"] = loaded.data.second_digits
     if grid is not None:
-        how |= {"limit": grid, "step": grid_step, "per_cell": per_cell, "signed": loaded.data.signed}
+        limit, second = Length.read(grid)
+        how["second_digits"] = second or loaded.data.second_digits
+        how |= {"limit": limit, "step": grid_step, "per_cell": per_cell, "signed": loaded.data.signed}
         share = by_length(loaded, output, measure=evaluate_grid, show=show_grid, **how)
-    elif lengths is not None:
+    elif digits is not None:
+        lengths = parse_lengths(digits, loaded.tasks)
+        how["second_digits"] = loaded.data.second_digits
         if operands > (most := max(task.max_operands for task in loaded.tasks)):
             raise UsageError(f"{loaded.data.task} has at most {most} operands, not {operands}")
         how |= {"lengths": lengths, "n": max_examples or PER_LENGTH, "operands": operands}
@@ -166,12 +177,18 @@ def check_options(context: typer.Context, mode: str) -> None:
             raise UsageError(f"{option_name} needs --{modes[0]}", "see mathllm eval --help")
 
 
-def parse_lengths(text: str) -> list[int]:
-    """Numbers of digits from `10,100`. Raises UsageError for anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 10 and int(part) > 0 for part in parts):
-        raise UsageError(f"--digits takes numbers of digits, not {text!r}", "for example --digits 10,100")
-    return sorted({int(part) for part in parts})
+def parse_lengths(text: str, tasks: Sequence[Task]) -> list[Length]:
+    """Numbers of digits from `10,20x10`. Raises UsageError for anything else, and for those that no task has."""
+    from mathllm.evaluation.lengths import Length, of_task
+
+    lengths = sorted(set(map(Length.read, text.split(","))))
+    for length in lengths:
+        if not any(of_task(task, [length]) for task in tasks):
+            names = listed(task.name for task in tasks)
+            raise UsageError(
+                f"--digits {length} has a second length, and {names} has not", f"--digits {length.digits}"
+            )
+    return lengths
 
 
 def by_length(
@@ -179,16 +196,23 @@ def by_length(
     output: Output,
     *,
     measure: Callable[..., Any],
-    show: Callable[[Console, Any, int], None],
+    show: Callable[[Console, Any, Length], None],
     **how: Any,
 ) -> float:
     """Exact match of each task by the number of digits, as tables or as JSON; `how` is for `measure`, whose results
     `show` prints. Returns the share that is right in all."""
+    from mathllm.evaluation.lengths import Length, of_task
+
     found = {}
     for task in loaded.tasks:
+        if "lengths" in how and not of_task(task, how["lengths"]):
+            continue
         with progress_bar(f"{task.name} by length") as progress:
             found[task.name] = measure(loaded, task, progress=progress, **how)
-    trained = loaded.data.max_digits
+    trained = {
+        task.name: Length(loaded.data.max_digits, task.digits_of(1, loaded.scope.size))
+        for task in loaded.tasks
+    }
     if output.plot is not None:
         from mathllm.evaluation.plots import plot_grids
 
@@ -197,10 +221,13 @@ def by_length(
     def show_all(console: Console) -> None:
         for task, result in found.items():
             tell(console, f"{task}: {loaded.path}, {result.seconds:.1f} s")
-            show(console, result, trained)
+            show(console, result, trained[task])
 
     tasks = {task: result.to_dict() for task, result in found.items()}
-    output.give({"checkpoint": str(loaded.path), "trained_up_to_digits": trained, "tasks": tasks}, show_all)
+    output.give(
+        {"checkpoint": str(loaded.path), "trained_up_to_digits": loaded.data.max_digits, "tasks": tasks},
+        show_all,
+    )
     counts = [result.answers for result in found.values()]
     return float(sum(count.correct for count in counts) / sum(count.num_examples for count in counts))
 

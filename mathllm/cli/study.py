@@ -123,7 +123,10 @@ def show(console: Console, chosen: Study, *, results: list[dict[str, Any]], othe
     from mathllm.tasks.base import plural
 
     unit, less = unit_of(results)
-    names = {"held out": "held out"} | {str(n): plural(n - less, unit) for n in chosen.digits}
+    names = {"held out": "held out"} | {
+        str(one): f"{one} {unit}s" if one.second else plural(one.digits - less, unit)
+        for one in chosen.lengths
+    }
     tasks = sorted({row["task"] for result in results for row in result["lengths"]})
     stress = " or ".join(dict.fromkeys(get_tasks(task)[0].stress for task in tasks))
     titles = {RANDOM: RANDOM, STRESS: stress} if chosen.digits else {RANDOM: "held out"}

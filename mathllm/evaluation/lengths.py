@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,17 +23,36 @@ RANDOM, STRESS = "random", "carry stress"
 KINDS = (RANDOM, STRESS)
 
 
+class Length(NamedTuple):
+    """How many digits operands have: all of them `digits`, or (where `second` is not 0) all but the first `second`."""
+
+    digits: int
+    second: int = 0
+
+    @classmethod
+    def read(cls, text: str) -> Length:
+        """One from `20` or `20x10`. Raises UsageError for anything else."""
+        parts = text.strip().split("x")
+        if len(parts) > 2 or not all(re.fullmatch("0*[1-9][0-9]{0,8}", part.strip()) for part in parts):
+            raise UsageError(f"numbers of digits are like 20 or 20x10, not {text!r}", "for example 10,20x10")
+        return cls(*map(int, parts))
+
+    def __str__(self) -> str:
+        return f"{self.digits}x{self.second}" if self.second else str(self.digits)
+
+
 @dataclass(frozen=True)
 class LengthResult:
     """The report on problems of one kind whose operands have that many digits."""
 
-    digits: int
+    length: Length
     kind: str
     report: Report
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for a JSON document."""
-        return {"digits": self.digits, "kind": self.kind, **self.report.to_dict()}
+        second = {"second_digits": self.length.second} if self.length.second else {}
+        return {"digits": self.length.digits, **second, "kind": self.kind, **self.report.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,11 @@ class LengthReport:
     def to_dict(self) -> list[dict[str, Any]]:
         """All of it for a JSON document."""
         return [result.to_dict() for result in self.results]
+
+
+def of_task(task: Task, lengths: Iterable[Length]) -> list[Length]:
+    """Those of the lengths that problems of a task can have: `20x10` means nothing to a sum."""
+    return [length for length in lengths if task.second or not length.second]
 
 
 def draw_length(
@@ -98,7 +123,7 @@ def check_length(
 def evaluate_lengths(
     model: Reasoner,
     task: Task,
-    lengths: Sequence[int],
+    lengths: Sequence[Length | int],
     n: int = 100,
     *,
     operands: int = 2,
@@ -108,20 +133,22 @@ def evaluate_lengths(
     batch_size: int = 1024,
     progress: Progress | None = None,
 ) -> LengthReport:
-    """The report on n random and n carry-stress problems of every length; `progress` gets problems done and in all.
+    """The report on n random and n carry-stress problems of every length that the task has, with second operands of
+    up to `second_digits` (0: any) where a length does not say it; `progress` gets problems done and in all.
 
     Raises UsageError where a text is longer than the model can write.
     """
-    for digits in lengths:
+    sizes = of_task(task, [one if isinstance(one, Length) else Length(one) for one in lengths])
+    for size in sizes:
+        second = size.second or second_digits
         check_length(
-            model.format, model.max_length, task, digits, operands=operands, second_digits=second_digits
+            model.format, model.max_length, task, size.digits, operands=operands, second_digits=second
         )
     results: list[LengthResult] = []
-    for digits, kind in itertools.product(lengths, KINDS):
-        advance = moved(progress, len(results) * n, len(KINDS) * n * len(lengths))
-        problems = draw_length(
-            task, digits, kind, n, operands=operands, seed=seed, second_digits=second_digits
-        )
+    for size, kind in itertools.product(sizes, KINDS):
+        advance = moved(progress, len(results) * n, len(KINDS) * n * len(sizes))
+        second = size.second or second_digits
+        problems = draw_length(task, size.digits, kind, n, operands=operands, seed=seed, second_digits=second)
         report = evaluate_problems(model, problems, batch_size=batch_size, progress=advance, draft=draft)
-        results.append(LengthResult(digits, kind, report))
+        results.append(LengthResult(size, kind, report))
     return LengthReport(task, tuple(results))

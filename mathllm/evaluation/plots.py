@@ -11,6 +11,7 @@ import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.grid import Grid
+from mathllm.evaluation.lengths import Length
 from mathllm.files import new_file
 from mathllm.tasks.base import plural
 
@@ -43,7 +44,7 @@ def check_plot(path: Path) -> None:
         raise UsageError("pictures need matplotlib", "pip install 'mathllm[plots]'") from None
 
 
-def plot_grids(grids: dict[str, Grid], trained: int, path: Path) -> None:
+def plot_grids(grids: dict[str, Grid], trained: Mapping[str, Length], path: Path) -> None:
     """A heat map of exact match for each task, side by side; a line marks the longest operands of training.
 
     `path` ends with .png, .svg or .pdf, and is written whole or not at all.
@@ -51,7 +52,7 @@ def plot_grids(grids: dict[str, Grid], trained: int, path: Path) -> None:
     with picture(path, 5.2 * len(grids), 4.4) as figure:
         axes = figure.subplots(1, len(grids), squeeze=False)[0]
         for axis, (name, grid) in zip(axes, grids.items(), strict=True):
-            image = _heat_map(axis, name, grid, trained)
+            image = _heat_map(axis, name, grid, trained[name])
         figure.colorbar(image, ax=list(axes), label="exact match")
 
 
@@ -137,7 +138,7 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure.savefig(temporary, dpi=150, format=path.suffix.lower().removeprefix("."))
 
 
-def _heat_map(axis: Axes, name: str, grid: Grid, trained: int) -> Any:
+def _heat_map(axis: Axes, name: str, grid: Grid, trained: Length) -> Any:
     lengths = grid.lengths
     share = np.full(grid.correct.shape, np.nan)
     np.divide(grid.correct, grid.num_examples, out=share, where=grid.num_examples > 0)
@@ -146,13 +147,14 @@ def _heat_map(axis: Axes, name: str, grid: Grid, trained: int) -> Any:
     axis.set_xticks(ticks, [str(n) for n in lengths[ticks]])
     axis.set_yticks(ticks, [str(n) for n in lengths[ticks]])
     title = f"{name}: {grid.answers.correct:,} of {grid.answers.num_examples:,} right"
-    inside = int((lengths <= trained).sum()) - 0.5
-    if inside > 0:
-        title += f"\nframed: up to {plural(trained, 'digit')}, as in training"
+    first, second = (int((lengths <= most).sum()) - 0.5 for most in trained)
+    if first > 0 < second:
+        by = f" by {trained.second:,}" * (trained.second < trained.digits)
+        title += f"\nframed: up to {plural(trained.digits, 'digit')}{by}, as in training"
         # white in black, to be seen on any colour
         for color, width in (("black", 3.5), ("white", 1.5)):
             axis.plot(
-                [-0.5, inside, inside], [inside, inside, -0.5], color=color, linewidth=width, clip_on=False
+                [-0.5, second, second], [first, first, -0.5], color=color, linewidth=width, clip_on=False
             )
     axis.set(xlabel="digits of the second operand", ylabel="digits of the first operand", title=title)
     return image

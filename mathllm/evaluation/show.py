@@ -10,7 +10,7 @@ from rich.text import Text
 
 from mathllm.evaluation.breakdown import NOTHING, Count
 from mathllm.evaluation.grid import Grid
-from mathllm.evaluation.lengths import STRESS, LengthReport
+from mathllm.evaluation.lengths import STRESS, Length, LengthReport
 from mathllm.evaluation.report import Report
 from mathllm.evaluation.samples import Mistake
 from mathllm.percent import percent
@@ -171,17 +171,19 @@ DRAWN, PLAIN = ("█▓▒░·", "│", "─", "┼"), ("#x+-.", "|", "-", "+")
 WIDE_CELLS = 15  # of a grid, at most, with room for percentages
 
 
-def show_lengths(console: Console, report: LengthReport, trained: int) -> None:
+def show_lengths(console: Console, report: LengthReport, trained: Length) -> None:
     """A line for each length and kind of problem: exact match, and how the wrong ones are wrong."""
     task = report.task
     table = plain_table(f">{task.unit}s", ">right", ">of", "", "mistakes")
     for result in report.results:
         right, of = result.report.answers.correct, result.report.answers.num_examples
         kind = task.stress if result.kind == STRESS else result.kind
-        cells = f"{result.digits:,}", f"{right:,}", f"{of:,}", kind, _breakage(result.report)
+        size = "x".join(f"{digits:,}" for digits in result.length if digits)
+        cells = size, f"{right:,}", f"{of:,}", kind, _breakage(result.report)
         table.add_row(*cells, style="green" if right == of else None)
     print_table(console, table)
-    console.print(f"trained on up to {plural(trained, task.unit)}", style="dim")
+    second = f", {task.second}s on up to {trained.second:,}" * (trained.second < trained.digits)
+    console.print(f"trained on up to {plural(trained.digits, task.unit)}{second}", style="dim")
 
 
 def _breakage(report: Report) -> str:
@@ -196,11 +198,11 @@ def _breakage(report: Report) -> str:
     return text
 
 
-def show_grid(console: Console, grid: Grid, trained: int) -> None:
+def show_grid(console: Console, grid: Grid, trained: Length) -> None:
     """A heat map: a row for each length of the first operand, a column for each of the second.
 
-    Lines mark the longest operands of the training data, `trained` digits. A percentage is rounded down, so
-    that 100 means all. Where the console is too narrow, a cell stands for several lengths.
+    Lines mark the longest operands of the training data, which `trained` says. A percentage is rounded down, so that
+    100 means all. Where the console is too narrow, a cell stands for several lengths.
     """
     margin = len(str(grid.lengths[-1]))
     stride = -(-len(grid.lengths) // max(1, console.width - margin - 2))
@@ -209,17 +211,17 @@ def show_grid(console: Console, grid: Grid, trained: int) -> None:
     lengths, wide = grid.lengths.tolist(), len(grid.lengths) <= WIDE_CELLS
     shades, bar, line, cross = DRAWN if console.encoding.lower().startswith("utf") else PLAIN
     width = 4 if wide else 1
-    inside = sum(length <= trained for length in lengths)
+    inside, left = (sum(length <= most for length in lengths) for most in trained)
     console.print(Text(headline(answers), style="bold"))
     console.print("digits of the first operand downwards, of the second to the right\n")
     if wide:
-        console.print(_ruled(" " * margin, [Text(f"{length:>4}") for length in lengths], inside, bar))
+        console.print(_ruled(" " * margin, [Text(f"{length:>4}") for length in lengths], left, bar))
     for row, length in enumerate(lengths):
         if row == inside > 0:
-            console.print(_ruled(" " * margin, [Text(line * width)] * len(lengths), inside, cross))
+            console.print(_ruled(" " * margin, [Text(line * width)] * len(lengths), left, cross))
         counts = zip(grid.correct[row].tolist(), grid.num_examples[row].tolist(), strict=True)
         cells = [_cell(Count(right, of), wide, shades) for right, of in counts]
-        console.print(_ruled(f"{length:>{margin}}", cells, inside, bar))
+        console.print(_ruled(f"{length:>{margin}}", cells, left, bar))
     if not wide:
         legend = "{} all right, {} 90%, {} 50%, {} some, {} none".format(*shades)
         console.print(f"\n{lengths[0]} to {last} digits; {legend}")
