@@ -127,3 +127,5 @@ def test_there_are_too_many_expressions_to_try_all() -> None:
     with pytest.raises(UsageError, match="more than pairs") as error:
         AllPairs((ARITHMETIC,), 9)
     assert error.value.hint == "mathllm eval --digits 2 --operands 4"
+    beside = AllPairs(get_tasks("arithmetic,addition"), 9)  # whose pairs are those of an expression, too
+    assert beside.about == "all problems of addition with two operands from 0 to 9"

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import arrays, ask, integers_of, operands, questions_of
 
-from mathllm.errors import ExpressionError
+from mathllm.errors import ExpressionError, UsageError
 from mathllm.evaluation.breakdown import out_of_range
+from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.tasks import SAMPLINGS, Sampling, answer, get_tasks, sample
-from mathllm.tasks.expressions import parse_expression
+from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tasks.numbers import divide
 
 BOTH = get_tasks("division,remainder")
@@ -103,6 +104,20 @@ def test_nothing_is_divided_by_zero(text: str) -> None:
     assert error.value.message == "nothing can be divided by zero"
     assert text[error.value.position] == "0"
     assert set(text[error.value.position :]) == {"0"}
+
+
+def test_all_pairs_are_tried_but_for_those_by_zero() -> None:
+    pairs = AllPairs(get_tasks("addition,division,remainder"), 12)
+    assert len(pairs) == 3 * 13**2 - 2 * 13
+    for symbol, part in (("/", pairs[169:325]), ("%", pairs[325:])):
+        assert sorted(expressions(part)) == sorted(f"{a}{symbol}{b}" for a in range(13) for b in range(1, 13))
+    assert pairs.about.endswith("two operands from 0 to 12, none by 0")
+    narrow = AllPairs(BOTH, 999, second_digits=2)
+    assert len(narrow) == 2 * 1000 * 99
+    assert ", divisors of up to 2 digits" in narrow.about
+    assert expressions(narrow[98:100]) == ["0/99", "1/1"]
+    with pytest.raises(UsageError, match="cannot try all pairs"):
+        AllPairs(BOTH, 0)
 
 
 @given(st.tuples(operands(6), operands(6).filter(bool)))

@@ -201,11 +201,13 @@ def by_length(
 ) -> float:
     """Exact match of each task by the number of digits, as tables or as JSON; `how` is for `measure`, whose results
     `show` prints. Returns the share that is right in all."""
+    from mathllm.evaluation.exhaustive import of_pairs
     from mathllm.evaluation.lengths import Length, of_task
 
     found = {}
-    for task in loaded.tasks:
-        if "lengths" in how and not of_task(task, how["lengths"]):
+    lengths = how.get("lengths")
+    for task in loaded.tasks if lengths else of_pairs(loaded.tasks):
+        if lengths and not of_task(task, lengths):
             continue
         with progress_bar(f"{task.name} by length") as progress:
             found[task.name] = measure(loaded, task, progress=progress, **how)

@@ -87,10 +87,10 @@ class Task:
     `code` stands for the task in `Problems.task` and never changes, since splits depend on it. `max_operands` is the
     most that `--max-operands` may ask for, `samplings` are the methods it can be drawn by, and `signed` tells whether
     `--signed` means something to it. `second` is what its operands but the first are called where `--second-digits`
-    bounds their digits (else empty). `aligned` is how many operands have digits that line up with the answer's (None:
-    all). Tasks of different `meaning` do not go together, since one text would have two answers; `general` ones take
-    what others of their meaning take, too. `rule` is what its expressions are, for whoever typed something else, and
-    `example` one of them."""
+    bounds their digits (else empty), and `least_second` the least of these. `aligned` is how many operands have digits
+    that line up with the answer's (None: all). Tasks of different `meaning` do not go together, since one text would
+    have two answers; `general` ones take what others of their meaning take, too. `rule` is what its expressions are,
+    for whoever typed something else, and `example` one of them."""
 
     name: str
     code: int
@@ -105,6 +105,7 @@ class Task:
     commutative = False
     signed = False
     second = ""
+    least_second = 0
     general = False
     aligned: int | None = None
     unit = "digit"  # what --max-digits and --digits count of a problem

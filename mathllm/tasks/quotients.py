@@ -22,6 +22,7 @@ class Quotients(Task):
     """A task on a dividend and a divisor."""
 
     second = "divisor"
+    least_second = 1
     stress = "near multiples"
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
