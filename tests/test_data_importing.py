@@ -14,8 +14,9 @@ from strategies import ask, questions_of
 
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset, import_dataset, read_problems
-from mathllm.data.importing import true_equations
+from mathllm.data.importing import true_equations, units_last
 from mathllm.errors import DataError, UsageError
+from mathllm.tasks.expressions import expressions
 
 BOTH = DataConfig(task="addition,subtraction", signed=True, max_operands=3)
 
@@ -73,10 +74,15 @@ BAD_LINES = {
     "=": "no problem",
     "5=5": "ends too early",
     "1++2=3": "a number was expected",
-    "1+2-3=0": "'-' does not fit: a sum has",
-    "9-1-1=7": "'-' does not fit: a difference is of two numbers",
-    "12/3=4": "'/' does not fit: none of these tasks has that operator",
-    "7%4=3": "'%' does not fit: none of these tasks has that operator",
+    "1+2-3+4-5+6-7=0": "', position 12: '-' does not fit: an expression has 2 to 6 numbers",
+    "12/3=5": "the answer is 4",
+    "7%4=2": "the answer is 3",
+    "7/2=3.5": "not a whole number: the answer is 3",
+    "1/0=0": "', position 3: nothing can be divided by zero",
+    "5%0=5": "', position 3: nothing can be divided by zero",
+    "2//3=0": "', position 3: a number was expected here",
+    "6/-2=-3": "', position 3: a number was expected here: no operand is below zero",
+    "3*=3": "', position 3: the problem ends too early",
     "12+x=1": "'x' at position 4",
     "١+1=2": "'١' at position 1",
     "2x3=6": "'x' at position 2",
@@ -316,3 +322,46 @@ def test_a_line_of_megabytes_does_not_slow_down_the_others(tmp_path: Path) -> No
     parts = list(true_equations(path.read_text().split()))
     assert len(parts) <= 3
     assert sum(len(good) for _, good in parts) == 100_001
+
+
+def test_products_and_quotients_of_third_parties_are_read(tmp_path: Path) -> None:
+    texts = [
+        "1234*5678=7006652",
+        "12 × 34 = 408",
+        "144÷12=12",
+        "7/2=3",
+        "17 % 5 = 2",
+        "2+3*4-9/2 = 10",
+        "0/7=0",
+    ]
+    path = text_file(tmp_path / "all.txt", texts)
+    read = expressions(read_problems(path))
+    assert read == ["1234*5678", "12*34", "144/12", "7/2", "17%5", "2+3*4-9/2", "0/7"]
+    metadata = import_dataset(path, DataConfig(format="plain"), tmp_path / "out")
+    assert metadata["data"]["task"] == "multiplication,division,remainder,arithmetic"
+    assert (metadata["data"]["second_digits"], metadata["data"]["max_operands"]) == (0, 5)
+    path = text_file(tmp_path / "some.txt", ["1234*56=69104", "999/1=999"] * 20)
+    assert import_dataset(path, DataConfig(format="plain"), tmp_path / "some")["data"]["second_digits"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4 3 2 1 * 8 7 6 5 = 2 5 6 6 0 0 7", "1234*5678=7006652"),
+        ("4321*8765=2566007", "1234*5678=7006652"),
+        ("9 3 1 * 7 5||5 6 9 + 0 5 9 6 #### 3 2 9 7", "139*57=7923"),
+        ("9 3 1 * 7 5 || #### 3 2 9 7 0", "139*57=07923"),
+        ("2 1 - 5 1 = - 3", "12-15=- 3"),
+        ("0 0 1 ÷ 01 = 0 1", "100 ÷ 10 = 10"),
+        ("", ""),
+    ],
+)
+def test_numbers_may_be_written_units_first(text: str, expected: str, tmp_path: Path) -> None:
+    assert "".join(units_last(text).split()) == "".join(expected.split())
+    if text:
+        path = text_file(tmp_path / "file.txt", [text])
+        assert len(read_problems(path, reversed_digits=True)) == 1
+        metadata = import_dataset(path, DataConfig(format="plain"), tmp_path / "out", reversed_digits=True)
+        assert "--reversed-digits" in metadata["command"]
+        with pytest.raises(DataError):
+            read_problems(path)

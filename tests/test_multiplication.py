@@ -62,7 +62,7 @@ def test_products_are_read_from_files(tmp_path: Path) -> None:
     path.write_text("12*3=36\n12++3=36\n2*2=5\n")
     with pytest.raises(DataError) as error:
         read_problems(path)
-    assert "products.txt:2: '12++3=36': a number was expected here" in error.value.message
+    assert "products.txt:2: '12++3=36', position 4: a number was expected here" in error.value.message
     assert "products.txt:3: '2*2=5': the answer is 4" in error.value.message
 
 

@@ -39,7 +39,7 @@ ONLY_WITH = {
     "plot": ("grid",),
     "operands": ("digits",),
     "max_examples": ("digits", ""),
-    **dict.fromkeys(("data_path", "data_dir", "exhaustive", "samples", "mistakes"), ("",)),
+    **dict.fromkeys(("data_path", "reversed_digits", "data_dir", "exhaustive", "samples", "mistakes"), ("",)),
 }
 
 
@@ -50,6 +50,7 @@ def evaluate(
     checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
     data_path: options.DataPath = None,
+    reversed_digits: options.ReversedDigits = False,
     data_dir: options.DataDir = None,
     exhaustive: Annotated[int | None, options.ALL_PAIRS] = None,
     grid: Annotated[
@@ -141,6 +142,7 @@ def evaluate(
             loaded,
             data_path=data_path,
             data_dir=data_dir,
+            reversed_digits=reversed_digits,
             exhaustive=exhaustive,
             max_examples=max_examples,
             seed=typed,
@@ -239,6 +241,7 @@ def choose_problems(
     *,
     data_path: Path | None,
     data_dir: Path | None,
+    reversed_digits: bool,
     exhaustive: int | None,
     max_examples: int | None,
     seed: int | None,
@@ -255,6 +258,8 @@ def choose_problems(
     named = [one for one in (data_path, data_dir, exhaustive) if one is not None]
     if len(named) > 1:
         raise UsageError("--data-path, --data-dir and --exhaustive exclude each other", "give one of them")
+    if reversed_digits and data_path is None:
+        raise UsageError("--reversed-digits is about the file of --data-path", "leave it out")
     if seed is not None and named:
         raise UsageError("--seed does nothing where no problem is drawn", "leave it out")
     problems: ProblemSet
@@ -270,7 +275,7 @@ def choose_problems(
             raise UsageError(f"{data_dir} holds no test.jsonl", "make a dataset: mathllm gen-data")
         if path is None:
             return _fresh_problems(model, max_examples or SAMPLED, seed)
-        found = read_problems(path, model.readable)
+        found = read_problems(path, model.readable, reversed_digits)
         if len(found) == 0:
             raise DataError(f"there is no problem in {path}", "make more: mathllm gen-data")
         _remark(model, found, max_examples)

@@ -41,6 +41,7 @@ def gen_data(
             "--from",
         ),
     ] = None,
+    reversed_digits: options.ReversedDigits = False,
     output_dir: options.OutputDir = Path("data"),
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -64,11 +65,15 @@ def gen_data(
     data = DataConfig(**{one.key: settings[one.parameter] for one in OF_DATA})
     with progress_bar("rows") as progress:
         if source is None:
+            if reversed_digits:
+                raise UsageError("--reversed-digits is about the file of --from", "leave it out")
             data = resolve_data(data)
             metadata = generate_dataset(data, num_examples, seed, output_dir, overwrite, progress)
         else:
             refuse_sampling_options(context)
-            metadata = import_dataset(source, data, output_dir, overwrite, progress)
+            metadata = import_dataset(
+                source, data, output_dir, overwrite, progress, reversed_digits=reversed_digits
+            )
     if as_json:
         typer.echo(json.dumps({"output_dir": str(output_dir), **metadata}, indent=2))
         return

@@ -96,6 +96,11 @@ _MADE = "Directory that mathllm gen-data made."
 DataDir = Annotated[Path | None, option(_MADE, PROBLEMS, default=_TAKEN, **_PLACE)]
 _LINES = "A file of problems: JSONL, CSV, or one 12+34=46 a line."
 DataPath = Annotated[Path | None, option(_LINES, PROBLEMS, **_PLACE)]
+_UNITS_FIRST = (
+    "The numbers of that file are written units first: 4 3 2 1 * 8 7 6 5 = 2 5 6 6 0 0 7, with or without blanks; "
+    "an answer may also stand behind || and ####, as in the files of arXiv:2405.14838."
+)
+ReversedDigits = Annotated[bool, option(_UNITS_FIRST, PROBLEMS, "--reversed-digits")]
 BatchSize = Annotated[int, number(_TRAINING["batch_size"].help, MACHINE)]
 Device = Annotated[str, option_of("device")]
 ALL_PAIRS = number("All pairs of operands from 0 to N.", PROBLEMS, 0)

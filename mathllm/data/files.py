@@ -124,30 +124,34 @@ def import_dataset(
     output_dir: Path,
     overwrite: bool = False,
     progress: Progress | None = None,
+    *,
+    reversed_digits: bool = False,
 ) -> dict[str, Any]:
     """Writes the files from a third party's equations (see `read_problems`). Returns the metadata.
 
-    Of `data` only format, zero-padding and ratios count: tasks, digits and operands are what the file has.
-    Rows keep its order; a problem that is repeated stays so in train, and val and test take it once.
+    Of `data` only format (empty: the first that reasons about the tasks in the file), zero-padding and ratios count:
+    tasks, digits and operands are what the file has. Rows keep its order; a problem that is repeated stays so in
+    train, and val and test take it once.
 
     Raises DataError naming file and line of each row that is refused, and what `generate_dataset` raises.
     """
-    format = format_of(data)
     shares = ratios(data)
     _check_free(output_dir, overwrite)
     # of tasks whose texts mean the same, so that none is read as something else than it was meant
-    known = [task for task in TASKS if format.knows_task(task)]
+    known = [task for task in TASKS if not data.format or format_of(data).knows_task(task)]
     if not known:
+        format = format_of(data)
         format.check_task(next(task for task in TASKS if task.name in format.thoughts))
-    problems = read_problems(source, readable_beside(known[:1]))
+    problems = read_problems(source, readable_beside(known[:1]), reversed_digits)
     if len(problems) == 0:
         raise DataError(
             f"there is no problem in {source}", "write one equation a line, for example 951+11=962"
         )
+    data = replace(data, task=",".join(task.name for task, _ in by_task(problems)))
+    format = format_of(data)
     data = replace(
         data,
         format=format.name,
-        task=",".join(task.name for task, _ in by_task(problems)),
         max_digits=int(sizes(problems).max()),
         second_digits=_second_digits(problems),
         expression_digits=0,
@@ -162,7 +166,8 @@ def import_dataset(
         if dropped := len(problems) - sum(made["rows"] for made in counts):
             notes.append(f"{dropped:,} repeated rows were left out of val.jsonl and test.jsonl")
         kept = ("format", "zero_pad", "thought_length", "train_ratio", "val_ratio")
-        options = {"from": source.name, **{name: _options(data)[name] for name in kept}}
+        options = {"from": source.name, "reversed_digits": reversed_digits}
+        options |= {name: _options(data)[name] for name in kept}
         return _write_metadata(folder, data, counts, options, {"from": source.name, "notes": notes})
 
 

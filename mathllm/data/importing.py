@@ -42,9 +42,11 @@ _WASTE = 16
 Rows = tuple[list[int], list[str], dict[int, str]]
 
 
-def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems:
+def read_problems(
+    path: Path, tasks: Sequence[Task] = DEFAULT_TASKS, reversed_digits: bool = False
+) -> Problems:
     """All problems of a file, in its order (none, if it is empty), each of the first of the tasks that takes it;
-    blank lines are skipped.
+    blank lines are skipped. With `reversed_digits` the file has units first, see `units_last`.
 
     A row of JSONL needs `expression` and `answer`; what else it has is ignored.
 
@@ -59,6 +61,7 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
             widest = _Widest(path)
             for lines, equations, faults in _batches(path, handle):
                 start = 0
+                equations = list(map(units_last, equations)) if reversed_digits else equations
                 for problems, good in true_equations(equations, tasks):
                     parts.append(problems)
                     widest.add(problems)
@@ -78,6 +81,16 @@ def read_problems(path: Path, tasks: Sequence[Task] = DEFAULT_TASKS) -> Problems
         message = f"{bad:,} of the {total:,} rows of {path} cannot be used"
         raise DataError("\n  ".join([message, *refused]), "mend these lines or take them out")
     return concatenate(parts)
+
+
+def units_last(text: str) -> str:
+    """The equation in `9 3 1 * 7 5 = 3 2 9 7`, whose numbers are written units first, with or without blanks between
+    their digits: `139*57=7923`. What stands between `||` and `####` is left out, which is a thought in the files of
+    Deng et al., "From Explicit CoT to Implicit CoT: Learning to Internalize CoT Step by Step" (arXiv:2405.14838)."""
+    problem, bars, rest = text.partition("||")
+    if bars:
+        text = f"{problem}={rest.rpartition('####')[2]}"
+    return re.sub(r"[0-9](\s*[0-9])*", lambda number: "".join(number[0].split())[::-1], text)
 
 
 class _Widest:
@@ -217,10 +230,16 @@ def _reason(equation: str, tasks: Sequence[Task]) -> str:
     try:
         problem = parse_expression(expression, tasks)
     except ExpressionError as error:
-        return f"{shown!r}: {error.message}"
+        where = (
+            ""
+            if "position" in error.message or not expression.strip()
+            else f", position {error.position + 1}"
+        )
+        return f"{shown!r}{where}: {error.message}"
     if not equals:
         return f"{shown!r}: there is no '=' with the answer after it"
-    if not re.fullmatch("-?[0-9]+", "".join(stated.split())):
-        return f"{shown!r}: what follows '=' is not a whole number"
     right = number_texts(answer(problem))[0]
-    return f"{shown!r}: the answer is {right if len(right) <= 60 else right[:40] + ' ...'}"
+    right = f"the answer is {right if len(right) <= 60 else right[:40] + ' ...'}"
+    if not re.fullmatch("-?[0-9]+", "".join(stated.split())):
+        return f"{shown!r}: what follows '=' is not a whole number: {right}"
+    return f"{shown!r}: {right}"
