@@ -42,14 +42,16 @@ class Scope:
         }
         limit = self.max_length
         writable = np.setdiff1d(np.arange(len(problems)), list(refused))
-        # what follows a prompt that fits must fit as well (its text is short enough to be written out here)
-        needed = np.zeros(len(problems), np.int64)
+        # what follows a prompt that fits must fit as well, and be short enough to be written out here to see it
+        needed, about = np.zeros((2, len(problems)), np.int64)
         needed[writable] = self.format.prompt_lengths(problems[writable])
-        refused |= {
-            int(row): self._too_long("the problem alone takes", needed[row])
-            for row in writable[needed[writable] >= limit]
-        }
-        rows = writable[needed[writable] < limit]
+        about[writable] = self.format.estimates(problems[writable])
+        long = (needed >= limit) | (about > 2 * limit)
+        for row in np.flatnonzero(long):
+            alone = needed[row] >= limit
+            what = "the problem alone takes" if alone else "the problem and its solution take about"
+            refused[int(row)] = self._too_long(what, needed[row] if alone else about[row])
+        rows = writable[~long[writable]]
         rendered = self.format.render(problems[rows])
         fits = rendered.lengths <= limit
         what = "the problem and its solution take"

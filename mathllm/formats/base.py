@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mathllm.errors import UsageError
 from mathllm.formats.follow import Follower, Walk, number_places
+from mathllm.limits import MAX_LENGTH
 from mathllm.registry import OWN
 from mathllm.tasks import Problems, Sampling, Task, answer, answer_widths, by_task, concatenate
 from mathllm.tasks.expressions import numbers_from_ids, without_hints
@@ -89,6 +90,11 @@ class Thought:
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
         """The thoughts of problems with these results; `widths` [N] is what answers are padded to, or None."""
         raise NotImplementedError
+
+    def estimate(self, problems: Problems) -> Ints:
+        """About how many tokens [N] the thoughts have, known without writing them; 0 where that is like the numbers
+        themselves. Thoughts that grow by the square of these have to say it, since a few digits would fill memory."""
+        return np.zeros(len(problems), np.int64)
 
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         """What follows the texts of these problems; `announced` [N] are the digits of their answers, or None where
@@ -225,9 +231,21 @@ class Format:
         """Tokens [N] of the prompts up to `=`, without writing them."""
         return 1 + expression_lengths(problems, problems.widths if self.zero_pad else None, self.hints)
 
+    def estimates(self, problems: Problems) -> Ints:
+        """About how many tokens [N] texts have, known without writing them: mostly no more than those of the
+        prompts."""
+        found = self.prompt_lengths(problems)
+        for task, rows in by_task(problems):
+            if task.name in self.thoughts:
+                found[rows] += self.thoughts[task.name].estimate(problems[rows])
+        return found
+
     def longest(self, tasks: Sequence[Task], size: Sampling) -> int:
         """Tokens of the longest text of these tasks with operands up to this size."""
-        return int(self.render(concatenate([task.extreme(size) for task in tasks])).lengths.max())
+        extremes = concatenate([task.extreme(size) for task in tasks])
+        about = int(self.estimates(extremes).max())
+        # nobody writes such texts, or will
+        return about if about > 2 * MAX_LENGTH else int(self.render(extremes).lengths.max())
 
     def parse(self, ids: Ids) -> Parsed:
         """Reads texts [N, T], rendered or written by a model; what follows the first `<end>` is ignored."""

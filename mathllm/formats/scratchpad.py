@@ -218,6 +218,22 @@ class Rows(Thought):
             parts.append((several, steps(problems[several])))
         return merged(len(problems), parts)
 
+    def estimate(self, problems: Problems) -> Ints:
+        order, k = in_order(problems), problems.operands.shape[1]
+        widths = np.concatenate([problems.lengths, np.zeros_like(order.left)], axis=1)
+        total, every = np.zeros(len(problems), np.int64), np.arange(len(problems))
+        for step, operator in enumerate(order.operators.T):
+            left, right = (widths[every, taken[:, step]] for taken in (order.left, order.right))
+            blocks = np.maximum(left - right, 0) + 1
+            product, additive = operator == MULTIPLY, (operator == ADD) | (operator == SUBTRACT)
+            rows = [right * 2 * (left + 4), blocks * 3 * (right + 5), 3 * np.maximum(left, right)]
+            total += np.select([product, operator >= DIVIDE, additive], rows)
+            made = np.select(
+                [product, operator == DIVIDE, additive], [left + right, blocks, np.maximum(left, right)]
+            )
+            widths[:, k + step] = np.where(operator == REMAINDER, np.minimum(left, right), made)
+        return total
+
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         several = problems.num_operands > 2
         order, k = in_order(problems), problems.operands.shape[1]
@@ -262,6 +278,10 @@ class Sums(Rows):
 
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
         return sums(problems)
+
+    def estimate(self, problems: Problems) -> Ints:
+        total: Ints = problems.widths * np.maximum(problems.num_operands - 2, 0)
+        return total
 
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         none = np.zeros((len(problems), 1), np.int64)
