@@ -238,9 +238,10 @@ class RowsFollower(Follower):
         after, keeps, wide, more, rows, blocks, ends, less, begins = action.T
         place, before = self.place, self.state
         self.width = np.where(ends, place - less, self.width)
-        self.place = place * keeps + self.width * wide + more
+        # what a model writes may go on longer than the working does; it is about none then
+        self.place = np.maximum(place * keeps + self.width * wide + more, 0)
         self.row = self.row + rows
-        self.block = self.block + blocks
+        self.block = np.maximum(self.block + blocks, 0)
         self.state = after
         if begins.any():
             self._begin(np.flatnonzero(begins), before, place, ids)
