@@ -42,8 +42,13 @@ OPERATOR_CODES = {"+": ADD, "-": SUBTRACT, "*": MULTIPLY, "/": DIVIDE, "%": REMA
 WHOLE = "?"  # stands for whole expressions among symbols
 ALL = "".join(SYMBOLS) + WHOLE
 
-# every notation, with and without zero-padding
-ALL_FORMATS = [get_format(name, zero_pad) for name in formats_for("addition") for zero_pad in (False, True)]
+# every notation, with zero-padding and without, if it can be padded
+ALL_FORMATS = [
+    notation
+    for name in formats_for("addition")
+    for notation in (get_format(name), get_format(name, zero_pad=True))
+    if notation.knows_task(*get_tasks("addition"))
+]
 
 
 def format_id(notation: Format) -> str:

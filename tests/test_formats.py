@@ -595,7 +595,15 @@ def test_numbers_of_200_digits(notation: Format) -> None:
 
 
 def test_formats_are_chosen_by_name() -> None:
-    assert formats_for("addition") == ["column", "pairwise", "reversed", "hinted", "plain", "slots"]
+    assert formats_for("addition") == [
+        "column",
+        "pairwise",
+        "scratchpad",
+        "reversed",
+        "hinted",
+        "plain",
+        "slots",
+    ]
     assert formats_for("chain") == ["plain", "steps", "no-steps", "filler", "random-steps"]
     for name in FORMATS:
         assert get_format(name).name == name
@@ -620,10 +628,10 @@ def test_a_task_without_a_thought_is_refused(notation: Format) -> None:
 
 
 def test_formats_say_what_their_thoughts_are() -> None:
-    thinking = {"column", "pairwise", "slots", "steps", "filler", "random-steps"}
+    thinking = {"column", "pairwise", "scratchpad", "slots", "steps", "filler", "random-steps"}
     assert {name for name, notation in FORMATS.items() if notation.thinks} == thinking
     true = {name for name, notation in FORMATS.items() if notation.true_thoughts}
-    assert true == {"column", "pairwise", "steps"}
+    assert true == {"column", "pairwise", "scratchpad", "steps"}
     assert {name for name, notation in FORMATS.items() if notation.counted} == {"slots", "steps"}
 
 
