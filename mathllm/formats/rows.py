@@ -307,7 +307,8 @@ def of_prompts(ids: Ids, operators: Digits, order: Ints | Digits, *, steps: Bool
     which each is worked out, from 1."""
     digit = ids < 10
     ends = np.pad(digit[:, :-1], ((0, 0), (1, 0))) & ~digit
-    place = run_positions(digit | ends)  # one more than its number's last digit's for what ends it
+    place = run_positions(digit)
+    place[:, 1:] += (1 + place[:, :-1]) * ends[:, 1:]  # one more than its number's last digit's for what ends it
     number = np.cumsum(digit & np.pad(~digit[:, :-1], ((0, 0), (1, 0)), constant_values=True), 1)  # from 1
     shape = operators.shape
     which = np.clip(number - 1, 0, shape[1] - 1)  # the operator behind a number
