@@ -210,17 +210,21 @@ class RowsFollower(Follower):
     """Follows workings of one operation each, or (`steps`) of all operations of expressions one after the other.
 
     `operators` [N, R] are those of the operations in their order, `left` and `right` [N, R] the numbers that each takes
-    (0 to R: those of the expression, from R + 1 on the results of the operations), `lengths` [N, 2] the digits of the
-    numbers in texts of one operation."""
+    (from 0 those of the expression, of which there are `numbers` [N], and then the results of the operations),
+    `lengths` [N, 2] the digits of the numbers in texts of one operation."""
 
-    def __init__(self, operators: Ints, left: Ints, right: Ints, *, lengths: Ints, steps: Bools) -> None:
+    def __init__(
+        self, operators: Ints, left: Ints, right: Ints, *, numbers: Ints, lengths: Ints, steps: Bools
+    ) -> None:
         n = len(operators)
         super().__init__(n)
         self.operators, self.left, self.right, self.steps = operators, left, right, steps
+        self.numbers = numbers
         self.digits_left, self.digits_right = lengths[:, 0].copy(), lengths[:, 1].copy()
         self.operations = (operators > 0).sum(1)
         self.operator = operators[:, 0].copy()
-        self.state, self.place, self.row, self.block, self.step, self.width = np.zeros((6, n), np.int64)
+        self.state, self.place, self.row, self.block, self.width = np.zeros((5, n), np.int64)
+        self.step = np.where(steps, 0, 1)
         # is the left number of the operation below zero? and has the number that is being written a sign?
         self.negative, self.signed = np.zeros((2, n), np.bool_)
 
@@ -282,24 +286,19 @@ class RowsFollower(Follower):
         if product.any():
             told["place"] = np.where(product, np.maximum(place - self.row, 0) + 1, told["place"])
             told["row"] = np.where(product, np.minimum(place, self.row), told["row"])
-        if self.steps.any():
-            self._tell_steps(told)
-        return told
-
-    def _tell_steps(self, told: dict[str, Ints]) -> None:
-        """Where tokens stand in expressions of several operations."""
-        state = self.state
-        # the operands of -a+b change their roles
-        operand = self.signed & ((state == LEFT) | (state == RIGHT))
-        told["row"] = np.where(operand, 3 - told["row"], told["row"])
         told["step"] = self.step * ((state >= LEFT) & (state <= RESULT))
-        operation = np.clip(self.step, 1, self.operators.shape[1]) - 1
-        every = np.arange(len(state))
-        left, right = self.left[every, operation], self.right[every, operation]
-        result = (state == RESULT) | (state == ANSWER)
-        number = np.where(state == LEFT, left, np.where(state == RIGHT, right, self.operations + self.step))
-        copied = self.steps & (result | (state == LEFT) | (state == RIGHT))
-        told["cell"] = ((1 + number) * CELLS + self.place) * copied
+        copied = (state == RESULT) | (state == ANSWER)
+        number = self.numbers + self.step
+        if self.steps.any():
+            operand = (state == LEFT) | (state == RIGHT)
+            # those of -a+b change their roles
+            told["row"] = np.where(operand & self.signed, 3 - told["row"], told["row"])
+            operation = np.clip(self.step, 1, self.operators.shape[1])[:, None] - 1
+            left, right = (np.take_along_axis(taken, operation, 1)[:, 0] for taken in (self.left, self.right))
+            number = np.where(operand, 1 + np.where(state == LEFT, left, right), number)
+            copied |= operand
+        told["cell"] = (number * CELLS + place) * copied
+        return told
 
 
 def of_prompts(ids: Ids, operators: Digits, order: Ints | Digits, *, steps: Bools) -> dict[str, Ints]:
@@ -308,7 +307,9 @@ def of_prompts(ids: Ids, operators: Digits, order: Ints | Digits, *, steps: Bool
     digit = ids < 10
     ends = np.pad(digit[:, :-1], ((0, 0), (1, 0))) & ~digit
     place = run_positions(digit)
-    place[:, 1:] += (1 + place[:, :-1]) * ends[:, 1:]  # one more than its number's last digit's for what ends it
+    place[:, 1:] += (1 + place[:, :-1]) * ends[
+        :, 1:
+    ]  # one more than its number's last digit's for what ends it
     number = np.cumsum(digit & np.pad(~digit[:, :-1], ((0, 0), (1, 0)), constant_values=True), 1)  # from 1
     shape = operators.shape
     which = np.clip(number - 1, 0, shape[1] - 1)  # the operator behind a number
@@ -321,6 +322,8 @@ def of_prompts(ids: Ids, operators: Digits, order: Ints | Digits, *, steps: Bool
     told = stand(operator, state, place, 0, 0)
     # sums of more than two numbers: each is on a row of its own
     told["row"] = np.where((operator == ADD) & (state == RIGHT), number, told["row"])
-    told["step"] = np.take_along_axis(order.astype(np.int64), which, 1) * (sign & several)
-    told["cell"] = (number * CELLS + place) * (several & (place > 0))
+    # a text of one operation is its first step, of which every token is a part
+    turn = np.take_along_axis(order.astype(np.int64), which, 1) * sign
+    told["step"] = np.where(several, turn, 1)
+    told["cell"] = (number * CELLS + place) * (place > 0)
     return told

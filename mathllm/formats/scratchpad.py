@@ -243,7 +243,8 @@ class Rows(Thought):
             np.where(number >= k, number - missing, number) for number in (order.left, order.right)
         )
         operators = order.operators.astype(np.int64)
-        return RowsFollower(operators, left, right, lengths=problems.lengths[:, :2], steps=several)
+        numbers, lengths = problems.num_operands, problems.lengths[:, :2]
+        return RowsFollower(operators, left, right, numbers=numbers, lengths=lengths, steps=several)
 
     def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
         return of_prompts(ids, problems.operators, turns(problems.operators), steps=problems.num_operands > 2)
@@ -286,7 +287,8 @@ class Sums(Rows):
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         none = np.zeros((len(problems), 1), np.int64)
         operators, lengths = problems.operators[:, :1].astype(np.int64), problems.lengths[:, :2]
-        return RowsFollower(operators, none, none, lengths=lengths, steps=none[:, 0] > 0)
+        numbers = problems.num_operands
+        return RowsFollower(operators, none, none, numbers=numbers, lengths=lengths, steps=none[:, 0] > 0)
 
     def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
         return of_prompts(

@@ -101,9 +101,10 @@ class Relative(nn.Module):
         return most.max().item() * UNIT
 
     def _always(self) -> Tensor:
-        """The bias (layers, H) of a key that every query sees: its own token's, or that of a token about nothing, as
-        the first `<think>` is."""
-        return self.placeless if self.own_keys else self.near[:, self.reaches]
+        """The bias (layers, H) of a key that every query sees: its own token's; or at least that of the `<think>`
+        before a working, which is about nothing or, on an axis of operations, about the query's own."""
+        own = self.near[:, self.reaches]
+        return torch.minimum(self.placeless, own) if self.own_keys else own
 
     def reach(self, spread: float) -> int | None:
         """How far away a key is `spread` nats below one that is always seen; None: nowhere."""
