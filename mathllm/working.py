@@ -94,12 +94,18 @@ def layout(model: MathModel, asked: Rendered, ids: list[int]) -> tuple[str, str]
     """The thought and the answer in a completion: what a token adds never depends on the ones behind it, but
     for the digit or sign in front of it."""
     (text,) = model.format.texts(asked.problems, np.array([ids], np.uint8))
-    text = text.removesuffix(TOKENS[END])
-    # thoughts at the beginning, the last one perhaps still open; all else is the answer, whatever it holds
-    match = re.match("((?:<think>.*?</think>)*(?:<think>(?:(?!</think>).)*$)?)(.*)", text)
-    assert match is not None
-    thought = match[1].replace("<think>", "").replace("</think>", "\n").replace(" ", "\n")
-    return re.sub("(?m)^(?=.)", INDENT, thought), match[2]
+    pieces = re.split("(</?think>| )", text.removesuffix(TOKENS[END]))
+    thought, depth = "", 0
+    for place, piece in enumerate(pieces):
+        if piece and depth == 0 and piece != "<think>":
+            # all else is the answer, whatever it holds
+            return thought, "".join(pieces[place:])
+        depth += {"<think>": 1, "</think>": -1}.get(piece, 0)
+        if place % 2 == 0:  # between two of these
+            thought += INDENT * depth * (thought[-1:] in ("", "\n")) + piece if piece else ""
+        elif thought[-1:] not in ("", "\n"):
+            thought += "\n"
+    return thought, ""
 
 
 def verdict(solution: Solution, console: Console) -> Text:

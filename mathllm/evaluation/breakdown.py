@@ -44,14 +44,15 @@ LENGTH_ERRORS = ("none", "dropped_digit", "doubled_digit", "shorter", "longer")
 class Findings:
     """More about N verdicts: the true answers; `kind` [N], an index into KINDS or CORRECT; `first_wrong` [N]
     and `carry_error` [N], which mean something for wrong values only; `length_error` [N], an index into
-    LENGTH_ERRORS; `thought_correct` [N] (every token of
-    the thought is the gold one), None where the format writes no thought."""
+    LENGTH_ERRORS; `parts` of wrong answers, by row: in what the first wrong token is, and where; `thought_correct` [N]
+    (every token of the thought is the gold one), None where the format writes no thought."""
 
     truth: Numbers
     kind: Digits
     first_wrong: Ints
     carry_error: Bools
     length_error: Digits
+    parts: dict[int, tuple[str, str]]
     thought_correct: Bools | None
 
 
@@ -61,7 +62,7 @@ def find(verdicts: Verdicts) -> Findings:
     truth = answer(verdicts.problems)
     kind = np.full(n, CORRECT, np.uint8)
     first_wrong, carry_error = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-    length_error = np.zeros(n, np.uint8)
+    length_error, parts = np.zeros(n, np.uint8), {}
     rows = np.flatnonzero(~verdicts.answer_correct)
     if len(rows):
         problems, said, true = verdicts.problems[rows], verdicts.parsed.answer[rows], truth[rows]
@@ -69,8 +70,25 @@ def find(verdicts: Verdicts) -> Findings:
         faults = (unended, ~verdicts.parsed.well_formed[rows], out_of_range(problems, said))
         kind[rows] = np.select(faults, (NO_END, MALFORMED, OUT_OF_RANGE), WRONG_VALUE)
         first_wrong[rows], carry_error[rows] = wrong_digits(problems, said, true)
+        parts = dict(zip(rows.tolist(), first_parts(verdicts, rows), strict=True))
         length_error[rows] = np.where(kind[rows] >= OUT_OF_RANGE, wrong_lengths(said, true), 0)
-    return Findings(truth, kind, first_wrong, carry_error, length_error, _thought_correct(verdicts))
+    return Findings(truth, kind, first_wrong, carry_error, length_error, parts, _thought_correct(verdicts))
+
+
+def first_parts(verdicts: Verdicts, rows: Ints) -> list[tuple[str, str]]:
+    """What the first wrong token of each of these rows belongs to, and where that is; and if it is a digit off by one,
+    as a carry or a borrow would make it."""
+    gold, written = verdicts.gold[rows], verdicts.written.ids[rows]
+    width = max(written.shape[1], gold.ids.shape[1]) + 1
+    wrote, true = pad_ids(written, width), pad_ids(gold.ids, width)
+    columns = (wrote != true).argmax(1)
+    said, right = (ids[np.arange(len(rows)), columns].astype(np.int64) for ids in (wrote, true))
+    carried = (said < 10) & (right < 10) & ((said - right) % 10 % 8 == 1)
+    named = verdicts.format.parts(gold, columns)
+    return [
+        (kind, " ".join(filter(None, (where, "(off by one: a carry or a borrow)" * off))))
+        for (kind, where), off in zip(named, carried.tolist(), strict=True)
+    ]
 
 
 def out_of_range(problems: Problems, said: Numbers) -> Bools:

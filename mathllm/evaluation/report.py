@@ -36,7 +36,8 @@ class Errors:
     """How often what went wrong. `kinds` has all of breakdown.KINDS, which add up to the wrong answers.
 
     Of the wrong values: `first_wrong_digit` counts by the lowest wrong place (`1` units; `sign` if only that
-    is wrong), `carry` those that a wrong carry explains. `lengths` counts numbers with too few or too many digits
+    is wrong), `carry` those that a wrong carry explains. `first_wrong_part` counts wrong answers by the part of the
+    working, or the answer, in which the first wrong token is. `lengths` counts numbers with too few or too many digits
     (breakdown.LENGTH_ERRORS). The last two are None for formats without a thought.
     """
 
@@ -44,6 +45,7 @@ class Errors:
     first_wrong_digit: dict[str, int] = field(default_factory=dict)
     carry: int = 0
     lengths: dict[str, int] = field(default_factory=lambda: dict.fromkeys(breakdown.LENGTH_ERRORS[1:], 0))
+    first_wrong_part: dict[str, int] = field(default_factory=dict)
     thought_right_answer_wrong: int | None = None
     thought_wrong_answer_right: int | None = None
 
@@ -58,6 +60,8 @@ class Errors:
         places = (str(place) if place else "sign" for place in findings.first_wrong[wrong_value].tolist())
         counts = Counter(self.first_wrong_digit) + Counter(places)
         self.first_wrong_digit = {place: counts[place] for place in breakdown.ascending(counts)}
+        parts = Counter(self.first_wrong_part) + Counter(kind for kind, _ in findings.parts.values())
+        self.first_wrong_part = dict(parts.most_common())
         thought = findings.thought_correct
         if thought is not None:
             thought_alone, answer_alone = int((thought & ~right).sum()), int((~thought & right).sum())
@@ -70,6 +74,7 @@ class Errors:
             "wrong_value_first_digit": self.first_wrong_digit,
             "wrong_value_carry": self.carry,
             "wrong_length": self.lengths,
+            "first_wrong_part": self.first_wrong_part,
             "thought_right_answer_wrong": self.thought_right_answer_wrong,
             "thought_wrong_answer_right": self.thought_wrong_answer_right,
         }

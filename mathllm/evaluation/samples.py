@@ -18,9 +18,9 @@ from mathllm.tokenizer import TOKENS, Ids, decode
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer. `predicted` is None where there is no number; `kind` is one of breakdown.KINDS; `text`
-    is what the model wrote, `gold` what it should have; from character `wrong_from` to `wrong_to` of the text
-    stands the first token that differs."""
+    """A wrong answer. `predicted` is None where there is no number; `kind` is one of breakdown.KINDS; `text` is what
+    the model wrote, `gold` what it should have, and `part` what goes wrong first in it; from character `wrong_from` to
+    `wrong_to` of the text stands the first token that differs."""
 
     expression: str
     answer: str
@@ -28,6 +28,7 @@ class Mistake:
     kind: str
     text: str
     gold: str
+    part: str
     wrong_from: int
     wrong_to: int
 
@@ -71,7 +72,11 @@ def first_mistakes(verdicts: Verdicts, findings: Findings, most: int) -> tuple[M
         ids = written.ids[row, : written.lengths[row]]
         wrong = _first_difference(ids, gold.ids[number, : gold.lengths[number]])
         said = [sample[name] for name in ("expression", "answer", "predicted", "error", "text")]
-        said += [gold_texts[number], *_token_span(sample["text"], ids, wrong)]
+        said += [
+            gold_texts[number],
+            " ".join(findings.parts[row]).strip(),
+            *_token_span(sample["text"], ids, wrong),
+        ]
         found.append(Mistake(*said))
     return tuple(found)
 

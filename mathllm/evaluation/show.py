@@ -121,6 +121,8 @@ def _error_table(report: Report) -> Table:
         if count:
             table.add_row(LENGTH_TITLES[name], f"{count:,}", style="dim")
     if errors.thought_right_answer_wrong is not None:
+        for part, count in list(errors.first_wrong_part.items())[:MOST_LINES]:
+            table.add_row(f"  goes wrong first in: {part}", f"{count:,}", style="dim")
         table.add_row("thought right, answer wrong", f"{errors.thought_right_answer_wrong:,}")
         table.add_row("thought wrong, answer right (no mistake)", f"{errors.thought_wrong_answer_right:,}")
     return table
@@ -140,6 +142,8 @@ def show_mistakes(console: Console, report: Report) -> None:
         console.print()
         kind = mistake.kind.replace("_", " ")
         console.print(Text(f"{mistake.expression}={mistake.answer}, the model says {said}: {kind}"))
+        if mistake.part != "answer":
+            console.print(Text(f"  first in: {mistake.part}", style="dim"))
         for line in marked_lines(mistake, console.width):
             console.print(line, no_wrap=True, crop=False)
 

@@ -118,6 +118,11 @@ class Thought:
         """Where a thought is a digit a step: the answers [N] if the first `done` steps had led to the states [N]."""
         raise NotImplementedError
 
+    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[tuple[str, str]]:
+        """What the token of a column [N] of each text [N, T] belongs to, if it is one of the thought: in a word or two,
+        and where exactly that is."""
+        return [("thought", "")] * len(ids)
+
     def step_starts(self, ids: Ids) -> Bools | None:
         """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:
         none."""
@@ -278,6 +283,22 @@ class Format:
     def texts(self, problems: Problems, ids: Ids, lengths: Ints | None = None) -> list[str]:
         """Texts [N, T] of problems, or parts of them, for people: with a space between the steps of a thought."""
         return decode_rows(ids, lengths, self.step_starts(problems, ids))
+
+    def parts(self, gold: Rendered, columns: Ints) -> list[tuple[str, str]]:
+        """What the token of a column [N] of each gold text belongs to, in a word or two, and where exactly that is."""
+        closed = np.cumsum((gold.ids == END_THINK)[:, ::-1], 1)[:, ::-1]
+        column = np.minimum(columns, gold.ids.shape[1] - 1)
+        inside = closed[np.arange(len(gold)), column] > 0
+        found = [("answer", "")] * len(gold)
+        for task, rows in by_task(gold.problems):
+            thought = self.thoughts.get(task.name)
+            chosen = np.arange(len(gold))[rows]
+            chosen = chosen[inside[chosen]]
+            if thought is not None and len(chosen):
+                named = thought.parts(gold.problems[chosen], gold.ids[chosen], columns[chosen])
+                for row, part in zip(chosen.tolist(), named, strict=True):
+                    found[row] = part
+        return found
 
     def step_starts(self, problems: Problems, ids: Ids) -> Bools | None:
         """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:

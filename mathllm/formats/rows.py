@@ -301,6 +301,36 @@ class RowsFollower(Follower):
         return told
 
 
+_NAMES = {
+    "operation": (LEFT, OPERATOR, RIGHT),
+    "multiplier's digit": (FACTOR_SIGN, FACTOR, FACTOR_EQUALS),
+    "partial product": (PARTIAL,),
+    "sum so far": (SUM_EQUALS, RUNNING),
+    "digits above the first one brought down": (INITIAL,),
+    "digit brought down": (BROUGHT, BROUGHT_EQUALS, REST),
+    "subtraction": (FITS, LESS_EQUALS, DIFFERENCE, BORROWED, TURNED),
+    "count of subtractions": (COUNT, AFTER_COUNT),
+    "quotient digit": (QUOTIENT,),
+    "what is left": (STRUCK,),
+    "result": (RESULT,),
+    "answer": (ANSWER,),
+}
+_NAME_OF = {state: name for name, states in _NAMES.items() for state in states}
+
+
+def part_name(state: int, row: int, block: int, place: int, step: int, *, several: bool) -> tuple[str, str]:
+    """What a token with these coordinates belongs to, and where that is: `partial product`, `3, digit 2`."""
+    name = _NAME_OF.get(state, "thought")
+    where = [f"of operation {step}"] * (several and step > 0)
+    if state in (PARTIAL, SUM_EQUALS, RUNNING, FACTOR):
+        where.append(f"in row {row}")
+    if block:
+        where.append(f"for quotient digit {block}")
+    if place and state in _ROWS:
+        where.append(f"at digit {place}")
+    return name, " ".join(where)
+
+
 def of_prompts(ids: Ids, operators: Digits, order: Ints | Digits, *, steps: Bools) -> dict[str, Ints]:
     """Where tokens [N, T] of prompts stand; `operators` [N, K - 1] as they are written, `order` [N, K - 1] the step at
     which each is worked out, from 1."""

@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from mathllm.formats.base import Format, Thought
-from mathllm.formats.follow import Follower
-from mathllm.formats.rows import AXES, RowsFollower, of_prompts
+from mathllm.formats.follow import Follower, Walk
+from mathllm.formats.rows import AXES, RowsFollower, of_prompts, part_name
 from mathllm.tasks import Problems
 from mathllm.tasks.arithmetic import in_order, reduced, turns
 from mathllm.tasks.numbers import (
@@ -246,8 +246,38 @@ class Rows(Thought):
         numbers, lengths = problems.num_operands, problems.lengths[:, :2]
         return RowsFollower(operators, left, right, numbers=numbers, lengths=lengths, steps=several)
 
+    def step_starts(self, ids: Ids) -> Bools:
+        return rows_begin(ids)
+
+    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[tuple[str, str]]:
+        told = Walk(SCRATCHPAD, problems, ("segment", "row", "block", "place", "step")).read(ids)
+        values = (told[axis][np.arange(len(ids)), columns - 1].tolist() for axis in told)
+        several = (problems.num_operands > 2).tolist()
+        return [part_name(*at, several=more) for *at, more in zip(*values, several, strict=True)]
+
     def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
         return of_prompts(ids, problems.operators, turns(problems.operators), steps=problems.num_operands > 2)
+
+
+def rows_begin(ids: Ids) -> Bools:
+    """Before which tokens [N, T] of texts a row begins, told by the tokens before them alone; but for the first row of
+    a working."""
+    # one flat array, with something that is no digit around each row
+    flat = np.pad(ids, ((0, 0), (3, 1)), constant_values=END_THINK).ravel()
+    digit, index = flat < 10, np.arange(len(flat), dtype=np.int32)
+    opener = np.maximum.accumulate(
+        np.where(digit, 0, index)
+    )  # the last token that is no digit, itself perhaps
+    opener = np.append(np.int32(0), opener[:-1])  # before this one
+    behind = (flat[opener] == EQUALS) & (flat[opener - 1] == MINUS)
+    sign = (flat == MINUS) | (flat == PLUS)
+    # the sign behind what is left of a subtraction; but not behind the other way round, which a sign comes before
+    subtracts = ~(behind & (flat == MINUS))
+    ends = sign & behind & subtracts[opener - 1]
+    counted = ends[opener]  # digits, or none, between the sign and this token
+    after_row = (flat[opener] == EQUALS) & (opener < index - 1) & ~ends
+    begins: Bools = ~digit & (flat <= EQUALS) & (counted | after_row)
+    return begins.reshape(len(ids), -1)[:, 3:-1]
 
 
 def steps(problems: Problems) -> Slots:
