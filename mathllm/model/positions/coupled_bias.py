@@ -25,12 +25,13 @@ class BiasSettings(StartSettings):
     """`bias_near` and `bias_decay` are how many places the table reaches to either side, and the nats a place by
     which the bias falls beyond at first; `bias_axes` are the axes, with commas, that have such a bias each, `row:2` one
     whose table reaches 2 to either side. With `own_keys` keys are seen where they are themselves, and queries where
-    the token is that they predict."""
+    the token is that they predict. `segments` is whether a vector tells what a token belongs to."""
 
     bias_near: int = 1
     bias_decay: float = 3.0
     bias_axes: str = "place"
     own_keys: bool = False
+    segments: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,13 +140,14 @@ class CoupledBias(Placed):
                 for axis, near in chosen.near.items()
             }
         )
-        self.segments = Table(SEGMENTS if self.own else 2, shape.hidden)
-        if self.own:
-            self.own_segments = Table(SEGMENTS, shape.hidden)
+        if chosen.segments:
+            self.segments = Table(SEGMENTS if self.own else 2, shape.hidden)
+            if self.own:
+                self.own_segments = Table(SEGMENTS, shape.hidden)
 
     @classmethod
     def axes_with(cls, settings: Any) -> tuple[str, ...]:
-        told = tuple(dict.fromkeys((*settings.near, "segment")))
+        told = tuple(dict.fromkeys((*settings.near, *(("segment",) if settings.segments else ()))))
         return (*told, *(OWN + axis for axis in told)) if settings.own_keys else told
 
     @property
@@ -153,6 +155,8 @@ class CoupledBias(Placed):
         return cast("dict[str, Relative]", self.relative)
 
     def embed(self, x: Tensor, where: Where) -> Tensor:
+        if not self.settings.segments:
+            return x
         x = x + self.segments(where.axes["segment"])
         return x + self.own_segments(where.axes[OWN + "segment"]) if self.own else x
 
@@ -160,7 +164,7 @@ class CoupledBias(Placed):
         parts = self.parts
         (batch, length), seen = query.axes[next(iter(parts))].shape, len(key.index)
         counts = [part.count for part in parts.values()]
-        planes = self.segments.weight.new_empty(batch, sum(counts), length, seen)
+        planes = next(self.parameters()).new_empty(batch, sum(counts), length, seen)
         for (axis, part), own in zip(parts.items(), planes.split(counts, dim=1), strict=True):
             part.fill(own, query.axes[axis], key.axes[self.own + axis])
         weights = torch.cat([part.weights() for part in parts.values()], dim=1) * UNIT  # (layers, planes, H)
