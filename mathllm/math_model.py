@@ -165,6 +165,7 @@ class MathModel:
                 (*_, logits) = read(self.model, torch.from_numpy(ids).to(self.device).long(), told)
             may = torch.arange(len(TOKENS), device=self.device) < 10
             may[EQUALS] = bool(written)
+            may[0] = bool(written) or not task.least_second
             token = int(pick(logits[:, -1].masked_fill(~may, -torch.inf), params, generator))
             if token == EQUALS:
                 break

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from runs import Child
-from strategies import Question, ask
+from strategies import ALL_FORMATS, Question, ask, format_id
 
 from mathllm.config import DataConfig
 from mathllm.data.files import FILES, generate_dataset, read_metadata
 from mathllm.errors import DataError, UsageError
-from mathllm.formats import formats_for, get_format
+from mathllm.formats import Format
 from mathllm.tasks import SAMPLINGS
 from mathllm.tasks.expressions import parse_expressions
 
@@ -82,17 +82,14 @@ def test_text_of_the_default_is_school_addition(tmp_path: Path) -> None:
             assert row["text"] == school_addition(ask(row["expression"]))
 
 
-@pytest.mark.parametrize("zero_pad", [False, True])
-@pytest.mark.parametrize("name", formats_for("addition"))
-def test_every_format_writes_the_same_problems(
-    name: str, zero_pad: bool, dataset: Path, tmp_path: Path
-) -> None:
-    generate_dataset(replace(BOTH, format=name, zero_pad=zero_pad), 400, 7, tmp_path)
+@pytest.mark.parametrize("notation", ALL_FORMATS, ids=format_id)
+def test_every_format_writes_the_same_problems(notation: Format, dataset: Path, tmp_path: Path) -> None:
+    generate_dataset(replace(BOTH, format=notation.name, zero_pad=notation.zero_pad), 400, 7, tmp_path)
     rows = rows_of(tmp_path, "train")
     expected = rows_of(dataset, "train")[: len(rows)]
     assert [row["expression"] for row in rows] == [row["expression"] for row in expected]
     assert [row["answer"] for row in rows] == [row["answer"] for row in expected]
-    notation, problems = get_format(name, zero_pad), parse_expressions([row["expression"] for row in rows])
+    problems = parse_expressions([row["expression"] for row in rows])
     rendered = notation.render(problems)
     assert [row["text"] for row in rows] == notation.texts(problems, rendered.ids, rendered.lengths)
 

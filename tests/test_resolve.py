@@ -73,7 +73,7 @@ def test_a_data_directory_says_what_its_problems_are(tmp_path: Path) -> None:
         ({"signed": True}, "only subtraction has signed results"),
         (
             {"task": "subtraction", "max_operands": 3},
-            "only addition or multiplication takes more than two operands",
+            "only addition, multiplication or arithmetic takes more than two operands",
         ),
         ({"task": "chain", "format": "steps", "sampling": "digits,balanced"}, "no balanced sampling of task"),
         ({"sampling": "evenly"}, "unknown sampling 'evenly'"),

@@ -198,7 +198,8 @@ def split_answer(text: str) -> tuple[str, str]:
     number, good = read_numbers([stated])
     if not good[0]:
         position = start + len(stated) - len(stated.lstrip())
-        raise ExpressionError("what follows the '=' is no whole number", text, position, "write 12+34=46")
+        hint = "/ gives the whole number, 7/2=3, and % the rest" if "/" in problem else "write 12+34=46"
+        raise ExpressionError("what follows the '=' is no whole number", text, position, hint)
     if gap := re.search(r"\d\s+(?=\d)", stated):
         raise ExpressionError("white space inside a number", text, start + gap.end(), "write 12+34=46")
     return text[:start], number_texts(number)[0]
@@ -313,7 +314,7 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
     task, part = tasks[int(np.argmax(fits))], min(int(np.max(fits)), len(starts) - 1)
     what = body[starts[part] : (*starts, len(body))[part + 1]].strip()
     if part in 2 + 2 * np.flatnonzero(zero_divisors(problem)[0]):
-        return ExpressionError("nothing can be divided by zero", text, starts[part], hint)
+        return ExpressionError("nothing can be divided by zero", text, starts[part], "divide by 1 or more")
     nobody = part == 1 and len(tasks) > 1 and max(fits) == min(fits)
     rule = "none of these tasks has that operator" if nobody else task.rule
     message = f"{what if len(what) <= 20 else what[:16] + '...'!r} does not fit: {rule}"
