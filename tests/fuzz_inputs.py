@@ -79,8 +79,9 @@ VALID = {
     "--plot": ["picture.svg", "picture.png"],
     "--recipe": ["recipe.toml", "demo"],
     "--device": ["cpu", "auto"],
-    "--digits": ["1", "1,2"],
-    "--task": ["addition", "subtraction,addition", "multiplication", "chain"],
+    "--digits": ["1", "1,2", "2x1"],
+    "--grid": ["2", "2x1"],
+    "--task": [*registry.TASKS, "subtraction,addition", "division,remainder", "addition,arithmetic"],
     "--format": [*registry.FORMATS],
     "--position": [*registry.POSITIONS, "coupled+rope"],
     "--sampling": [*registry.SAMPLINGS],
@@ -208,11 +209,11 @@ SIGNS = [
     "\ufeff",
     "<end>",
 ]
-sums = st.tuples(st.integers(0, 99), st.sampled_from("++-*"), st.integers(0, 99)).map(
+sums = st.tuples(st.integers(0, 99), st.sampled_from("++-*/%"), st.integers(0, 99)).map(
     lambda sum: "{}{}{}".format(*sum)
 )
 repeated = st.tuples(
-    st.sampled_from(["1", "9", "1+", "1-1+", "(", "-", "1+2=3 ", "\x1b[2J", " ", "é", "1*"]),
+    st.sampled_from(["1", "9", "1+", "1-1+", "(", "-", "1+2=3 ", "\x1b[2J", " ", "é", "1*", "9/9%"]),
     st.sampled_from([10, 100, 4000, 4001, 50_000, 1_000_000]),
     st.sampled_from(["", "1", "+1", "=2"]),
 ).map(lambda parts: parts[0] * parts[1] + parts[2])
