@@ -47,15 +47,16 @@ class Text:
             self.put(token, segment, **stand(max(at, 1)))
 
     def operation(self, question: Question) -> None:
+        self.step = 1
         symbol, numbers = question.symbol, question.operands
         first, second = SIGNS[symbol][0], SIGNS[symbol][1:]
         for k, operand in enumerate(numbers, 1):
-            end = first if k < self.count else "="
-            self.number(units(operand), end, "LEFT" if k == 1 else "RIGHT", operand_of(symbol, k))
+            end, segment = first if k < self.count else "=", "LEFT" if k == 1 else "RIGHT"
+            self.number(units(operand), end, segment, named(k, operand_of(symbol, k)))
             if k < self.count and second:
                 self.put(second, "OPERATOR")
         self.put("<think>", "OPEN")
-        stand = self.working(symbol, *numbers)
+        stand = named(self.count + 1, self.working(symbol, *numbers))
         self.number(units(abs(question.answer)), "<end>", "RESULT", stand, below=question.answer < 0)
         self.ended()
 
