@@ -179,8 +179,10 @@ class CoupledBias(Placed):
         return pairs[:, layer]
 
     def reach(self, spread: float) -> dict[str, int]:
-        # what a key loses by its distance on one axis it may make up for on the others
         parts = self.parts
+        if self.own and "segment" in parts:
+            return {}  # no token is sure to be of no segment, or of the query's
+        # what a key loses by its distance on one axis it may make up for on the others
         gains = {axis: part.gain() if len(parts) > 1 else 0.0 for axis, part in parts.items()}
         found = {}
         for axis, part in parts.items():
