@@ -373,7 +373,7 @@ def test_spaces_stand_where_a_step_begins_and_nowhere_else(
     assert COLUMN.texts(problems, ids, lengths) == expected
     # no other format has steps that no token separates
     for notation in ALL_FORMATS:
-        if notation.name != "column" and notation.knows_task(*get_tasks(SYMBOLS[symbol])):
+        if notation.name not in ("column", "scratchpad") and notation.knows_task(*get_tasks(SYMBOLS[symbol])):
             assert notation.step_starts(problems, ids) is None
             assert notation.texts(problems, ids, lengths) == decode_rows(ids, lengths)
 

@@ -22,6 +22,7 @@ from mathllm.formats import ALLOWED, FORMATS, Format, Walk, get_format
 from mathllm.formats.base import Thought
 from mathllm.formats.follow import Coordinates, Follower
 from mathllm.formats.slots import CountedFollower
+from mathllm.registry import OWN
 from mathllm.tasks import TASKS, Numbers, Problems, Sampling, answer_widths, get_tasks, sample
 from mathllm.tasks.expressions import parse_expressions
 from mathllm.tasks.numbers import Ints
@@ -373,6 +374,29 @@ def test_a_walk_says_the_same_token_by_token_as_of_the_whole(
         else:
             assert walk.allowed() is None
     assert whole.restricts == walk.restricts == notation.counted
+
+
+@given(cases(WITH_PLACES, max_digits=4, max_operands=4, max_size=3), st.booleans(), st.data())
+def test_every_query_sees_a_key_that_is_about_nothing_or_about_its_own(
+    case: Case, true: bool, data: st.DataObject
+) -> None:
+    """It is what bounds the keys that can be left out (`Relative.reach`)."""
+    notation, asked = case
+    problems = arrays(asked)
+    ids = notation.render(problems).ids if true else made_up(data, notation, problems)
+    known = notation.axes([TASKS[code] for code in np.unique(problems.task)])
+    axes = [axis for axis in known if OWN + axis in known and axis != "segment"]
+    told = notation.coordinates(problems, ids, (*axes, *(OWN + axis for axis in axes)))
+    for row, first in enumerate((ids == EQUALS).argmax(1)):
+        # of the keys, the one at `=` or the one behind it
+        for column in range(first, ids.shape[1]):
+            assert any(
+                all(
+                    told[OWN + axis][row, key] in (0, told[axis][row, column]) or not told[axis][row, column]
+                    for axis in axes
+                )
+                for key in range(first, min(first + 2, column + 1))
+            )
 
 
 @given(drawn_problems())

@@ -47,10 +47,12 @@ def check(asked: list[Question], whole: bool = False) -> None:
     problems = as_expressions(arrays(asked)) if whole else arrays(asked)
     rendered = SCRATCHPAD.render(problems)
     told = told_of(problems, rendered.ids)
+    shown = SCRATCHPAD.texts(problems, rendered.ids, rendered.lengths)
     for row, question in enumerate(asked):
         text, length = Text(question, whole), int(rendered.lengths[row])
         written = [TOKENS[i] for i in rendered.ids[row, :length]]
         assert "".join(written) == "".join(text.tokens)
+        assert shown[row] == text.shown
         first = written.index("=")
         assert rendered.prompt_lengths[row] == first + 1
         for axis in AXES:
@@ -94,18 +96,20 @@ def test_long_numbers(pair: tuple[int, int], cut: int, symbol: str) -> None:
 
 
 # as in the table at the top of the format, where the two longest are cut short
-LONG = "890-=680+1-=470+2-=260+3-=050+4-=830+5-=620+6-=410+7-="
+LONG = "890 -=680+1 -=470+2 -=260+3 -=050+4 -=830+5 -=620+6 -=410+7 -="
 EXAMPLES = {
     "12+34+56": "21+43+65=<think>+=64</think>201",
-    "34-12": "43-21=<think>-=22+=22</think>22",
-    "12-34": "21-43=<think>-=87-=22=22</think>-22",
-    "12*34": "21*43=<think>*4=840+=840*3=630+=040</think>804",
-    "98/12": f"89/21=<think>9+8={LONG}200+8-=099-8</think>8",
-    "98%12": f"89%21=<think>9+8={LONG}200+8-=099-8=-2</think>2",
-    "2+3*4": "2+3*4=<think>3*4=<think>*4=21+=21</think>21</think><think>2+21=<think></think>41</think>41",
-    "1-3+5": "1-3+5=<think>1-3=<think>-=8-=2=2</think>-2</think><think>-2+5=<think>-=3+=3</think>3</think>3",
-    "1-3-5": "1-3-5=<think>1-3=<think>-=8-=2=2</think>-2</think><think>-2-5=<think></think>-7</think>-7",
-    "5/12": "5/21=<think>0+5=500-=399-0</think>0",
+    "1+2+30+9": "1+2+03+9=<think>+=3 +=33</think>24",
+    "34-12": "43-21=<think>-=22+ =22</think>22",
+    "12-34": "21-43=<think>-=87- =22 =22</think>-22",
+    "12*34": "21*43=<think>*4=840 +=840 *3=630 +=040</think>804",
+    "98/12": f"89/21=<think>9+8={LONG}200+8 -=099-8</think>8",
+    "98%12": f"89%21=<think>9+8={LONG}200+8 -=099-8 =-2</think>2",
+    "2+3*4": "2+3*4=<think>3*4=<think>*4=21 +=21</think>21</think><think>2+21=<think></think>41</think>41",
+    "1-3+5": "1-3+5=<think>1-3=<think>-=8- =2 =2</think>-2</think><think>-2+5=<think>-=3+ =3</think>3</think>3",
+    "1-3-5": "1-3-5=<think>1-3=<think>-=8- =2 =2</think>-2</think><think>-2-5=<think></think>-7</think>-7",
+    "5/12": "5/21=<think>0+5=500 -=399-0</think>0",
+    "23/5": "32/5=<think>+2=20 -=79-0 +3=32 -=81+1 -=31+2 -=80+3 -=30+4 -=89-4</think>4",
 }
 
 
@@ -118,10 +122,11 @@ def test_worked_examples(problem: str, text: str) -> None:
 def test_the_table_of_the_format_is_true() -> None:
     told = " ".join((scratchpad.__doc__ or "").split())
     for problem in ("12+34+56", "34-12", "12-34", "12*34", "98/12"):
-        assert f"| {problem} | `{EXAMPLES[problem].replace(LONG, '890-=680+1 ... -=')}`" in told
+        text = EXAMPLES[problem].replace(LONG, "890-=680+1~...~-=").replace(" ", "").replace("~", " ")
+        assert f"| {problem} | `{text}`" in told
     assert "| 98%12 | the same, and what is left, from the top, without the zeros there: `=-2` |" in told
-    assert EXAMPLES["98%12"] == EXAMPLES["98/12"].replace("/", "%", 1).replace("</think>8", "=-2</think>2")
-    assert f"`{EXAMPLES['2+3*4']}`" in told
+    assert EXAMPLES["98%12"] == EXAMPLES["98/12"].replace("/", "%", 1).replace("</think>8", " =-2</think>2")
+    assert f"`{EXAMPLES['2+3*4'].replace(' ', '')}`" in told
 
 
 def of_tasks(asked: list[Question], whole: bool) -> tuple[Problems, Ids]:
@@ -201,6 +206,10 @@ def test_whatever_a_model_writes_is_about_something_that_there_is(case: tuple[Pr
         assert (told[OWN + axis][:, 1:] == told[axis][:, :-1])[behind].all(), axis
     parsed = SCRATCHPAD.parse(ids)
     assert len(parsed.answer) == len(problems)
+    # where rows begin does not depend on what comes, either
+    starts = SCRATCHPAD.step_starts(problems, ids)
+    assert starts is not None
+    assert (SCRATCHPAD.step_starts(problems, ids[:, : length // 2]) == starts[:, : length // 2]).all()
 
 
 @given(texts(), st.integers(0, 10**6))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from strategies import Question
+from strategies import Question, as_typed
 
 from mathllm.formats import rows
 from mathllm.formats.rows import AXES, CELLS
 
+# the states whose signs begin a row
+BEGIN_ROWS = ("PARTIAL", "RUNNING", "REST", "AFTER_COUNT", "BORROWED", "TURNED")
 SIGNS = {"+": "+", "-": "-", "*": "++", "/": "--", "%": "-+"}
 
 Stand = Callable[[int], dict[str, int]]  # what a token of a number is about, by its place
@@ -35,6 +37,17 @@ class Text:
             self.expression(question)
         else:
             self.operation(question)
+
+    @property
+    def shown(self) -> str:
+        """The text for people, with a space before each row of a working but the first."""
+        begins = [getattr(rows, name) for name in BEGIN_ROWS]
+        pieces = []
+        for before, token, stand in zip(["", *self.tokens], self.tokens, self.stands, strict=False):
+            fits = stand["segment"] == rows.FITS and token == "="
+            begin = token in "+-=" and before != "<think>" and (fits or stand["segment"] in begins)
+            pieces.append(" " * begin + token)
+        return as_typed("".join(pieces))
 
     def put(self, token: str, segment: str, **axes: int) -> None:
         self.tokens.append(token)
