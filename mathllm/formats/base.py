@@ -322,7 +322,7 @@ class Format:
         if all(thought.knows_places(announced) if thought else announced for thought in thoughts):
             told = dict.fromkeys(axis for t in thoughts for axis in (t.axes if t else ("place",)))
             known += [axis for axis in told if axis not in known]
-            known += [OWN + axis for axis in told if OWN + axis not in known]
+            known += [OWN + axis for axis in told if OWN + axis not in known and not axis.startswith(OWN)]
         return tuple(known)
 
     def check_axes(self, axes: Sequence[str], tasks: Sequence[Task]) -> None:

@@ -99,9 +99,11 @@ class Walk:
         self.task, self.run = problems.task, np.zeros(len(problems), np.int64)
         thoughts = [format.thoughts.get(task.name) for task, _ in by_task(problems)]
         self.restricts = any(thought is not None and thought.counted for thought in thoughts)
-        named = dict.fromkeys(axis.removeprefix(OWN) for axis in self.axes)
-        # thoughts with many kinds of rows say themselves what segment a token is in
-        self.rows_told = any(thought is not None and "segment" in thought.axes for thought in thoughts)
+        # thoughts with many kinds of rows say themselves what segment a token is in, and some what a token itself is
+        told = {axis for thought in thoughts if thought is not None for axis in thought.axes}
+        self.rows_told = "segment" in told
+        self.own_told = {axis for axis in told if axis.startswith(OWN)}
+        named = dict.fromkeys(axis if axis in self.own_told else axis.removeprefix(OWN) for axis in self.axes)
         elsewhere = ("run",) if self.rows_told else ("run", "segment")
         self.followed = tuple(axis for axis in named if axis not in elsewhere)
         self.last: dict[str, Ints] = {}  # the coordinates [N] of what comes next
@@ -120,6 +122,7 @@ class Walk:
         """The coordinates [N, T] of texts, or of their beginnings, of which the walk has seen nothing yet."""
         equals = np.cumsum(ids == EQUALS, 1)
         prompt = equals == 0
+        begins = prompt | ((equals == 1) & (ids == EQUALS))  # whose own coordinates are the prompt's
         found = {axis: np.zeros(ids.shape, np.int64) for axis in self.followed}
         of_prompt = {axis: np.zeros(ids.shape, np.int64) for axis in self.followed}
         self.choices = np.zeros(ids.shape, np.uint8)  # after each token, an index into ALLOWED
@@ -137,7 +140,8 @@ class Walk:
             stand = self.format.prompt_coordinates(task, self.problems[rows], part) if self.followed else {}
             for axis in self.followed:
                 of_prompt[axis][rows] = stand.get(axis, 0)
-                found[axis][rows] = np.where(inside, of_prompt[axis][rows], told[axis].T)
+                first = begins[rows] if axis in self.own_told else inside
+                found[axis][rows] = np.where(first, of_prompt[axis][rows], told[axis].T)
         if "run" in self.axes:
             run = run_positions(ids < 10)
             self.run = run[:, -1]
@@ -145,8 +149,8 @@ class Walk:
         if not self.rows_told:
             found["segment"] = (~prompt).astype(np.int64)
         self.last = {axis: known[:, -1] for axis, known in found.items()}
-        begins = prompt | ((equals == 1) & (ids == EQUALS))
-        for axis in found.keys() & {axis.removeprefix(OWN) for axis in self.axes if axis.startswith(OWN)}:
+        own = {axis.removeprefix(OWN) for axis in self.axes if axis.startswith(OWN)}
+        for axis in own - {axis.removeprefix(OWN) for axis in self.own_told}:
             before = np.pad(found[axis][:, :-1], ((0, 0), (1, 0)))
             found[OWN + axis] = np.where(begins, of_prompt.get(axis, 0), before)
         return {axis: found[axis] for axis in self.axes}
@@ -165,7 +169,7 @@ class Walk:
             found["segment"] = np.ones(len(ids), np.int64)
         own = {OWN + axis: known for axis, known in self.last.items()}
         self.last = found
-        return {axis: (found | own)[axis] for axis in self.axes}
+        return {axis: (own | found)[axis] for axis in self.axes}
 
     def allowed(self) -> Bools | None:
         """Which token may follow the one that came last [N, V]; None where anything may."""
