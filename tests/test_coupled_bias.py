@@ -205,7 +205,15 @@ def test_the_kinds_of_a_token_and_of_what_it_predicts_are_both_told() -> None:
         positions.embed(torch.zeros(1, 2, positions.segments.weight.shape[1]), Where(x[0, :, 0], told))[0],
         expected,
     )
-    assert make_positions("coupled-bias", Shape(8, 2, 1, 32)).segments.weight.shape[0] == 2
+
+
+def test_kinds_of_rows_have_vectors_where_rows_are_told_and_else_one() -> None:
+    told = Where(torch.arange(3), {"segment": torch.tensor([[0, 1, 27]])})
+    for settings, kinds in (({}, 2), ({"bias_axes": "place,row"}, SEGMENTS)):
+        positions = make_positions("coupled-bias", Shape(8, 2, 1, 32), settings)
+        weight = positions.segments.weight
+        assert len(weight) == kinds
+        assert torch.equal(positions.embed(torch.zeros(1, 3, 8), told)[0], weight[[0, 1, min(27, kinds - 1)]])
 
 
 @pytest.mark.parametrize("text", ["987654*98076", f"{10**8 + 77}/{10**4 + 3}"])

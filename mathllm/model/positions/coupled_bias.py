@@ -17,7 +17,7 @@ from mathllm.model.positions.coupled import Placed, StartSettings
 from mathllm.registry import OWN
 
 UNIT = 10.0  # parameters are stored divided by it, so that they learn that much faster
-SEGMENTS = 32  # what a token may belong to in a format with many kinds of rows; elsewhere it is prompt or not
+SEGMENTS = 32  # what a token may belong to where rows of working are told; elsewhere it is prompt or not
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ class CoupledBias(Placed):
             }
         )
         if chosen.segments:
-            self.segments = Table(SEGMENTS if self.own else 2, shape.hidden)
+            many = self.own or "row" in chosen.near
+            self.segments = Table(SEGMENTS if many else 2, shape.hidden)
             if self.own:
                 self.own_segments = Table(SEGMENTS, shape.hidden)
 
@@ -157,7 +158,8 @@ class CoupledBias(Placed):
     def embed(self, x: Tensor, where: Where) -> Tensor:
         if not self.settings.segments:
             return x
-        x = x + self.segments(where.axes["segment"])
+        # without rows all their kinds are one: what is no prompt
+        x = x + self.segments(where.axes["segment"].clamp(max=self.segments.num_embeddings - 1))
         return x + self.own_segments(where.axes[OWN + "segment"]) if self.own else x
 
     def pairs(self, query: Where, key: Where) -> Tensor:
