@@ -13,14 +13,15 @@ from workings import Text
 
 from mathllm.errors import UsageError
 from mathllm.formats import FORMATS, Walk, get_format, scratchpad
-from mathllm.formats.rows import AXES, CELLS
+from mathllm.formats.rows import AXES, CELLS, RESULT
 from mathllm.model.positions.coupled_bias import SEGMENTS
 from mathllm.registry import OWN
 from mathllm.tasks import Problems, get_tasks
 from mathllm.tokenizer import END, EQUALS, TOKENS, Ids, encode
 
 SCRATCHPAD = FORMATS["scratchpad"]
-OWN_AXES = tuple(OWN + axis for axis in AXES)
+QUERIED = tuple(axis for axis in AXES if not axis.startswith(OWN))
+OWN_AXES = tuple(OWN + axis for axis in QUERIED)
 # nothing, all kinds of signs, one digit, long by short and short by long, multiples and what is next to them
 CORNERS = (
     "0+0 7+0 0+7 5+95 99+1 1+2+3 0+0+0+0 999+1+99+9",
@@ -36,7 +37,7 @@ few = settings(max_examples=20)
 
 
 def told_of(
-    problems: Problems, ids: Ids, axes: tuple[str, ...] = AXES + OWN_AXES
+    problems: Problems, ids: Ids, axes: tuple[str, ...] = QUERIED + OWN_AXES
 ) -> dict[str, list[list[int]]]:
     return {axis: known.tolist() for axis, known in SCRATCHPAD.coordinates(problems, ids, axes).items()}
 
@@ -55,11 +56,15 @@ def check(asked: list[Question], whole: bool = False) -> None:
         assert shown[row] == text.shown
         first = written.index("=")
         assert rendered.prompt_lengths[row] == first + 1
-        for axis in AXES:
+        for axis in QUERIED:
             own = [stand[axis] for stand in text.stands]
             assert len(own) == length + 1
             # in a prompt a token is what it is, and behind it the one that it predicts
             prompt = [*own[:first], *own[first + 1 :]]
+            if axis == "cell":  # a result is copied from, but is no copy
+                results = [stand["segment"] == RESULT for stand in text.stands]
+                del results[first]
+                prompt = [0 if result else at for at, result in zip(prompt, results, strict=True)]
             assert told[axis][row][:length] == prompt, axis
             assert told[OWN + axis][row][:length] == own[:length], axis
             assert not any(told[axis][row][length:])
@@ -164,7 +169,7 @@ def test_token_by_token_a_walk_says_what_it_says_of_the_whole(
     case: tuple[Problems, Ids], data: st.DataObject
 ) -> None:
     problems, ids = case
-    axes = AXES + OWN_AXES
+    axes = QUERIED + OWN_AXES
     told = Walk(SCRATCHPAD, problems, axes).read(ids)
     start = data.draw(st.integers(int((ids == EQUALS).argmax(1).max()) + 1, ids.shape[1]))
     walk, kept = Walk(SCRATCHPAD, problems, axes), np.arange(len(problems))
@@ -192,7 +197,7 @@ def test_token_by_token_a_walk_says_what_it_says_of_the_whole(
 @given(texts(damaged=True))
 def test_whatever_a_model_writes_is_about_something_that_there_is(case: tuple[Problems, Ids]) -> None:
     problems, ids = case
-    told = SCRATCHPAD.coordinates(problems, ids, AXES + OWN_AXES)
+    told = SCRATCHPAD.coordinates(problems, ids, QUERIED + OWN_AXES)
     length, most = ids.shape[1], 2 * problems.operands.shape[1]
     for axis, known in told.items():
         highest = {"segment": SEGMENTS - 1, "step": most, "cell": most * CELLS}.get(
@@ -202,8 +207,9 @@ def test_whatever_a_model_writes_is_about_something_that_there_is(case: tuple[Pr
         assert known.max() <= highest, axis
     # a token is what the one before it is about
     behind = np.cumsum(ids == EQUALS, 1)[:, :-1] > 0
-    for axis in AXES:
-        assert (told[OWN + axis][:, 1:] == told[axis][:, :-1])[behind].all(), axis
+    for axis in QUERIED:
+        copies = (told["segment"][:, :-1] != RESULT) | (axis != "cell")
+        assert (told[OWN + axis][:, 1:] == told[axis][:, :-1])[behind & copies].all(), axis
     parsed = SCRATCHPAD.parse(ids)
     assert len(parsed.answer) == len(problems)
     # where rows begin does not depend on what comes, either
