@@ -131,6 +131,8 @@ def test_second_operands_may_have_a_length_of_their_own(tmp_path: Path) -> None:
     }
     both = [(2, 2), (3, None)]
     assert found == {"addition": [(3, None)], "multiplication": both, "division": both}
+    # of two numbers of two digits the quotient has one
+    assert {digits for row in tasks["division"][:2] for digits in row["by_answer_digits"]} == {"1"}
     shown = CliRunner().invoke(app, [*arguments, "--digits", "2x2"]).stdout
     assert "addition" not in shown
     assert "  2x2      0   2  near multiples" in shown

@@ -67,12 +67,12 @@ def test_products_are_read_from_files(tmp_path: Path) -> None:
 
 
 def test_only_one_digit_factors_have_a_carry_to_be_wrong_about() -> None:
-    problems = arrays([ask("12*34"), ask("19*4"), ask("4*19")])
+    problems = arrays([ask(text) for text in ("12*34", "19*4", "4*19", "19*4*1")])
     wrong, right = (
         answer(arrays([ask(text) for text in texts]))
-        for texts in (("409+9", "66+0", "66+0"), ("408+0", "76+0", "76+0"))
+        for texts in (("409+9", "66+0", "66+0", "66+0"), ("408+0", "76+0", "76+0", "76+0"))
     )
-    assert wrong_digits(problems, wrong, right)[1].tolist() == [False, True, True]
+    assert wrong_digits(problems, wrong, right)[1].tolist() == [False, True, True, False]
 
 
 def test_every_product_by_one_digit_is_tried_once() -> None:

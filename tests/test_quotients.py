@@ -6,9 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import arrays, ask, integers_of, operands, questions_of
 
+from mathllm.config import DataConfig, ModelConfig
 from mathllm.errors import ExpressionError, UsageError
 from mathllm.evaluation.breakdown import out_of_range
 from mathllm.evaluation.exhaustive import AllPairs
+from mathllm.inference.sampling import SamplingParams
+from mathllm.math_model import MathModel
+from mathllm.model.transformer import Transformer
 from mathllm.tasks import SAMPLINGS, Sampling, answer, get_tasks, sample
 from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tasks.numbers import divide
@@ -62,6 +66,9 @@ def test_uniform_divisors_are_even_from_one_on() -> None:
     counts = np.bincount([divisor for _, divisor in pairs], minlength=10)
     assert counts[0] == 0
     assert np.abs(counts[1:] - 50_000 / 9).max() < 5 * np.sqrt(50_000 / 9)
+    # one in a hundred would be 0, and becomes no number of one digit more often than another
+    _, pairs = drawn("division", "uniform", max_digits=2, n=50_000)
+    assert abs(sum(divisor < 10 for _, divisor in pairs) - 50_000 / 11) < 5 * np.sqrt(50_000 / 11)
 
 
 @pytest.mark.parametrize("name", ["division", "remainder"])
@@ -95,6 +102,16 @@ def test_stress_is_near_multiples_and_of_those_lengths(task: object, first: int,
         assert problems.lengths.tolist() == [[first, second]] * 200
         near = np.mean([_near(*question.operands) in (-1, 0, 1) for question in questions_of(problems)])
         assert near > 0.5 if stress else first == 1 or second == 1 or near < 0.2
+
+
+def test_a_model_that_chooses_a_divisor_chooses_none_by_zero() -> None:
+    untrained = Transformer.from_config(ModelConfig("nano", 1, 8, 2, feed_forward=8, max_length=32))
+    model = MathModel(untrained, DataConfig(task="division", format="plain", max_digits=1))
+    chosen = {
+        questions_of(model.finish("7/", SamplingParams(1.0)).problems)[0].operands[1] for _ in range(60)
+    }
+    assert chosen <= set(range(1, 10))
+    assert len(chosen) > 5
 
 
 @pytest.mark.parametrize("text", ["1/0", "5%0", "5 / 00", "5÷0"])
