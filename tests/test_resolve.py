@@ -71,6 +71,8 @@ def test_a_data_directory_says_what_its_problems_are(tmp_path: Path) -> None:
     ("settings", "reason"),
     [
         ({"signed": True}, "only subtraction has signed results"),
+        ({"second_digits": 1}, "only multiplication, division or remainder has a second number to bound"),
+        ({"task": "division", "second_digits": 4}, "second_digits 4 is more than max_digits 3"),
         (
             {"task": "subtraction", "max_operands": 3},
             "only addition, multiplication or arithmetic takes more than two operands",

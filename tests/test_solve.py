@@ -261,6 +261,10 @@ def test_what_lies_outside_training(model):
     assert unseen("1-2") == ["a problem of subtraction", "a result below zero"]
     assert unseen("1-2", task="addition,subtraction", signed=True) == []
     assert unseen("2-1", task="subtraction", max_operands=5) == []
+    assert unseen("1-2*3", task="arithmetic", max_operands=3) == []  # which always has results below zero
+    assert unseen("12*3", task="multiplication", second_digits=1) == []
+    assert unseen("12*34", task="multiplication", second_digits=1) == ["a factor of more than 1 digit"]
+    assert unseen("7%12", task="remainder", second_digits=1) == ["a divisor of more than 1 digit"]
 
 
 @pytest.mark.parametrize("text", ["7+", "7 + ", "7-", "1+2+"])
