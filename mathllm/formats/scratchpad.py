@@ -138,7 +138,6 @@ def quotients(left: Digits, right: Digits, left_lengths: Ints, right_lengths: In
     # the digits above it, which are fewer than the divisor's
     source = highest[:, None] + 1 + places
     rest = np.take_along_axis(widen(left, int(source.max(initial=0)) + 1), source, 1)
-    rest *= places < right_lengths[:, None] - 1
     parts = [number_slots(rest, right_lengths - 1, least_significant_first=True)]
     row = right_lengths + 1
     for block in range(int(highest.max(initial=0)) + 1):
