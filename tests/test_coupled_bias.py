@@ -15,7 +15,7 @@ from mathllm.config import ModelConfig, build_config
 from mathllm.data.sources import draws_of
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
-from mathllm.model.cache import GrowingCache
+from mathllm.model.cache import GrowingCache, KeyValueCache
 from mathllm.model.positions import Scheme, Shape, Where, make_positions
 from mathllm.model.positions.coupled_bias import SEGMENTS, UNIT
 from mathllm.model.transformer import Transformer
@@ -246,6 +246,46 @@ def test_cached_logits_with_own_keys_are_uncached_ones(text: str) -> None:
                 grown = model(tokens[:, start:stop], part, growing)
                 torch.testing.assert_close(grown, whole[:, start:stop], atol=1e-4, rtol=0)
     assert "*" in text or min(seen) < 0.5, "nothing was left out"
+
+
+@pytest.mark.parametrize("own", ["", "own_"])
+@pytest.mark.parametrize("new", [1, 3])
+def test_what_is_left_out_is_out_of_reach_of_every_row(own: str, new: int) -> None:
+    rng = np.random.default_rng(0)
+    reach, rows, length, skipped = {"place": 4, "row": 2}, 3, 60, 0
+    for _ in range(50):
+        axes = [*reach, *(own + axis for axis in reach)]
+        near = {axis: rng.integers(0, 60) for axis in reach}  # what all queries are about, nearly
+        told = {axis: rng.integers(0, 60, (rows, length)) for axis in axes}
+        for axis, at in near.items():
+            asked = at + rng.integers(0, 3, (rows, new))
+            told[axis][:, -new:] = asked * (rng.random((rows, new)) < (1 if axis == "place" else 0.9))
+        tensors = {axis: torch.from_numpy(known) for axis, known in told.items()}
+        keys = tuple(own + axis for axis in reach)
+        cache = KeyValueCache((1, rows, 1, length, 2), torch.zeros(1), axes=keys, reach=reach)
+        for part in (slice(0, length - new), slice(length - new, length)):
+            where = Where(
+                torch.arange(length)[part], {axis: known[:, part] for axis, known in tensors.items()}
+            )
+            seen = cache.append(where, keys)
+            cache.length = part.stop
+
+        def sees(row: int, column: int, told: dict[str, Any] = told) -> bool:
+            """Is a key in reach of what the new queries of its row are about, between the lowest and the highest?"""
+            for axis, away in reach.items():
+                queries, key = told[axis][row, -new:], told[own + axis][row, column]
+                inside = queries.min() - away <= key <= queries.max() + away
+                if not (inside or key == 0 or (own and (queries == 0).any())):
+                    return False
+            return True
+
+        expected = [column for column in range(length) if any(sees(row, column) for row in range(rows))]
+        few = 2 * len(expected) <= length
+        assert seen.index.tolist() == (expected if few else list(range(length)))
+        for axis, known in seen.axes.items():
+            assert known.tolist() == told[axis][:, seen.index.numpy()].tolist()
+        skipped += few
+    assert skipped > 10
 
 
 @pytest.mark.parametrize("seed", range(8))
