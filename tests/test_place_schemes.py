@@ -121,7 +121,16 @@ def where(*places: int) -> Where:
 
 
 def bias_of(scheme: Scheme, layer: int, query: Where, key: Where) -> Any:
+    if scheme.hides:  # from behind all keys nothing is hidden
+        query = Where(query.index + len(key.index), query.axes)
     return scheme.bias(layer, scheme.pairs(query, key))
+
+
+def test_what_comes_later_is_hidden_by_the_bias_itself() -> None:
+    scheme = make_positions("coupled-bias", Shape(8, 2, 1, 32))
+    stand = where(3, 4, 5)
+    bias = scheme.bias(0, scheme.pairs(stand, stand))[0, 0]
+    assert (bias.exp() > 0).tolist() == [[True, False, False], [True, True, False], [True, True, True]]
 
 
 def test_coupled_bias_depends_on_the_difference_of_places_only() -> None:

@@ -51,6 +51,8 @@ class Attention(nn.Module):
         # without gradients, and not on a GPU, whose fused kernel takes all heads at once
         if length == 1 and batch >= MANY_ROWS and not (q.is_cuda or torch.is_grad_enabled()):
             y = attend_once(q, k, v, mask, self.scale)
+        elif mask is not None and mask.requires_grad and self.heads == self.kv_heads and not q.is_cuda:
+            y = attend(q, k, v, mask, self.scale)
         else:
             shared, causal = self.heads != self.kv_heads, mask is None and length > 1
             y = F.scaled_dot_product_attention(
@@ -70,6 +72,15 @@ def attend_once(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: flo
     if bias is not None:
         scores.view(batch, -1, 1, seen).add_(bias)
     return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(batch, -1, 1, width)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Attention (B, H, T, D) with a bias (B or 1, H, T, S) that is learned: PyTorch has no fused kernel for its
+    gradient, and its other way looks through all scores for rows that see nothing."""
+    batch, heads, length, _ = q.shape
+    bias = bias.expand(batch, -1, -1, -1).reshape(batch * heads, length, -1)
+    scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(q.shape)
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:

@@ -139,7 +139,8 @@ class Transformer(nn.Module):
         for loop in range(self.loops):
             x = x + embedded if loop else x
             for layer, block in enumerate(self.blocks):
-                mask = attention_mask(positions.bias(layer, pairs), where, seen)
+                mask = positions.bias(layer, pairs)
+                mask = mask if positions.hides else attention_mask(mask, where, seen)
                 x = block(x, table, turns, mask, cache, loop * len(self.blocks) + layer)
                 table = None
         if cache is not None:

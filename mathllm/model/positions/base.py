@@ -54,6 +54,7 @@ class Scheme(nn.Module):
     `axes` are the coordinates that it has to be told, and `key_axes` those of them that its bias looks at of keys.
     """
 
+    hides = False  # does its bias hide from a query what comes later?
     axes: tuple[str, ...] = ()
     key_axes: tuple[str, ...] = ()
     Settings: type[SchemeSettings] = SchemeSettings
@@ -116,6 +117,7 @@ class Together(Scheme):
         self.schemes = nn.ModuleList(schemes)
         self.axes = union(scheme.axes for scheme in schemes)
         self.key_axes = union(scheme.key_axes for scheme in schemes)
+        self.hides = any(scheme.hides for scheme in schemes)
 
     @property
     def parts(self) -> list[Scheme]:

@@ -17,6 +17,7 @@ from mathllm.model.positions.coupled import Placed, StartSettings
 from mathllm.registry import OWN
 
 UNIT = 10.0  # parameters are stored divided by it, so that they learn that much faster
+HIDDEN = -1e9  # nats
 SEGMENTS = 32  # what a token may belong to where rows of working are told; elsewhere it is prompt or not
 
 
@@ -78,16 +79,18 @@ class Relative(nn.Module):
     def fill(self, planes: Tensor, query: Tensor, key: Tensor) -> None:
         """Writes how often each of the `weights` counts into planes (B, 2 near + 3, T, S), from places of queries (B,
         T) and keys (B, S)."""
-        difference = key[:, None, :] - query[:, :, None]  # (B, T, S)
-        within = difference.clamp(-self.reaches, self.reaches)
-        about = query[:, :, None] > 0
+        reaches, about = self.reaches, query[:, :, None] > 0
+        difference = key.int()[:, None, :] - query.int()[:, :, None]  # (B, T, S)
+        within = difference.clamp(-reaches, reaches)
         placeless = (key[:, None, :] == 0) & about
         none = (
             placeless | ~about if self.own_keys else placeless
         )  # a query about no place sees all keys alike
-        for column, near in enumerate(range(-self.reaches, self.reaches + 1)):
-            planes[:, column] = (within == near) & ~none
-        planes[:, -2] = (difference - within).abs().masked_fill(none, 0)
+        beyond = difference.sub_(within).abs_().masked_fill_(none, 0)
+        within.masked_fill_(none, reaches + 1)  # as far as no column is
+        for column, near in enumerate(range(-reaches, reaches + 1)):
+            torch.eq(within, near, out=planes[:, column])
+        planes[:, -2] = beyond
         planes[:, -1] = placeless
 
     def weights(self) -> Tensor:
@@ -129,6 +132,7 @@ class CoupledBias(Placed):
     """
 
     Settings = BiasSettings
+    hides = True
 
     def build(self, shape: Shape) -> None:
         chosen: BiasSettings = self.settings
@@ -165,12 +169,17 @@ class CoupledBias(Placed):
     def pairs(self, query: Where, key: Where) -> Tensor:
         parts = self.parts
         (batch, length), seen = query.axes[next(iter(parts))].shape, len(key.index)
-        counts = [part.count for part in parts.values()]
+        counts = [*(part.count for part in parts.values()), 1]
         planes = next(self.parameters()).new_empty(batch, sum(counts), length, seen)
-        for (axis, part), own in zip(parts.items(), planes.split(counts, dim=1), strict=True):
-            part.fill(own, query.axes[axis], key.axes[self.own + axis])
+        own = planes.split(counts, dim=1)
+        for (axis, part), filled in zip(parts.items(), own, strict=False):
+            part.fill(filled, query.axes[axis], key.axes[self.own + axis])
+        own[-1][:] = (
+            key.index > query.index[:, None]
+        )  # what comes later is hidden: one plane more costs least
         weights = torch.cat([part.weights() for part in parts.values()], dim=1) * UNIT  # (layers, planes, H)
         layers, _, heads = weights.shape
+        weights = torch.cat([weights, weights.new_full((layers, 1, heads), HIDDEN)], dim=1)
         # a product with the planes is cheaper than to look each bias up in a table, above all backwards; in full
         # precision, as bf16 would round what is learned here to a few steps
         with torch.autocast(planes.device.type, enabled=False):
