@@ -111,7 +111,8 @@ def test_two_schemes_at_once_do_what_each_of_them_does() -> None:
     assert together.axes == ("place",)
     biased = make_positions("coupled-bias+alibi", Shape(16, 2, 1, 32))
     query, key = where(1, 5), where(1, 5, 7)
-    expected = sum(bias_of(part, 0, query, key) for part in biased.parts)
+    late = Where(query.index + len(key.index), query.axes)
+    expected = sum(bias_of(part, 0, query if part.hides else late, key) for part in biased.parts)
     torch.testing.assert_close(bias_of(biased, 0, query, key), expected)
 
 

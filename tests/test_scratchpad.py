@@ -13,7 +13,7 @@ from workings import Text
 
 from mathllm.errors import UsageError
 from mathllm.formats import FORMATS, Walk, get_format, scratchpad
-from mathllm.formats.rows import AXES, CELLS, RESULT
+from mathllm.formats.rows import AXES, CELLS, INITIAL, RESULT
 from mathllm.model.positions.coupled_bias import SEGMENTS
 from mathllm.registry import OWN
 from mathllm.tasks import Problems, get_tasks
@@ -66,6 +66,11 @@ def check(asked: list[Question], whole: bool = False) -> None:
                 results = [stand["segment"] == RESULT for stand in text.stands]
                 del results[first]
                 prompt = [0 if result else at for at, result in zip(prompt, results, strict=True)]
+            if axis == "block":  # what is above the first digit brought down is left in the block before that
+                own = [
+                    stand[axis] - (stand["place"] - 1 if stand["segment"] == INITIAL else 0)
+                    for stand in text.stands
+                ]
             assert told[axis][row][:length] == prompt, axis
             assert told[OWN + axis][row][:length] == own[:length], axis
             assert not any(told[axis][row][length:])
@@ -209,7 +214,8 @@ def test_whatever_a_model_writes_is_about_something_that_there_is(case: tuple[Pr
     # a token is what the one before it is about
     behind = np.cumsum(ids == EQUALS, 1)[:, :-1] > 0
     for axis in QUERIED:
-        copies = (told["segment"][:, :-1] != RESULT) | (axis != "cell")
+        special = {"cell": RESULT, "block": INITIAL}.get(axis, -1)
+        copies = told["segment"][:, :-1] != special
         assert (told[OWN + axis][:, 1:] == told[axis][:, :-1])[behind & copies].all(), axis
     parsed = SCRATCHPAD.parse(ids)
     assert len(parsed.answer) == len(problems)

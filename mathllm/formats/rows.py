@@ -5,7 +5,8 @@ next in it: of the problem only what its prompt shows is used, never its truth. 
 
 - `place`: the place of a digit in its row, 1 for the units, and one more for what ends the row;
 - `row`: the row of the working; so a digit of a product's multiplier has the row of its own place;
-- `block`: the digit of a quotient, and that of the dividend which is brought down for it;
+- `block`: the digit of a quotient, and that of the dividend which is brought down for it. Each of the digits before the
+  first of these is found by a block of its own, and read later as what is left in the block before it: `own_block`;
 - `step`: the operation of an expression, and the operator that asks for it;
 - `cell`: a digit of a number, wherever this number is written: what is copied has the cell of what it is copied from,
   its `own_cell`. A result is copied from later, but is no copy itself: it has an `own_cell` only.
@@ -37,7 +38,7 @@ from mathllm.tokenizer import (
     Ids,
 )
 
-AXES = ("place", "row", "block", "step", "cell", "own_cell", "segment")
+AXES = ("place", "row", "block", "own_block", "step", "cell", "own_cell", "segment")
 CELLS = 1 << 14  # of a number, and more than any number has digits
 
 # what comes next: a digit of a row, or what ends it; or the one token that the name says
@@ -226,7 +227,7 @@ class RowsFollower(Follower):
         self.operator = operators[:, 0].copy()
         self.state, self.place, self.row, self.block, self.width = np.zeros((5, n), np.int64)
         self.step = np.where(steps, 0, 1)
-        self.cell = np.zeros(n, np.int64)  # of what comes next
+        self.own_cell, self.own_block = np.zeros((2, n), np.int64)  # of what comes next
         # is the left number of the operation below zero? and has the number that is being written a sign?
         self.negative, self.signed = np.zeros((2, n), np.bool_)
 
@@ -299,8 +300,10 @@ class RowsFollower(Follower):
             left, right = (np.take_along_axis(taken, operation, 1)[:, 0] for taken in (self.left, self.right))
             number = np.where(operand, 1 + np.where(state == LEFT, left, right), number)
             copied |= operand
-        told["own_cell"], self.cell = self.cell, (number * CELLS + place) * copied
-        told["cell"] = self.cell * (state != RESULT)
+        told["own_cell"], self.own_cell = self.own_cell, (number * CELLS + place) * copied
+        told["cell"] = self.own_cell * (state != RESULT)
+        told["own_block"] = self.own_block
+        self.own_block = np.where(state == INITIAL, self.block + 1, told["block"])
         return told
 
 
@@ -358,5 +361,6 @@ def of_prompts(ids: Ids, operators: Digits, order: Ints | Digits, *, steps: Bool
     # a text of one operation is its first step, of which every token is a part
     turn = np.take_along_axis(order.astype(np.int64), which, 1) * sign
     told["step"] = np.where(several, turn, 1)
+    told["own_block"] = told["block"]
     told["cell"] = told["own_cell"] = (number * CELLS + place) * (place > 0)
     return told
