@@ -5,6 +5,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from judged import BOTH_TASKS, CONFIG, half_trained, mixed_problems, of, report_of
@@ -18,6 +19,7 @@ from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.evaluation.show import headline
 from mathllm.formats import formats_for
+from mathllm.inference import scoring
 from mathllm.inference.engine import CUT, ENDED
 from mathllm.model.transformer import Transformer
 from mathllm.registry import POSITIONS
@@ -140,6 +142,31 @@ def test_judging_leaves_the_mode_of_the_model_which_makes_no_difference(position
         found.append(judge(of(model, "reversed"), mixed_problems()[:30]))
         assert model.training is mode
     assert_same(*found)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_rows_that_stand_alike_are_scored_together(position: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Transformer.from_config(replace(CONFIG, position=position))
+    torch.nn.init.normal_(model.head.weight)
+    loaded = of(model, "reversed")
+    gold = loaded.render(mixed_problems())
+
+    batches = {"few": list(loaded.score(gold))}
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", {"cpu": 64})
+    batches["many"] = list(loaded.score(gold))
+    hits = np.full((2, len(gold)), -1)
+    for found, parts in zip(hits, batches.values(), strict=True):
+        for rows, row_hits, _ in parts:
+            assert (found[rows] == -1).all()
+            found[rows] = row_hits
+    assert (hits[0] == hits[1]).all()
+    assert (hits >= 0).all()
+    if model.axes:
+        told = loaded.format.coordinates(gold.problems, gold.ids, model.axes).values()
+        alike = (
+            rows for rows, _, _ in batches["many"] if all(len(scoring.alike(k[rows])) == 1 for k in told)
+        )
+        assert sum(map(len, alike)) > len(gold) / 2
 
 
 @pytest.mark.parametrize("draft", [True, False])

@@ -29,9 +29,9 @@ def score_gold(
     """Batches of rows, at most `batch_size` each: how many of their gold tokens are the model's first choice [R], and
     whether all surely are [R], so that greedy decoding writes them."""
     device = model.embedding.weight.device.type
-    batches = list(batches_by_length(gold.lengths, batch_size, SCORED_TOKENS[device], BATCH_COST[device]))
     walk = Walk(format, gold.problems, model.axes)
     told = walk.read(gold.ids[:, :-1]) if walk.axes or walk.restricts else {}
+    batches = _batches(gold.lengths, told, batch_size, device)
     choices = walk.choices if walk.restricts else None
 
     def score(rows: Ints) -> tuple[Ints, Bools]:
@@ -40,6 +40,32 @@ def score_gold(
     threads = torch.get_num_threads() if device == "cpu" else 1
     scores = map(score, batches) if threads == 1 else workers(threads).map(score, batches)
     yield from ((rows, *found) for rows, found in zip(batches, scores, strict=True))
+
+
+def _batches(lengths: Ints, told: Mapping[str, Ints], batch_size: int, device: str) -> list[Ints]:
+    """All rows [N] in batches: where many stand alike, by themselves, as what a model makes of coordinates it then
+    makes once for all of them; the others by length."""
+    most, found, rest = SCORED_TOKENS[device], [], np.arange(len(lengths))
+    if told:
+        # numbers that stand for all coordinates of a row; were two rows to share one by chance, they would only come
+        # together as rows of one length do
+        draw = np.random.default_rng(0)
+        keys = sum(known @ draw.integers(1 << 62, size=known.shape[1]) for known in told.values())
+        _, kind, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        for one in np.flatnonzero(2 * counts * lengths.max(initial=0) >= most):
+            rows = np.flatnonzero(kind == one)
+            each = max(1, min(batch_size, most // int(lengths[rows].max())))
+            found += np.array_split(rows, -(-len(rows) // each))
+            counts[one] = 0
+        rest = np.flatnonzero(counts[kind])
+    return found + [
+        rest[part] for part in batches_by_length(lengths[rest], batch_size, most, BATCH_COST[device])
+    ]
+
+
+def alike(known: Ints) -> Ints:
+    """Coordinates [N, T] as those of one row, if all rows stand alike."""
+    return known[:1] if (known == known[:1]).all() else known
 
 
 @torch.inference_mode()
@@ -59,7 +85,7 @@ def _score_rows(
     column = np.arange(first + 1, width)
     inside = (column >= gold.prompt_lengths[rows, None]) & (column < gold.lengths[rows, None])
     mask = torch.from_numpy(inside).to(device)
-    coordinates = as_tensors({axis: known[rows, : width - 1] for axis, known in told.items()}, device)
+    coordinates = as_tensors({axis: alike(known[rows, : width - 1]) for axis, known in told.items()}, device)
     logits = torch.cat(list(read(model, ids[:, :-1], coordinates)), dim=1)[:, first:]
     if choices is not None:
         may = torch.from_numpy(ALLOWED[choices[rows, first : width - 1]]).to(device)

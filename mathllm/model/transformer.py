@@ -120,7 +120,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits (B, T, V) of ids (B, T) or embeddings (B, T, C). With a cache, the tokens are appended to it.
 
-        `coordinates` (B, T) of the tokens by the name of the axis: a model needs those that its `axes` name.
+        `coordinates` of the tokens by the name of the axis, (B, T), or (1, T) where all rows stand alike: a model needs
+        those that its `axes` name.
         """
         past = cache.length if cache is not None else 0
         length = tokens.shape[1]
