@@ -63,9 +63,10 @@ def _batches(lengths: Ints, told: Mapping[str, Ints], batch_size: int, device: s
     ]
 
 
-def alike(known: Ints) -> Ints:
+def alike(told: Mapping[str, Ints]) -> Mapping[str, Ints]:
     """Coordinates [N, T] as those of one row, if all rows stand alike."""
-    return known[:1] if (known == known[:1]).all() else known
+    same = all((known == known[:1]).all() for known in told.values())
+    return {axis: known[:1] for axis, known in told.items()} if same else told
 
 
 @torch.inference_mode()
@@ -85,7 +86,8 @@ def _score_rows(
     column = np.arange(first + 1, width)
     inside = (column >= gold.prompt_lengths[rows, None]) & (column < gold.lengths[rows, None])
     mask = torch.from_numpy(inside).to(device)
-    coordinates = as_tensors({axis: alike(known[rows, : width - 1]) for axis, known in told.items()}, device)
+    stand = alike({axis: known[rows, : width - 1] for axis, known in told.items()})
+    coordinates = as_tensors(stand, device)
     logits = torch.cat(list(read(model, ids[:, :-1], coordinates)), dim=1)[:, first:]
     if choices is not None:
         may = torch.from_numpy(ALLOWED[choices[rows, first : width - 1]]).to(device)
