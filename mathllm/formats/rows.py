@@ -228,8 +228,7 @@ class RowsFollower(Follower):
         self.state, self.place, self.row, self.block, self.width = np.zeros((5, n), np.int64)
         self.step = np.where(steps, 0, 1)
         self.own_cell, self.own_block = np.zeros((2, n), np.int64)  # of what comes next
-        # is the left number of the operation below zero? and has the number that is being written a sign?
-        self.negative, self.signed = np.zeros((2, n), np.bool_)
+        self.signed = np.zeros(n, np.bool_)  # has the number that is being written a sign?
 
     def push(self, ids: Ids) -> Coordinates:
         some: Bools | None = None
