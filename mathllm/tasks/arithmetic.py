@@ -42,22 +42,30 @@ class Arithmetic(Task):
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         shape, how = (len(counts), int(counts.max(initial=2))), how.of_expressions
-        if method == "balanced":
-            operands = draw_patterns(rng, rng.integers(1, how.max_digits + 1, shape), how.max_digits)
-        else:
-            operands = draw_operands(rng, counts, method, how.max_digits)
-        return self._drawn(rng, operands, counts)
+        if method != "balanced":
+            return self._drawn(rng, draw_operands(rng, counts, method, how.max_digits), counts)
+        operands = draw_patterns(rng, rng.integers(1, how.max_digits + 1, shape), how.max_digits)
+        # a third are sums and differences that go below zero on the way, which is rare by chance
+        low = rng.random(shape[0]) < 1 / 3
+        operands[low, 0, 1:] = 0
+        operators = rng.integers(ADD, SUBTRACT + 1, (shape[0], shape[1] - 1))
+        operators[:, 0] = SUBTRACT
+        return self._drawn(rng, operands, counts, low[:, None] * operators)
 
     def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
         lengths = np.full((n, self.most_operands(size)), size.max_digits)
         operands = (draw_patterns if stress else random_digits)(rng, lengths, size.max_digits)
         return self._drawn(rng, operands, np.full(n, lengths.shape[1]))
 
-    def _drawn(self, rng: np.random.Generator, operands: Digits, counts: Ints) -> Problems:
-        """Problems with any operators between these operands [N, K, D], of which row i has counts[i]."""
+    def _drawn(
+        self, rng: np.random.Generator, operands: Digits, counts: Ints, given: Ints | int = 0
+    ) -> Problems:
+        """Problems with any operators between these operands [N, K, D], of which row i has counts[i], but for those
+        that are `given` [N, K - 1]."""
         shape = operands.shape[0], operands.shape[1] - 1
         present = np.arange(1, operands.shape[1]) < counts[:, None]
-        operators = (rng.integers(1, 1 + len(OPERATORS), shape) * present).astype(np.uint8)
+        drawn = rng.integers(1, 1 + len(OPERATORS), shape)
+        operators = (np.where(given, given, drawn) * present).astype(np.uint8)
         problems = self.problems(operands, counts, operators)
         zero = zero_divisors(problems)
         problems.operands[:, 1:, 0][zero] = rng.integers(1, 10, int(zero.sum()))
