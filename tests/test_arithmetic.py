@@ -77,8 +77,13 @@ def test_operations_are_those_of_school(asked: list[Question], more_operands: in
 @pytest.mark.parametrize("method", SAMPLINGS)
 def test_drawn_expressions_have_all_operators_and_numbers_evenly(method: str) -> None:
     problems = sample(np.random.default_rng(0), 6000, (ARITHMETIC,), Sampling(3, 4, method))
-    there = problems.operators[problems.operators > 0]
-    assert np.abs(np.bincount(there)[1:] / len(there) - 0.2).max() < 0.02
+    below = reduced(problems).results.negative.any(1)
+    # a third of balanced ones are sums and differences, most of which go below zero on the way
+    assert (below.mean() > 0.35) == (method == "balanced")
+    shares = np.bincount(problems.operators[problems.operators > 0])[1:] / (problems.operators > 0).sum()
+    even = shares[2:] if method == "balanced" else shares
+    assert np.abs(even - even.mean()).max() < 0.02
+    assert shares.min() > 0.1
     assert np.abs(np.bincount(problems.num_operands)[2:] / 6000 - 1 / 3).max() < 0.03
     divisors = problems.operands[:, 1:][np.isin(problems.operators, (4, 5))]
     assert divisors.any(1).all()
