@@ -33,7 +33,8 @@ def resolve(config: Config) -> Config:
     data, train = resolve_data(config.data, partial(suits, config.objective.name)), config.train
     model = replace(config.model, max_length=room(config.model, data))
     format = format_of(data)
-    format.check_axes(axes_of(model.position, model.position_settings), get_tasks(data.task))
+    axes = axes_of(model.position, model.position_settings)
+    format.check_axes(axes, get_tasks(data.task), data.max_operands)
     objective_class(config.objective.name).check(format, train.compile)
     check_sizes(train, data)
     # part of the settings: with another number, a resumed run would round its sums differently

@@ -96,6 +96,11 @@ class Thought:
         themselves. Thoughts that grow by the square of these have to say it, since a few digits would fill memory."""
         return np.zeros(len(problems), np.int64)
 
+    def most(self, problems: Problems) -> Ints:
+        """The most tokens [N] of thoughts to problems of the task with numbers as long as these, where the task's own
+        longest problem need not have the longest one; else 0."""
+        return np.zeros(len(problems), np.int64)
+
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         """What follows the texts of these problems; `announced` [N] are the digits of their answers, or None where
         that is not known from the problem."""
@@ -105,8 +110,8 @@ class Thought:
         """Which problems [N] of the task it cannot reason about, and why."""
         return np.zeros(len(problems), np.bool_), ""
 
-    def knows_places(self, announced: bool) -> bool:
-        """Can the places of an answer be told before it is written?"""
+    def knows_places(self, announced: bool, operands: int) -> bool:
+        """Can the places of an answer be told before it is written, in problems of up to so many operands?"""
         return True
 
     def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints] | None:
@@ -248,9 +253,18 @@ class Format:
     def longest(self, tasks: Sequence[Task], size: Sampling) -> int:
         """Tokens of the longest text of these tasks with operands up to this size."""
         extremes = concatenate([task.extreme(size) for task in tasks])
-        about = int(self.estimates(extremes).max())
+        most = np.zeros(len(extremes), np.int64)
+        for task, rows in by_task(extremes):
+            if task.name in self.thoughts:
+                most[rows] = self.thoughts[task.name].most(extremes[rows])
+        # with <think>, </think>, a sign and <end>
+        bounds = (self.prompt_lengths(extremes) + most + answer_widths(extremes) + 4)[most > 0]
+        extremes = extremes[most == 0]
+        about = max(int(self.estimates(extremes).max(initial=0)), int(bounds.max(initial=0)))
         # nobody writes such texts, or will
-        return about if about > 2 * MAX_LENGTH else int(self.render(extremes).lengths.max())
+        return (
+            about if about > 2 * MAX_LENGTH else max(about, int(self.render(extremes).lengths.max(initial=0)))
+        )
 
     def parse(self, ids: Ids) -> Parsed:
         """Reads texts [N, T], rendered or written by a model; what follows the first `<end>` is ignored."""
@@ -312,22 +326,31 @@ class Format:
                 starts[rows] = found
         return starts
 
-    def axes(self, tasks: Sequence[Task]) -> tuple[str, ...]:
-        """The coordinates that can be told of its texts."""
+    def axes(self, tasks: Sequence[Task], operands: int = 2) -> tuple[str, ...]:
+        """The coordinates that can be told of its texts of problems with up to so many operands."""
         known = ["segment", OWN + "segment"]
         if self.least_significant_first:
             known.append("run")  # of a digit in its number: it is the digit's place
         announced = self.zero_pad or self.least_significant_first
         thoughts = [self.thoughts.get(task.name) for task in tasks]
-        if all(thought.knows_places(announced) if thought else announced for thought in thoughts):
+        if all(thought.knows_places(announced, operands) if thought else announced for thought in thoughts):
             told = dict.fromkeys(axis for t in thoughts for axis in (t.axes if t else ("place",)))
             known += [axis for axis in told if axis not in known]
             known += [OWN + axis for axis in told if OWN + axis not in known and not axis.startswith(OWN)]
         return tuple(known)
 
-    def check_axes(self, axes: Sequence[str], tasks: Sequence[Task]) -> None:
+    def check_axes(self, axes: Sequence[str], tasks: Sequence[Task], operands: int = 2) -> None:
         """Raises UsageError where a model wants to be told what cannot be known."""
-        missing = [axis for axis in axes if axis not in self.axes(tasks)]
+        known = self.axes(tasks, operands)
+        missing = [axis for axis in axes if axis not in known]
+        reasoned = [task.name for task in tasks if task.name in self.thoughts]
+        lost = [name for name in reasoned if not self.thoughts[name].knows_places(True, operands)]
+        if "place" in missing and lost:
+            several = " of more than two numbers" * self.thoughts[lost[0]].knows_places(True, 2)
+            what = (
+                f"format {self.name!r} cannot tell the places of tokens in the working of {lost[0]}{several}"
+            )
+            raise UsageError(what, "use --format scratchpad, or --position rope, which needs no places")
         if "place" in missing:
             raise UsageError(
                 f"format {self.name!r} cannot tell the places of an answer whose length is unknown",
@@ -339,9 +362,9 @@ class Format:
                 "use --format reversed: all numbers least significant digit first",
             )
         if missing:
-            known = ", ".join(axis for axis in self.axes(tasks) if not axis.startswith(OWN))
+            told = ", ".join(axis for axis in known if not axis.startswith(OWN))
             what = f"format {self.name!r} does not tell the coordinate {missing[0]!r} for these tasks"
-            raise UsageError(what, f"it tells {known}")
+            raise UsageError(what, f"it tells {told}")
 
     def follow(self, task: Task, problems: Problems) -> Follower:
         """What follows the texts of problems of one task."""

@@ -11,30 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from mathllm.formats.base import Format, Thought
+from mathllm.formats.column_parts import named_parts
 from mathllm.formats.follow import NOTHING, Follower
+from mathllm.formats.long_working import differences, least_tokens, most_tokens, sums, working
+from mathllm.formats.nested import operations, workings
 from mathllm.tasks import Problems
-from mathllm.tasks.numbers import (
-    Bools,
-    Ints,
-    Numbers,
-    column_differences,
-    column_products,
-    column_sums,
-)
-from mathllm.tasks.slots import Slots, operator_slots, stack, token_slot, value_slots
+from mathllm.tasks.numbers import Bools, Ints, Numbers
+from mathllm.tasks.slots import Slots
 from mathllm.tasks.subtraction import by_size
-from mathllm.tokenizer import END_THINK, EQUALS, MINUS, MULTIPLY, PLUS, Ids
-
-
-def _carry_and_total(carry: Ints, total: Ints, shown: Bools, total_digits: int) -> list[Slots]:
-    carried = shown & (carry > 0)
-    return [
-        token_slot(PLUS, carried),
-        value_slots(carry, len(str(int(carry.max(initial=0)))), carried),
-        token_slot(EQUALS, shown),
-        value_slots(total, total_digits, shown),
-    ]
-
+from mathllm.tokenizer import END_THINK, EQUALS, MINUS, PLUS, Ids
 
 # `-10`, by how many tokens it is behind its `=`
 TEN = np.array([NOTHING, MINUS, 1, 0, NOTHING, NOTHING], np.uint8)
@@ -57,14 +42,18 @@ class StepFollower(Follower):
         if not self.known:
             self.count(ids, equals, closing)
         self.answering |= closing
-        place: Ints = self.equals * ~self.answering
+        place: Ints = self.column() * ~self.answering
         self.equals += equals
         return place
+
+    def column(self) -> Ints:
+        """The place [N] of the step."""
+        return self.equals
 
     def count(self, ids: Ids, equals: Bools, closing: Bools) -> None:
         """Sees how many digits the answer has, where the thought closes."""
         if closing.any():
-            digits = np.where(self.single, 1, np.maximum(self.equals + self.since - 3, 0))
+            digits = np.where(self.single, 1, np.maximum(self.column() + self.since - 3, 0))
             self.announced = np.where(closing, digits, self.announced)
 
 
@@ -92,6 +81,35 @@ class DifferenceFollower(StepFollower):
             self.announced = np.where(closing, self.highest, self.announced)
 
 
+class ProductFollower(StepFollower):
+    """The same for products of two numbers with so many digits [N]: the digit i of the product with digit j is about
+    place i + j - 1, and the sum of these starts from the units again. Of more numbers no token has a place."""
+
+    def __init__(self, problems: Problems, announced: Ints | None) -> None:
+        super().__init__(len(problems), announced)
+        self.single = (problems.operands[:, 1] == 0).all(1)
+        self.several = problems.num_operands > 2
+        self.length, factors = problems.lengths[:, 0].copy(), problems.lengths[:, 1]
+        self.before_sum = self.length * factors * (factors > 1)
+
+    def think(self, ids: Ids) -> Ints:
+        place = super().think(ids)
+        self.answering &= ~self.several
+        return place * ~self.several
+
+    def column(self) -> Ints:
+        factor, digit = np.divmod(np.maximum(self.equals - 1, 0), self.length)
+        inside = (self.equals > 0) & (self.equals <= self.before_sum)
+        return np.where(inside, factor + digit + 1, np.maximum(self.equals - self.before_sum, 0))
+
+
+class NoPlaces(Follower):
+    """For workings that go up and down between places, so that no token has one."""
+
+    def think(self, ids: Ids) -> int:
+        return 0
+
+
 class ColumnThought(Thought):
     """Steps by columns, from the units on."""
 
@@ -101,36 +119,15 @@ class ColumnThought(Thought):
         return self.follower(len(problems), announced)
 
     def step_starts(self, ids: Ids) -> Bools:
-        """A run of digits between `=` and the next operator ends one digit before the run does: a step starts with an
-        operand of one digit."""
-        # one flat array, with something that is no digit around each row
-        flat = np.pad(ids, ((0, 0), (2, 1)), constant_values=END_THINK).ravel()
-        digit = flat < 10
-        operator = (flat == PLUS) | (flat == MINUS)
-        ends = np.flatnonzero(digit[2:-1] & digit[1:-2] & operator[3:]) + 2  # of runs, before an operator
-        # the last token that is no digit
-        opener = np.maximum.accumulate(np.where(digit, 0, np.arange(len(flat), dtype=np.int32)))[ends]
-        result = (flat[opener] == EQUALS) | ((flat[opener] == MINUS) & (flat[opener - 1] == EQUALS))
-        starts = np.zeros(len(flat), np.bool_)
-        starts[ends[result]] = True
-        starts = starts.reshape(len(ids), -1)[:, 2:-1]
-        return starts
+        return steps_begin(ids)
+
+    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[tuple[str, str]]:
+        return named_parts(problems, ids, columns, self.step_starts(ids))
 
 
 class Sums(ColumnThought):
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
-        totals, carries = column_sums(problems.operands)
-        total_digits = len(str(int(totals.max(initial=0))))
-        parts: list[Slots] = []
-        for place in range(problems.operands.shape[2]):
-            shown = place < problems.widths
-            for k in range(problems.operands.shape[1]):
-                present = shown & (problems.lengths[:, k] > 0)
-                if k:
-                    parts.append(token_slot(PLUS, present))
-                parts.append(value_slots(problems.operands[:, k, place], 1, present))
-            parts += _carry_and_total(carries[:, place], totals[:, place], shown, total_digits)
-        return stack(parts)
+        return sums(problems.operands, problems.lengths > 0, problems.widths)
 
 
 class Differences(ColumnThought):
@@ -138,45 +135,71 @@ class Differences(ColumnThought):
 
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
         larger, smaller, _ = by_size(problems)
-        differences, borrows = column_differences(larger, smaller)
-        parts: list[Slots] = []
-        for place in range(larger.shape[1]):
-            shown = place < problems.widths
-            borrowed = shown & (borrows[:, place] > 0)
-            difference = differences[:, place]
-            parts.append(value_slots(larger[:, place], 1, shown))
-            parts.append(token_slot(MINUS, shown))
-            parts.append(value_slots(smaller[:, place], 1, shown))
-            parts.append(token_slot(MINUS, borrowed))
-            parts.append(value_slots(borrows[:, place], 1, borrowed))
-            parts.append(token_slot(EQUALS, shown))
-            parts.append(token_slot(MINUS, shown & (difference < 0)))
-            parts.append(value_slots(np.abs(difference), 2, shown))
-        return stack(parts)
+        return differences(larger, smaller, problems.widths)[0]
 
 
-class Products(ColumnThought):
+class Expressions(ColumnThought):
+    """Long working of one operation, or of several one after the other."""
+
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
-        digits, factors = problems.operands[:, 0], problems.operands[:, 1, 0]
-        totals, carries = column_products(digits, factors)
-        parts: list[Slots] = []
-        for place in range(digits.shape[1]):
-            shown = place < problems.lengths[:, 0]
-            parts.append(value_slots(digits[:, place], 1, shown))
-            parts.append(operator_slots(np.uint8(MULTIPLY) * shown))
-            parts.append(value_slots(factors, 1, shown))
-            parts += _carry_and_total(carries[:, place], totals[:, place], shown, 2)
-        return stack(parts)
+        return workings(problems, working, least_significant_first=False)
+
+    def estimate(self, problems: Problems) -> Ints:
+        return operations(problems, least_tokens)
+
+    def most(self, problems: Problems) -> Ints:
+        return operations(problems, most_tokens)
 
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
-        follower = super().follow(problems, announced)
-        assert isinstance(follower, StepFollower)
-        follower.single = (problems.operands[:, 1] == 0).all(1)
-        return follower
+        return NoPlaces(len(problems))
 
-    def refusal(self, problems: Problems) -> tuple[Bools, str]:
-        unlike = (problems.lengths[:, 1] > 1) | (problems.num_operands > 2)
-        return unlike, "a column of products has a factor of one digit, the second one"
+    def knows_places(self, announced: bool, operands: int) -> bool:
+        return False
+
+    def step_starts(self, ids: Ids) -> Bools:
+        return steps_begin(ids, quotients=True)
+
+
+class Products(Expressions):
+    """That of a single digit is the column itself."""
+
+    def most(self, problems: Problems) -> Ints:
+        return super().most(problems) * (problems.num_operands > 2)
+
+    def follow(self, problems: Problems, announced: Ints | None) -> Follower:
+        return ProductFollower(problems, announced)
+
+    def knows_places(self, announced: bool, operands: int) -> bool:
+        return operands == 2
+
+    def step_starts(self, ids: Ids) -> Bools:
+        return steps_begin(ids)
+
+
+def steps_begin(ids: Ids, quotients: bool = False) -> Bools:
+    """Before which tokens [N, T] a step begins that no token separates from the one before: it starts with an operand
+    of one digit, so a run of digits between `=` and the next operator ends one digit before the run does. With
+    `quotients` a step may start with a longer number, behind a digit of the quotient or a difference not below zero:
+    these have one digit."""
+    # one flat array, with something that is no digit around each row
+    flat = np.pad(ids, ((0, 0), (2, 1)), constant_values=END_THINK).ravel()
+    digit = flat < 10
+    operator = (flat == PLUS) | (flat == MINUS)
+    ends = np.flatnonzero(digit[2:-1] & digit[1:-2] & operator[3:]) + 2  # of runs, before an operator
+    # the last token that is no digit
+    openers = np.maximum.accumulate(np.where(digit, 0, np.arange(len(flat), dtype=np.int32)))
+    opener = openers[ends]
+    result = (flat[opener] == EQUALS) | ((flat[opener] == MINUS) & (flat[opener - 1] == EQUALS))
+    starts = np.zeros(len(flat), np.bool_)
+    starts[ends[result]] = True
+    if quotients:
+        equals = np.flatnonzero(flat == EQUALS)
+        short = np.zeros(len(flat), np.bool_)  # `=` of steps with a result of one digit
+        short[equals] = flat[openers[equals - 1]] == MINUS
+        starts &= ~short[openers]
+        starts[2:] |= short[:-2] & digit[1:-1] & digit[2:]
+    starts = starts.reshape(len(ids), -1)[:, 2:-1]
+    return starts
 
 
 COLUMN = Format(
@@ -186,5 +209,6 @@ COLUMN = Format(
         "addition": Sums(),
         "subtraction": Differences(),
         "multiplication": Products(),
+        **dict.fromkeys(("division", "remainder", "arithmetic"), Expressions()),
     },
 )

@@ -20,9 +20,10 @@ import numpy as np
 
 from mathllm.formats.base import Format, Thought
 from mathllm.formats.follow import Follower, Walk
+from mathllm.formats.nested import kinds_of, merged, operations, workings
 from mathllm.formats.rows import AXES, RowsFollower, of_prompts, part_name
 from mathllm.tasks import Problems
-from mathllm.tasks.arithmetic import in_order, reduced, turns
+from mathllm.tasks.arithmetic import in_order, turns
 from mathllm.tasks.numbers import (
     Bools,
     Digits,
@@ -42,12 +43,10 @@ from mathllm.tasks.slots import (
     constant,
     number_slots,
     operator_slots,
-    signed_slots,
     stack,
     token_slot,
 )
 from mathllm.tokenizer import (
-    ADD,
     DIVIDE,
     END_THINK,
     EQUALS,
@@ -56,7 +55,6 @@ from mathllm.tokenizer import (
     PLUS,
     REMAINDER,
     SUBTRACT,
-    THINK,
     Ids,
 )
 
@@ -169,8 +167,8 @@ def working(operators: Digits, left: Numbers, right: Numbers) -> Slots:
     """That of one operation on two numbers a row; the right one is not negative, the left one only in sums and
     differences."""
     n, width = len(operators), max(left.digits.shape[1], right.digits.shape[1])
-    turned = left.negative & (operators <= SUBTRACT)  # -a+b is b-a, and -a-b is -(a+b)
-    kinds = np.where(turned, ADD + SUBTRACT - operators, operators)
+    kinds = kinds_of(operators, left)
+    turned = kinds != operators
     parts: list[tuple[Bools | Ints, Slots]] = []
     a, b = widen(left.digits, width), widen(right.digits, width)
     for kind in (SUBTRACT, MULTIPLY):
@@ -191,14 +189,6 @@ def working(operators: Digits, left: Numbers, right: Numbers) -> Slots:
     return merged(n, parts)
 
 
-def merged(n: int, parts: list[tuple[Bools | Ints, Slots]]) -> Slots:
-    """Slots of n rows, of which each part has some, and the others none."""
-    slots = np.full((max((len(part) for _, part in parts), default=0), n), ABSENT, np.uint8)
-    for rows, part in parts:
-        slots[: len(part), rows] = part
-    return slots
-
-
 class Rows(Thought):
     """Rows of working for operations on two numbers; of expressions with more of them all operations one after the
     other, each in a thought of its own."""
@@ -206,32 +196,10 @@ class Rows(Thought):
     axes, pads = AXES, False
 
     def write(self, problems: Problems, result: Numbers, widths: Ints | None) -> Slots:
-        no = np.zeros(len(problems), np.bool_)
-        left, right = (Numbers(problems.operands[:, k], problems.lengths[:, k], no) for k in (0, 1))
-        several = problems.num_operands > 2
-        parts: list[tuple[Bools | Ints, Slots]] = []
-        if not several.all():
-            two = ~several
-            parts.append((two, working(problems.operators[two, 0], left[two], right[two])))
-        if several.any():
-            parts.append((several, steps(problems[several])))
-        return merged(len(problems), parts)
+        return workings(problems, working, least_significant_first=True)
 
     def estimate(self, problems: Problems) -> Ints:
-        order, k = in_order(problems), problems.operands.shape[1]
-        widths = np.concatenate([problems.lengths, np.zeros_like(order.left)], axis=1)
-        total, every = np.zeros(len(problems), np.int64), np.arange(len(problems))
-        for step, operator in enumerate(order.operators.T):
-            left, right = (widths[every, taken[:, step]] for taken in (order.left, order.right))
-            blocks = np.maximum(left - right, 0) + 1
-            product, additive = operator == MULTIPLY, (operator == ADD) | (operator == SUBTRACT)
-            rows = [right * 2 * (left + 4), blocks * 3 * (right + 5), 3 * np.maximum(left, right)]
-            total += np.select([product, operator >= DIVIDE, additive], rows)
-            made = np.select(
-                [product, operator == DIVIDE, additive], [left + right, blocks, np.maximum(left, right)]
-            )
-            widths[:, k + step] = np.where(operator == REMAINDER, np.minimum(left, right), made)
-        return total
+        return operations(problems, _tokens)
 
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         several = problems.num_operands > 2
@@ -258,6 +226,13 @@ class Rows(Thought):
         return of_prompts(ids, problems.operators, turns(problems.operators), steps=problems.num_operands > 2)
 
 
+def _tokens(operators: Ints, left: Ints, right: Ints) -> Ints:
+    """About how many tokens [N] the working of operations on numbers of so many digits [N] has."""
+    longer, blocks = np.maximum(left, right), np.maximum(left - right, 0) + 1
+    rows = [right * 2 * (left + 4), blocks * 3 * (right + 5)]
+    return np.select([operators == MULTIPLY, operators >= DIVIDE], rows, 3 * longer)
+
+
 def rows_begin(ids: Ids) -> Bools:
     """Before which tokens [N, T] of texts a row begins, told by the tokens before them alone; but for the first row of
     a working."""
@@ -277,30 +252,6 @@ def rows_begin(ids: Ids) -> Bools:
     after_row = (flat[opener] == EQUALS) & (opener < index - 1) & ~ends
     begins: Bools = ~digit & (flat <= EQUALS) & (counted | after_row)
     return begins.reshape(len(ids), -1)[:, 3:-1]
-
-
-def steps(problems: Problems) -> Slots:
-    """All operations of expressions, each with its working: `3*4=<think>...</think>21`, and between them
-    `</think><think>`."""
-    order = reduced(problems)
-    (n, k), results = problems.lengths.shape, order.results
-    width = results.digits.shape[2]
-    digits = np.concatenate([widen(problems.operands, width)[..., :width], results.digits], axis=1)
-    lengths = np.concatenate([problems.lengths, results.lengths], axis=1)
-    negative = np.concatenate([np.zeros((n, k), np.bool_), results.negative], axis=1)
-    parts: list[Slots] = []
-    for step in range(k - 1):
-        rows = np.flatnonzero(order.operators[:, step])
-        operators, m = order.operators[rows, step], len(rows)
-        taken = order.left[rows, step], order.right[rows, step], np.full(m, k + step)
-        left, right, result = (Numbers(digits[rows, i], lengths[rows, i], negative[rows, i]) for i in taken)
-        text = [constant(m, END_THINK, THINK)] if step else []
-        text += [signed_slots(left, None, least_significant_first=True), operator_slots(operators)]
-        text += [signed_slots(right, None, least_significant_first=True), constant(m, EQUALS, THINK)]
-        text += [working(operators, left, right), constant(m, END_THINK)]
-        text.append(signed_slots(result, None, least_significant_first=True))
-        parts.append(merged(n, [(rows, stack(text))]))
-    return stack(parts)
 
 
 class Sums(Rows):

@@ -52,7 +52,7 @@ class Slot(Thought):
     def follow(self, problems: Problems, announced: Ints | None) -> Follower:
         return CountedFollower(self.length(problems), announced)
 
-    def knows_places(self, announced: bool) -> bool:
+    def knows_places(self, announced: bool, operands: int) -> bool:
         return announced
 
 
