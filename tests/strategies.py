@@ -217,8 +217,7 @@ def cases(draw: st.DrawFn, formats: list[Format] = ALL_FORMATS, **kwargs: object
     notation = draw(st.sampled_from(formats))
     names = {**SYMBOLS, WHOLE: "arithmetic"}
     known = (symbol for symbol, name in names.items() if notation.knows_task(*get_tasks(name)))
-    more = {"symbols": "".join(known), **({"factor_digits": 1} if notation.name == "column" else {})}
-    return notation, draw(batches(**{**more, **kwargs}))
+    return notation, draw(batches(**{"symbols": "".join(known), **kwargs}))
 
 
 # any sequence of tokens at all, and one that looks more like what a model writes

@@ -92,6 +92,15 @@ EXAMPLES = {
         "12*0=<think>2*0=0 1*0=0</think>0<end>",
         "0*7=<think>0*7=0</think>0<end>",
         "5*8=<think>5*8=40</think>40<end>",
+        "123*45=<think>3*5=15 2*5+1=11 1*5+1=6 3*4=12 2*4+1=9 1*4=4 5+0=5 1+2=3 6+9=15 0+4+1=5</think>5535<end>",
+        "40*20=<think>0*0=0 4*0=0 0*2=0 4*2=8 0+0=0 0+0=0 0+8=8</think>800<end>",
+        "0*45=<think>0*5=0 0*4=0 0+0=0</think>0<end>",
+        "98/12=<think>98/12=8 2*8=16 1*8+1=9 8-6=2 9-9=0</think>8<end>",
+        "203/2=<think>2/2=1 2*1=2 2-2=0 0/2=0 3/2=1 2*1=2 3-2=1</think>101<end>",
+        "7/12=<think>7/12=0</think>0<end>",
+        "98%12=<think>98/12=8 2*8=16 1*8+1=9 8-6=2 9-9=0</think>2<end>",
+        "100%99=<think>100/99=1 9*1=9 9*1=9 0-9=-9 0-9-1=-10 1-0-1=0</think>1<end>",
+        "7%12=<think>7/12=0</think>7<end>",
     ],
     ("column", True): [
         "99+01=<think>9+1=10 9+0+1=10</think>100<end>",
@@ -99,6 +108,8 @@ EXAMPLES = {
         "100-099=<think>0-9=-9 0-9-1=-10 1-0-1=0</think>001<end>",
         "58*07=<think>8*7=56 5*7+5=40</think>406<end>",
         "12*00=<think>2*0=0 1*0=0</think>000<end>",
+        "12*34=<think>2*4=8 1*4=4 2*3=6 1*3=3 8+0=8 4+6=10 0+3+1=4</think>0408<end>",
+        "98/07=<think>9/7=1 7*1=7 9-7=2 28/7=4 7*4=28 8-8=0 2-2=0</think>14<end>",
     ],
     ("pairwise", False): [
         "99+21=<think>99+12=021</think>120<end>",
@@ -254,20 +265,6 @@ def test_a_column_of_products_announces_the_digits_of_the_answer(
             *range(digits, -1, -1),
             *[0] * (rendered.ids.shape[1] - closing - digits - 1),
         ]
-
-
-@pytest.mark.parametrize("zero_pad", [False, True])
-@pytest.mark.parametrize("text", ["12*34", "3*12", "0*10"])
-def test_a_column_of_products_has_a_factor_of_one_digit(text: str, zero_pad: bool) -> None:
-    notation = get_format("column", zero_pad)
-    message = (
-        "format 'column' cannot write this: a column of products has a factor of one digit, the second one"
-    )
-    with pytest.raises(UsageError) as caught:
-        notation.render(arrays([ask("12*3"), ask("1+23"), ask(text)]))
-    assert caught.value.message == message
-    refused = notation.refusals(arrays([ask(text), ask("12*3"), ask("34-56"), ask(text)]))
-    assert {row: error.message for row, error in refused.items()} == {0: message, 3: message}
 
 
 @given(batches(max_digits=10, max_operands=13), st.booleans())

@@ -111,6 +111,15 @@ def table(notation: Format, text: str) -> tuple[str, str]:
             "2 1 0 0 0 0 1       1 1 1 1 1 2 2 2 2 2 2 3 1        0 0",
         ),
         (
+            "column",
+            False,
+            "12*34",
+            "1 2 + + 3 4 = <think> 2 + + 4 = 8 1 + + 4 = 4 2 + + 3 = 6 1 + + 3 = 3 "
+            "8 + 0 = 8 4 + 6 = 1 0 0 + 3 + 1 = 4 </think> 4 0 8 <end>",
+            "2 1 0 0 0 0 0 1       1 1 1 1 1 2 2 2 2 2 2 2 2 2 2 2 2 3 3 3 3 3 3 1 "
+            "1 1 1 1 2 2 2 2 2 3 3 3 3 3 3 3 3 4 3        2 1 0 0",
+        ),
+        (
             "pairwise",
             False,
             "99+21",
@@ -159,6 +168,8 @@ def test_digits_of_operands_have_their_own_places(case: Case) -> None:
 @given(cases(BY_PLACES, max_digits=8, max_operands=12))
 def test_the_token_before_an_answer_digit_has_its_place(case: Case) -> None:
     notation, asked = case
+    # not all workings tell places
+    asked = [q for q in asked if "place" in notation.axes(get_tasks(q.task), len(q.operands))] or [ask("9+9")]
     problems = arrays(asked)
     ids = notation.render(problems).ids
     parsed = notation.parse(ids)
