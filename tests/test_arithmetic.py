@@ -88,7 +88,7 @@ def test_drawn_expressions_have_all_operators_and_numbers_evenly(method: str) ->
     divisors = problems.operands[:, 1:][np.isin(problems.operators, (4, 5))]
     assert divisors.any(1).all()
     if method != "uniform":
-        lengths = problems.lengths[problems.lengths > 0]
+        lengths = problems.lengths[:, 1:][problems.lengths[:, 1:] > 0]
         assert np.abs(np.bincount(lengths)[1:] / len(lengths) - 1 / 3).max() < 0.03
 
 
