@@ -271,6 +271,8 @@ def test_settings_of_the_chosen_position_and_objective_stand_beside_the_other_ke
         "bias_near": 0,
         "bias_decay": 3.0,
         "bias_axes": "place,run",
+        "own_keys": False,
+        "segments": True,
     }
     flat = config.to_dict()
     assert flat["model"]["bias_near"] == 0
