@@ -8,9 +8,9 @@ negative result shows only in the answer's sign. Longer working is made of such 
 | problem | thought |
 | --- | --- |
 | 58*7 | `8*7=56 5*7+5=40` |
-| 12*34 | `2*4=8 1*4=4 2*3=6 1*3=3 8+0=8 4+6=10 0+3+1=4`: by each digit from the units, and the sum of 48 and 360 |
-| 98/12, 98%12 | `98/12=8 2*8=16 1*8+1=9 8-6=2 9-9=0`: how often it goes, the product back, and what is left; unless it is 0 |
-| 2+3*4 | `3*4=<think>3*4=12</think>12</think><think>2+12=<think>2+2=4 0+1=1</think>14`: see formats.nested |
+| 12*34 | `2*4=8 1*4=4 2*3=6 1*3=3 8+0=8 4+6=10 0+3+1=4`: by each digit, and the sum |
+| 98/12 | `98/12=8 2*8=16 1*8+1=9 8-6=2 9-9=0`: how often it goes, the product back, and what is left; unless it is 0 |
+| 2+3*4 | `3*4=<think>3*4=12</think>12</think><think>2+12=<think>2+2=4 0+1=1</think>14`: formats.nested |
 """
 
 from __future__ import annotations
