@@ -110,9 +110,9 @@ def started(here: Path, words: list[str]) -> Child:
 
 def names(here: Path) -> set[str]:
     """All files and directories, but for what was said."""
-    return {
-        str(path.relative_to(here)) for path in here.rglob("*") if path.parent != here or path.stem != "said"
-    }
+    # unlike rglob, os.walk minds no directory that goes while it looks
+    found = (Path(place) / name for place, folders, files in os.walk(here) for name in (*folders, *files))
+    return {str(path.relative_to(here)) for path in found if path.parent != here or path.stem != "said"}
 
 
 def wait_for_files(here: Path, child: Child, before: set[str]) -> None:

@@ -316,7 +316,8 @@ def test_a_problem_that_nobody_has_taught_it_is_asked_or_named(half: Path) -> No
     error = refused("--checkpoint", folded, "--data-path", path)
     assert error.message.startswith("1 of 3 problems cannot be asked\n  row 2, 2*3: format 'pairwise'")
     path = sums(Path("many.txt"), "1+2=3", *["2*33=66"] * 9)
-    error = refused("--checkpoint", half, "--data-path", path)
+    assert document("--checkpoint", half, "--data-path", path)["num_examples"] == 10
+    error = refused("--checkpoint", folded, "--data-path", path)
     assert error.message.startswith("9 of 10 problems cannot be asked\n  row 2, 2*33: ")
     assert error.message.endswith("\n  and 6 more")
 

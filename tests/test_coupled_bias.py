@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from biases import bias_of
 from runs import TINY, finished, tiny
 from strategies import arrays, ask
 
@@ -16,15 +17,10 @@ from mathllm.data.sources import draws_of
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
 from mathllm.model.cache import GrowingCache, KeyValueCache
-from mathllm.model.positions import Scheme, Shape, Where, make_positions
+from mathllm.model.positions import Shape, Where, make_positions
 from mathllm.model.positions.coupled_bias import SEGMENTS, UNIT
 from mathllm.model.transformer import Transformer
 from mathllm.tokenizer import EQUALS
-
-
-def bias_of(scheme: Scheme, layer: int, query: Where, key: Where) -> Any:
-    return scheme.bias(layer, scheme.pairs(query, key))
-
 
 TWO_AXES = {"position": "coupled-bias", "bias_axes": "place,row", "qk_scale": 1.5, "max_length": 2048}
 

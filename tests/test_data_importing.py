@@ -288,7 +288,7 @@ def test_an_import_tells_what_to_type_to_have_it_again(tmp_path: Path) -> None:
     assert metadata["data"]["thought_length"] == 3
 
 
-def test_products_by_one_digit_are_imported_in_columns(tmp_path: Path) -> None:
+def test_products_are_imported_in_columns(tmp_path: Path) -> None:
     path = text_file(tmp_path / "all.txt", ["58*7=406", "1+1=2"])
     data = DataConfig(format="column", train_ratio=1.0, val_ratio=0.0)
     metadata = import_dataset(path, data, tmp_path / "out")
@@ -299,8 +299,9 @@ def test_products_by_one_digit_are_imported_in_columns(tmp_path: Path) -> None:
         "text": "58*7=<think>8*7=56 5*7+5=40</think>406<end>",
     }
     text_file(path, ["58*17=986"])
-    with pytest.raises(UsageError, match="a factor of one digit, the second one"):
-        import_dataset(path, data, tmp_path / "other")
+    import_dataset(path, data, tmp_path / "other")
+    working = "8*7=56 5*7+5=40 8*1=8 5*1=5 6+0=6 0+8=8 4+5=9"
+    assert rows_of(tmp_path / "other", "train")[0]["text"] == f"58*17=<think>{working}</think>986<end>"
 
 
 def test_import_refuses_before_it_writes(dataset: Path, tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from biases import bias_of
 from runs import TINY, finished, same_run, tiny
 
 from mathllm.checkpoint import load_checkpoint
@@ -17,7 +17,7 @@ from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import judge
 from mathllm.formats import get_format
 from mathllm.model.attention import turn
-from mathllm.model.positions import Scheme, Shape, Where, axes_of, make_positions
+from mathllm.model.positions import Shape, Where, axes_of, make_positions
 from mathllm.model.positions.coupled_bias import UNIT
 from mathllm.model.transformer import Transformer
 from mathllm.registry import POSITIONS, Choice
@@ -119,12 +119,6 @@ def test_two_schemes_at_once_do_what_each_of_them_does() -> None:
 def where(*places: int) -> Where:
     place, segment = torch.tensor([places]), torch.zeros(1, len(places)).long()
     return Where(torch.arange(len(places)), {"place": place, "segment": segment})
-
-
-def bias_of(scheme: Scheme, layer: int, query: Where, key: Where) -> Any:
-    if scheme.hides:  # from behind all keys nothing is hidden
-        query = Where(query.index + len(key.index), query.axes)
-    return scheme.bias(layer, scheme.pairs(query, key))
 
 
 def test_what_comes_later_is_hidden_by_the_bias_itself() -> None:
