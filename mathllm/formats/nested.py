@@ -78,7 +78,7 @@ def operations(problems: Problems, tokens: Callable[[Ints, Ints, Ints], Ints]) -
         total += tokens(operator, left, right) * (operator > 0)
         kinds = [operator == MULTIPLY, operator == DIVIDE, operator == REMAINDER]
         made = [left + right, np.maximum(left - right, 0) + 1, np.minimum(left, right)]
-        widths[:, k + step] = np.select(kinds, made, np.maximum(left, right))
+        widths[:, k + step] = np.select(kinds, made, np.maximum(left, right) + 1)
     return total
 
 

@@ -130,10 +130,8 @@ def quotients(left: Digits, right: Digits, left_lengths: Ints, right_lengths: In
     n = len(left)
     width = int(right_lengths.max(initial=1)) + 1
     divisor, places = widen(right, width)[:, :width], np.arange(width)
-    highest = np.maximum(
-        left_lengths - right_lengths, 0
-    )  # the place, from 0, of the first digit brought down
-    # the digits above it, which are fewer than the divisor's
+    # the place, from 0, of the first digit brought down; those above it are fewer than the divisor's
+    highest = np.maximum(left_lengths - right_lengths, 0)
     source = highest[:, None] + 1 + places
     rest = np.take_along_axis(widen(left, int(source.max(initial=0)) + 1), source, 1)
     parts = [number_slots(rest, right_lengths - 1, least_significant_first=True)]
@@ -233,16 +231,28 @@ def _tokens(operators: Ints, left: Ints, right: Ints) -> Ints:
     return np.select([operators == MULTIPLY, operators >= DIVIDE], rows, 3 * longer)
 
 
+def _most_tokens(operators: Ints, left: Ints, right: Ints) -> Ints:
+    """The most tokens [N] of any operation, named and with its result, on two numbers of up to so many digits [N]."""
+    product = right * (2 * left + 8)
+    # a divisor of about half the digits takes most: its rows are short, or there are few of them
+    half = (left - 4) // 2
+    quotients = []
+    for divisor in (np.clip(half, 1, right), np.clip(half + 1, 1, right)):
+        blocks = np.maximum(left - divisor, 0) + 1
+        quotients.append(2 * divisor + blocks * (divisor + 4 + 10 * (divisor + 5)))
+    difference = 3 * np.maximum(left, right) + 5
+    tokens: Ints = np.maximum.reduce([product, *quotients, difference]) + 2 * (left + right) + 9
+    return tokens
+
+
 def rows_begin(ids: Ids) -> Bools:
     """Before which tokens [N, T] of texts a row begins, told by the tokens before them alone; but for the first row of
     a working."""
     # one flat array, with something that is no digit around each row
     flat = np.pad(ids, ((0, 0), (3, 1)), constant_values=END_THINK).ravel()
     digit, index = flat < 10, np.arange(len(flat), dtype=np.int32)
-    opener = np.maximum.accumulate(
-        np.where(digit, 0, index)
-    )  # the last token that is no digit, itself perhaps
-    opener = np.append(np.int32(0), opener[:-1])  # before this one
+    # the last token before each that is no digit
+    opener = np.append(np.int32(0), np.maximum.accumulate(np.where(digit, 0, index))[:-1])
     behind = (flat[opener] == EQUALS) & (flat[opener - 1] == MINUS)
     sign = (flat == MINUS) | (flat == PLUS)
     # the sign behind what is left of a subtraction; but not behind the other way round, which a sign comes before
@@ -252,6 +262,14 @@ def rows_begin(ids: Ids) -> Bools:
     after_row = (flat[opener] == EQUALS) & (opener < index - 1) & ~ends
     begins: Bools = ~digit & (flat <= EQUALS) & (counted | after_row)
     return begins.reshape(len(ids), -1)[:, 3:-1]
+
+
+class Expressions(Rows):
+    """The same for any operations, of which other ones may take more than the products that are the longest
+    problems."""
+
+    def most(self, problems: Problems) -> Ints:
+        return operations(problems, _most_tokens)
 
 
 class Sums(Rows):
@@ -282,6 +300,7 @@ SCRATCHPAD = Format(
     least_significant_first=True,
     thoughts={
         "addition": Sums(),
-        **dict.fromkeys(("subtraction", "multiplication", "division", "remainder", "arithmetic"), Rows()),
+        **dict.fromkeys(("subtraction", "multiplication", "division", "remainder"), Rows()),
+        "arithmetic": Expressions(),
     },
 )
