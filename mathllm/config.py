@@ -142,7 +142,7 @@ class DataConfig:
     expression_digits: int = setting(0, "Digits of numbers in whole expressions.", shown="as all")
     expression_numbers: int = setting(0, "Numbers in whole expressions.", shown="as all")
     sampling: str = setting("digits", f"{described(SAMPLINGS)}; or equal shares of several: digits,balanced.")
-    signed: bool = setting(False, "Let subtractions have negative results: 3-5=-2.")
+    signed: bool = setting(False, "Let differences and factors be negative: 3-5, -12*34.")
     train_ratio: float = setting(0.9, "Share of problems to train on.")
     val_ratio: float = setting(0.05, "Share to validate on; what both leave is the test.")
     curriculum_steps: int = 0

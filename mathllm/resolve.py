@@ -93,8 +93,8 @@ def check_sampling(data: DataConfig) -> None:
             hint = f"use --sampling {' or '.join(tasks[0].samplings)}"
             raise UsageError(f"there is no {method} sampling of task {data.task!r}", hint)
     if data.signed and not any(task.signed for task in tasks):
-        names = " and ".join(task.name for task in TASKS if task.signed)
-        raise UsageError(f"only {names} has signed results", "leave out --signed, or add the task")
+        names = listed(task.name for task in TASKS if task.signed)
+        raise UsageError(f"only {names} has signed numbers", "leave out --signed, or add the task")
     if data.second_digits and not any(task.second for task in tasks):
         names = listed(task.name for task in TASKS if task.second)
         raise UsageError(f"only {names} has a second number to bound", "leave out --second-digits")

@@ -92,9 +92,11 @@ class Scope:
                 outside = np.any([those for _, those in expressions[0].unseen(part, self.size)], axis=0)
                 more &= outside | (part.num_operands > expressions[0].most_operands(self.size))
             ways.append((f"a problem of more than {plural(most, 'number')}", more))
-            if task.signed and not self.data.signed:
+            if task.signed_operands and not self.data.signed:
+                ways.append((f"{task.signed} below zero", np.any(part.negative, axis=1)))
+            elif task.signed and not self.data.signed:
                 negative = answer(part).negative if truth is None else truth.negative[rows]
-                ways.append(("a result below zero", negative))
+                ways.append((f"{task.signed} below zero", negative))
             for what, those in ways:
                 if those.any():
                     outside = np.zeros(len(problems), np.bool_)

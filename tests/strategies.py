@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from operator import mul
 
 import numpy as np
 from hypothesis import strategies as st
@@ -90,7 +91,7 @@ class Question:
     @property
     def width(self) -> int:
         """Digits of the longest operand."""
-        return max(len(str(operand)) for operand in self.operands)
+        return max(len(str(abs(operand))) for operand in self.operands)
 
 
 Case = tuple[Format, list[Question]]
@@ -98,8 +99,8 @@ Case = tuple[Format, list[Question]]
 
 def ask(text: str) -> Question:
     """A question from `12+34`."""
-    symbols = re.findall("[^0-9]", text)
-    return question_of(symbols, tuple(map(int, re.findall("[0-9]+", text))))
+    parts = re.split(r"(?<=[0-9])([^0-9])", text)
+    return question_of(parts[1::2], tuple(map(int, parts[::2])))
 
 
 def question_of(symbols: Sequence[str], operands: tuple[int, ...]) -> Question:
@@ -114,15 +115,17 @@ def arrays(questions: list[Question], spare_operands: int = 0, spare_digits: int
     width = max(q.width for q in questions) + spare_digits
     digits = np.zeros((len(questions), operands, width), np.uint8)
     lengths = np.zeros((len(questions), operands), np.int64)
+    negative = np.zeros((len(questions), operands), np.bool_)
     operators = np.zeros((len(questions), operands - 1), np.uint8)
     for row, question in enumerate(questions):
         operators[row, : len(question.operands) - 1] = [OPERATOR_CODES[one] for one in question.symbols]
         for k, operand in enumerate(question.operands):
-            written = [int(c) for c in reversed(str(operand))]
+            negative[row, k] = operand < 0
+            written = [int(c) for c in reversed(str(abs(operand)))]
             digits[row, k, : len(written)] = written
             lengths[row, k] = len(written)
     codes = [TASK_NAMES.index(q.task) for q in questions]
-    return Problems(digits, lengths, operators, np.array(codes, np.uint8))
+    return Problems(digits, lengths, negative, operators, np.array(codes, np.uint8))
 
 
 def integers_of(numbers: Numbers) -> list[int]:
@@ -138,7 +141,8 @@ def questions_of(problems: Problems) -> list[Question]:
     found = []
     for row in range(len(problems)):
         present = [k for k in range(problems.lengths.shape[1]) if problems.lengths[row, k] > 0]
-        values = ["".join(map(str, problems.operands[row, k][::-1].tolist())) for k in present]
+        digits = ["".join(map(str, problems.operands[row, k][::-1].tolist())) for k in present]
+        values = ["-" * int(problems.negative[row, k]) + digits[i] for i, k in enumerate(present)]
         between = problems.operators[row].tolist()
         assert [code > 0 for code in between] == [k + 1 in present for k in range(len(between))]
         question = question_of([codes[code] for code in between if code], tuple(map(int, values)))
@@ -176,6 +180,10 @@ def questions(
         if factor_digits is not None:
             factors = st.tuples(number, operands(factor_digits))
         kinds.append(factors.map(lambda ns: Question("*", ns)))
+        if signed:
+            signs = st.lists(st.sampled_from((1, -1)), min_size=6, max_size=6)
+            both = st.tuples(factors, signs).map(lambda drawn: tuple(map(mul, *drawn)))
+            kinds.append(both.map(lambda ns: Question("*", ns)))
     if "-" in symbols:
         pair = st.lists(number, min_size=2, max_size=2)
         kinds.append(

@@ -176,7 +176,7 @@ def test_an_unfinished_problem_that_cannot_be_finished(model):
         ("1+2==3", 4, "what follows the '=' is no whole number"),
         ("(1+2)", 0, "character '(' at position 1: a problem has no brackets"),
         ("1.5+2", 1, "character '.' at position 2: a problem has no decimals"),
-        ("-5+3", 0, "a number was expected here: no operand is below zero"),
+        ("-5+3", 0, "a number was expected here: only factors and results may be below zero"),
         ("1+2-3+1+1+1+1", 11, "'+' does not fit: an expression has 2 to 6 numbers"),
         ("6/0", 2, "nothing can be divided by zero"),
         ("<think>", 0, "does not belong"),

@@ -114,7 +114,7 @@ class TestCommand:
         for arguments in (["-1+2"], ["--", "-1+2"]):
             result = self.run(*arguments)
             assert result.exit_code == 1
-            below = "no operand is below zero, only a result may be"
+            below = "only factors and results may be below zero"
             assert f"error: a number was expected here: {below}\n  -1+2\n  ^\n" in result.stderr
         wrong = self.run("8+9", "--jsn").exception
         assert isinstance(wrong, UsageError)

@@ -29,7 +29,8 @@ class Paper:
         self.places: list[int] = []  # of steps
         self.after = ""  # where an operation of several is
         if len(question.operands) > 2 and question.symbol != "+":
-            for number, (symbol, (left, _), (right, _), (result, _)) in enumerate(in_order(question)[0], 1):
+            bare = Question(question.symbol, tuple(map(abs, question.operands)))  # of factors' signs
+            for number, (symbol, (left, _), (right, _), (result, _)) in enumerate(in_order(bare)[0], 1):
                 self.after = f"of operation {number}"
                 self.put("<think>", FIRST)
                 self.put(f"{left}{symbol}{right}=", "operation or its result")
@@ -51,7 +52,7 @@ class Paper:
         self.pieces.append((text, name, " ".join(filter(None, (where, self.after)))))
 
     def operation(self, symbol: str, numbers: tuple[int, ...]) -> None:
-        if numbers[0] < 0:  # -a+b is b-a, and -a-b is -(a+b)
+        if numbers[0] < 0 and symbol in "+-":  # -a+b is b-a, and -a-b is -(a+b)
             symbol = "-" if symbol == "+" else "+"
         numbers = tuple(map(abs, numbers))
         long = symbol == "*" and numbers[1] > 9

@@ -167,8 +167,6 @@ def test_keys_are_seen_where_they_are_themselves() -> None:
         part = model.positions.relative["place"]
         near, placeless = part.near[layer] * UNIT, part.placeless[layer] * UNIT
         found = on_axes(model, {"place": [7]}, {"place": [6, 7, 8, 0, 10]}, layer)[:, 0]  # (H, S)
-        rest = on_axes(model, {"place": [0]}, {"place": [7]}, layer)[:, 0]
-        assert not rest.any()  # about nothing
         torch.testing.assert_close(found[:, :3], near.T)
         torch.testing.assert_close(found[:, 3], placeless)
         torch.testing.assert_close(found[:, 4], near[2] - 2 * part.decay[layer] * UNIT)
@@ -176,19 +174,34 @@ def test_keys_are_seen_where_they_are_themselves() -> None:
     torch.testing.assert_close(rows_found, model.positions.relative["row"].near[0].T * UNIT)
 
 
-def test_a_query_about_nothing_sees_all_keys_alike() -> None:
+def test_a_query_about_nothing_tells_keys_of_some_place_from_those_of_none_and_no_more() -> None:
     model = own_keys()
-    anywhere = list(range(0, 40, 3))
-    keys = {"place": anywhere, "row": anywhere[::-1], "block": [2] * len(anywhere)}
+    places = list(range(0, 40, 3))
     for layer in (0, 1):
-        assert not on_axes(model, {"place": [0, 0]}, keys, layer).any()
-        one = on_axes(model, {"row": [5]}, keys, layer)
-        torch.testing.assert_close(one, on_axes(model, {"row": [5]}, {"row": keys["row"]}, layer))
-        assert one.any()
+        placed = model.positions.relative["place"].placed[layer] * UNIT
+        found = on_axes(model, {"place": [0]}, {"place": places}, layer)[:, 0]  # (H, S)
+        assert not found[:, 0].any()
+        torch.testing.assert_close(found[:, 1:], placed[:, None].expand(-1, len(places) - 1))
+        assert placed.abs().min() > 0.01
     # without own keys it is told by where the others are not
     seen = make_positions("coupled-bias", Shape(8, 2, 1, 32))
     here = Where(torch.arange(1), {"place": torch.tensor([[0]])})
     assert bias_of(seen, 0, here, Where(torch.arange(1), {"place": torch.tensor([[7]])})).any()
+
+
+def test_an_axis_whose_table_has_no_neighbours_tells_the_same_from_all_others_and_no_more() -> None:
+    model = own_keys(bias_axes="place,row:0,block")
+    part = model.positions.relative["row"]
+    assert part.near.shape[1] == 1
+    for layer in (0, 1):
+        found = on_axes(model, {"row": [7]}, {"row": [7, 6, 8, 900, 0]}, layer)[:, 0]
+        torch.testing.assert_close(found[:, 0], part.near[layer, 0] * UNIT)
+        others = (part.near[layer, 0] - part.decay[layer])[:, None].expand(-1, 3)
+        torch.testing.assert_close(found[:, 1:4], others * UNIT)
+        torch.testing.assert_close(found[:, 4], part.placeless[layer] * UNIT)
+    assert "row" not in model.positions.reach(100)
+    part.decay.data += 30  # 300 nats more
+    assert model.positions.reach(100)["row"] == 1
 
 
 def test_the_kinds_of_a_token_and_of_what_it_predicts_are_both_told() -> None:
@@ -314,22 +327,24 @@ def test_no_key_that_has_any_weight_is_out_of_reach(seed: int) -> None:
 
 
 def test_what_is_within_reach_is_no_more_than_it_has_to_be() -> None:
-    settings = {"own_keys": True, "bias_near": 2, "bias_axes": "place,row:0"}
+    settings = {"own_keys": True, "bias_near": 2, "bias_axes": "place,row:1"}
     scheme = make_positions("coupled-bias", Shape(8, 2, 1, 32), settings)
     place, row = scheme.relative["place"], scheme.relative["row"]
-    assert scheme.reach(100) == {"place": 2 + 34, "row": 34}  # 3 nats a place
+    assert scheme.reach(100) == {"place": 2 + 34, "row": 1 + 34}  # 3 nats a place
     place.placeless.data[:] = 3  # 30 nats; a key of the query's own place may be all that there is
-    assert scheme.reach(100) == {"place": 2 + 34, "row": 34 + 10}
+    assert scheme.reach(100) == {"place": 2 + 34, "row": 1 + 34 + 10}
     place.near.data[:, 2] = 3
-    assert scheme.reach(100) == {"place": 2 + 24, "row": 34}
+    assert scheme.reach(100) == {"place": 2 + 24, "row": 1 + 34}
     place.near.data[:, 0] = (
         6  # far keys are below the end of the table; and a gain on one axis counts on the other
     )
-    assert scheme.reach(100) == {"place": 2 + 44, "row": 34 + 10}
+    assert scheme.reach(100) == {"place": 2 + 44, "row": 1 + 34 + 10}
     row.near.data[:] = -3
-    assert scheme.reach(100) == {"place": 2 + 54, "row": 34 + 10}
+    assert scheme.reach(100) == {"place": 2 + 54, "row": 1 + 34 + 10}
     row.decay.data[:] *= 2
-    assert scheme.reach(100) == {"place": 2 + 54, "row": 22}
+    assert scheme.reach(100) == {"place": 2 + 54, "row": 1 + 22}
+    place.placed.data[:] = 5  # where a query is about nothing on one axis
+    assert scheme.reach(100) == {"place": 2 + 54, "row": 1 + 25}
     row.decay.data[0, 1] = -0.1  # is there no bound on one axis, there is none
     assert scheme.reach(100) == {}
 

@@ -26,7 +26,7 @@ NO_DIFFERENCE = "a difference is of two numbers, with - between them"
 NO_PRODUCT = "a product has 2 to 6 numbers, no operator but *, and at most 4,000 digits"
 NO_EXPRESSION = "an expression has 2 to 6 numbers, together of at most 4,000 digits"
 BY_ZERO = "nothing can be divided by zero"
-BELOW = "a number was expected here: no operand is below zero, only a result may be"
+BELOW = "a number was expected here: only factors and results may be below zero"
 NOBODY = "none of these tasks has that operator"
 zeros = st.integers(0, 3).map(lambda n: "0" * n)
 gaps = st.text(" \t", max_size=2)
@@ -71,7 +71,14 @@ def test_leading_zeros_spaces_and_an_equals_sign_are_allowed(
         ("1+-2", 2, BELOW),
         ("1++2", 2, "a number was expected here"),
         ("1+ -2", 3, BELOW),
-        ("1+− 2", 2, "a number was expected here"),
+        ("1+− 2", 2, BELOW),
+        ("-0+2", 0, BELOW),
+        ("-2*3+4", 0, BELOW),
+        ("2+-3*4", 2, BELOW),
+        ("2--3", 2, BELOW),
+        ("--2*3", 0, "a number was expected here"),
+        ("2*+3", 2, "a number was expected here"),
+        ("-2/0", 3, BY_ZERO),
         ("1+(2+3)", 2, "character '(' at position 3: a problem has no brackets"),
         ("1,000+2", 1, "character ',' at position 2: a problem has no decimals and no separators"),
         ("1+2-3+4-5+6-7", 11, f"'-' does not fit: {NO_EXPRESSION}"),

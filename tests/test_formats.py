@@ -59,7 +59,7 @@ def written(number: int, notation: Format, width: int = 1, backwards: bool | Non
 def answer_width(question: Question) -> int:
     """Digits that a padded answer has: as many as the largest of that shape."""
     if question.symbol == "*":
-        return sum(len(str(operand)) for operand in question.operands)
+        return sum(len(str(abs(operand))) for operand in question.operands)
     if question.symbol in ("/", "%") or question.task == "arithmetic":
         return int(answer_widths(arrays([question]))[0])  # which has a test of its own
     nines = 10**question.width - 1
@@ -227,9 +227,9 @@ def test_every_column_step_is_true_and_follows_from_the_ones_before(
             left, result = step.split("=")
             column = [number // 10**place % 10 for number in numbers]
             if question.symbol == "*":
-                factor = question.operands[1]
-                total = numbers[0] // 10**place % 10 * factor + handed_on
-                column = [f"{numbers[0] // 10**place % 10}*{factor}"]
+                digit, factor = abs(numbers[0]) // 10**place % 10, abs(numbers[1])
+                total = digit * factor + handed_on
+                column = [f"{digit}*{factor}"]
             column += [handed_on] * (handed_on > 0)  # no carry is not written
             assert left == ("-" if question.symbol == "-" else "+").join(map(str, column))
             if question.symbol == "*":
@@ -260,11 +260,10 @@ def test_a_column_of_products_announces_the_digits_of_the_answer(
     places = notation.coordinates(problems, rendered.ids, ("place",))["place"]
     for row, question in enumerate(asked):
         closing = rendered.ids[row].tolist().index(END_THINK)
-        digits = answer_width(question) if zero_pad else len(str(question.answer))
-        assert places[row, closing:].tolist() == [
-            *range(digits, -1, -1),
-            *[0] * (rendered.ids.shape[1] - closing - digits - 1),
-        ]
+        digits = answer_width(question) if zero_pad else len(str(abs(question.answer)))
+        sign = [digits] * (question.answer < 0)
+        behind = [0] * (rendered.ids.shape[1] - closing - len(sign) - digits - 1)
+        assert places[row, closing:].tolist() == [*sign, *range(digits, -1, -1), *behind]
 
 
 @given(batches(max_digits=10, max_operands=13), st.booleans())
@@ -439,17 +438,21 @@ def test_the_longest_text_is_as_long_as_announced(notation: Format, tasks: str, 
     symbols = [symbol for symbol, name in SYMBOLS.items() if name in tasks]
     pairs = list(product([*range(10), 10, 11, 18, 19, 20, 80, 89, 90, 91, 98, 99], repeat=2))
     asked = [Question(s, p) for s in symbols for p in pairs if is_drawn(s, p, signed)]
+    signs = product((1, -1) if signed and "*" in symbols else (1,), repeat=2)
+    asked += [Question("*", (a * i, b * j)) for i, j in signs for a, b in pairs if "*" in symbols]
     several = [s for s in symbols if s in "+*"]
     more = [Question(s, p) for s in several for n in (3, 4) for p in product((0, 9, 10, 99), repeat=n)]
+    more += [Question("*", tuple(-n for n in q.operands)) for q in more if q.symbol == "*" and signed]
     wide = (0, 1, 9, 10, 99, 100, 189, 190, 199, 899, 900, 901, 999)
     more += [Question(s, p) for s in symbols for p in product(wide, repeat=2) if is_drawn(s, p, signed)]
+    more += [Question("*", (-a, b)) for a, b in product(wide, repeat=2) if "*" in symbols and signed]
     second = int(notation.name == "column")
     for max_digits, max_operands in ((1, 2), (2, 2), (3, 2), (2, 3), (2, 4)):
         size = Sampling(
             max_digits, min(max_operands, 2) if second else max_operands, "digits", signed, second
         )
         fitting = [q for q in asked + more if q.width <= max_digits and len(q.operands) <= size.max_operands]
-        fitting = [q for q in fitting if not second or q.symbol != "*" or max(q.operands[1:]) < 10]
+        fitting = [q for q in fitting if not second or q.symbol != "*" or max(map(abs, q.operands[1:])) < 10]
         lengths = notation.render(arrays(fitting)).lengths
         assert notation.longest(get_tasks(tasks), size) == lengths.max()
 

@@ -1,5 +1,6 @@
 """Multiplication, from its two tokens to a trained model that is asked `12*3`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.grid import draw_cells
 from mathllm.evaluation.samples import _token_span
 from mathllm.formats import Format, get_format
-from mathllm.tasks import answer, get_tasks
+from mathllm.tasks import Problems, Sampling, answer, get_tasks
 from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tasks.splits import TRAIN, SplitRatios, split_of
 from mathllm.tokenizer import PLUS, decode, encode
@@ -39,6 +40,26 @@ def test_what_is_rendered_reads_back(notation: Format, asked: list[Question]) ->
     parsed = notation.parse(rendered.ids)
     assert integers_of(parsed.answer) == [question.answer for question in asked]
     assert (parsed.well_formed & parsed.ended).all()
+
+
+@pytest.mark.parametrize("method", ["digits", "uniform", "balanced"])
+def test_half_of_signed_products_have_signs_and_others_are_drawn_as_ever(method: str) -> None:
+    counts, task = np.array([2, 3] * 500), TASKS[0]
+
+    def drawn(signed: bool) -> Problems:
+        how = Sampling(3, 3, method, signed=signed)
+        return task.sample(np.random.default_rng(0), counts, method, how)
+
+    plain, signed = drawn(False), drawn(True)
+    assert not plain.negative.any()
+    assert replace(signed, negative=plain.negative).operands.tolist() == plain.operands.tolist()
+    assert not (signed.negative & ~signed.operands.any(2)).any()  # 0 has no sign
+    assert 0.35 < signed.negative.any(1).mean() < 0.5
+    # of every pattern of signs there are some
+    assert len(np.unique(signed.negative[1::2], axis=0)) == 8
+    stress = task.of_length(np.random.default_rng(0), 100, Sampling(5, signed=True), stress=True)
+    assert 10 < stress.negative.any(1).sum() < 60
+    assert not task.of_length(np.random.default_rng(0), 100, Sampling(5), stress=True).negative.any()
 
 
 def test_a_factor_is_about_no_place() -> None:

@@ -153,7 +153,7 @@ def test_digits_of_operands_have_their_own_places(case: Case) -> None:
     for row, question in enumerate(asked):
         expected: list[int] = []
         for k, operand in enumerate(question.operands):
-            length = question.width if notation.zero_pad else len(str(operand))
+            length = question.width if notation.zero_pad else len(str(abs(operand)))
             counted = range(1, length + 1)
             shown = [*(counted if notation.least_significant_first else reversed(counted))]
             shown = [place for place in shown for _ in range(1 + notation.hints)]
@@ -161,7 +161,7 @@ def test_digits_of_operands_have_their_own_places(case: Case) -> None:
                 shown = [0] * len(shown)  # a factor counts in every column alike
             if k:
                 expected += [0] * (1 + (question.symbols[k - 1] in "*/%"))  # of tokens
-            expected += shown
+            expected += [0] * (operand < 0) + shown
         assert places[row, : rendered.prompt_lengths[row] - 1].tolist() == expected
 
 

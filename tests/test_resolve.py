@@ -70,7 +70,7 @@ def test_a_data_directory_says_what_its_problems_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"signed": True}, "only subtraction has signed results"),
+        ({"signed": True}, "only subtraction or multiplication has signed numbers"),
         ({"second_digits": 1}, "only multiplication, division or remainder has a second number to bound"),
         ({"task": "division", "second_digits": 4}, "second_digits 4 is more than max_digits 3"),
         (

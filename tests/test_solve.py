@@ -264,6 +264,8 @@ def test_what_lies_outside_training(model):
     assert unseen("1-2*3", task="arithmetic", max_operands=3) == []  # which always has results below zero
     assert unseen("12*3", task="multiplication", second_digits=1) == []
     assert unseen("12*34", task="multiplication", second_digits=1) == ["a factor of more than 1 digit"]
+    assert unseen("12*-3", task="multiplication") == ["a factor below zero"]
+    assert unseen("-12*-3", task="multiplication", signed=True) == []
     assert unseen("7%12", task="remainder", second_digits=1) == ["a divisor of more than 1 digit"]
 
 

@@ -60,7 +60,7 @@ def longest_chain(question: Question) -> int:
         return 0
     elif question.symbol == "*":
         # the longer number (the first of equals) times the units of the other one
-        longer, shorter = question.operands[:2]
+        longer, shorter = map(abs, question.operands[:2])
         if len(str(longer)) < len(str(shorter)):
             longer, shorter = shorter, longer
         flags = [longer % 10 ** (p + 1) * (shorter % 10) >= 10 ** (p + 1) for p in range(question.width)]
@@ -144,8 +144,8 @@ def test_padded_answers_have_room_for_every_answer(
         # the width depends on the shape of the problem alone: that of its largest answer
         largest = nines * len(question.operands) if question.symbol == "+" else nines
         if question.symbol == "*":
-            assert width == sum(len(str(operand)) for operand in question.operands)
-            assert question.answer < 10 ** int(width)
+            assert width == sum(len(str(abs(operand))) for operand in question.operands)
+            assert abs(question.answer) < 10 ** int(width)
             continue
         if question.task == "arithmetic":
             assert abs(question.answer) < 10 ** int(width)

@@ -65,19 +65,24 @@ class Text:
         first, second = SIGNS[symbol][0], SIGNS[symbol][1:]
         for k, operand in enumerate(numbers, 1):
             end, segment = first if k < self.count else "=", "LEFT" if k == 1 else "RIGHT"
-            self.number(units(operand), end, segment, named(k, operand_of(symbol, k)))
+            if operand < 0:
+                self.put("-", segment)
+            self.number(units(abs(operand)), end, segment, named(k, operand_of(symbol, k)))
             if k < self.count and second:
                 self.put(second, "OPERATOR")
         self.put("<think>", "OPEN")
-        stand = named(self.count + 1, self.working(symbol, *numbers))
+        # what has a sign are factors, and the product has its own in the end
+        stand = named(self.count + 1, self.working(symbol, *map(abs, numbers)))
         self.number(units(abs(question.answer)), "<end>", "RESULT", stand, below=question.answer < 0)
         self.ended()
 
     def expression(self, question: Question) -> None:
-        reduced, turns = in_order(question)
+        reduced, turns = in_order(Question(question.symbol, tuple(map(abs, question.operands))))
         for k, operand in enumerate(question.operands):
             signs = SIGNS[question.symbols[k]] if k < self.count - 1 else "="
-            self.number(units(operand), signs[0], "NONE", named(k + 1, lambda place: {}))
+            if operand < 0:
+                self.put("-", "NONE")
+            self.number(units(abs(operand)), signs[0], "NONE", named(k + 1, lambda place: {}))
             if len(signs) == 2:
                 self.put(signs[1], "OPERATOR")
             for stand in self.stands[-len(signs) :]:
@@ -89,7 +94,7 @@ class Text:
                 self.put("<think>", "NEXT_STEP", step=0)
         self.step, (answer, name) = 0, result
         stand = named(name, lambda place: {"place": place})
-        self.number(units(abs(answer)), "<end>", "ANSWER", stand, below=answer < 0)
+        self.number(units(abs(answer)), "<end>", "ANSWER", stand, below=question.answer < 0)
         self.ended()
 
     def operation_of(self, symbol: str, *numbers: Named) -> None:

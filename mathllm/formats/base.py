@@ -383,9 +383,9 @@ class Format:
             return own
         placed = prompt = np.cumsum(ids == EQUALS, 1) == 0
         if task.aligned is not None:
-            operator = (ids >= 10) & prompt
-            behind = np.pad(operator[:, :-1] & ~operator[:, 1:], ((0, 0), (1, 0)))
-            placed = prompt & (np.cumsum(behind, 1) < task.aligned)
+            digit = ids < 10
+            begins = digit & ~np.pad(digit[:, :-1], ((0, 0), (1, 0)))  # a number
+            placed = prompt & (np.cumsum(begins, 1) <= task.aligned)
         places = number_places(ids, placed, self.least_significant_first)
         return {"place": (places + 1) // 2 if self.hints else places}
 

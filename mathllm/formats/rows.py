@@ -348,17 +348,20 @@ def of_prompts(ids: Ids, operators: Digits, order: Ints | Digits, *, steps: Bool
     number = np.cumsum(digit & np.pad(~digit[:, :-1], ((0, 0), (1, 0)), constant_values=True), 1)  # from 1
     shape = operators.shape
     which = np.clip(number - 1, 0, shape[1] - 1)  # the operator behind a number
-    sign = ~digit & (ids != EQUALS)
-    second = sign & ~ends
+    operator = ~digit & (ids != EQUALS)
+    second = operator & ~ends
+    # a minus at the front, or behind both tokens of an operator, is the sign of a number
+    sign = second & (ids == MINUS) & np.pad(second[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     several = steps[:, None]
-    state = np.where(second, OPERATOR, np.where(several, NONE, np.where(number == 1, LEFT, RIGHT)))
+    of_number = np.where(several, NONE, np.where(number + sign == 1, LEFT, RIGHT))
+    state = np.where(second & ~sign, OPERATOR, of_number)
     place = np.where(second, 0, place)
-    operator = np.broadcast_to(operators[:, :1].astype(np.int64), ids.shape)
-    told = stand(operator, state, place, 0, 0)
+    first = np.broadcast_to(operators[:, :1].astype(np.int64), ids.shape)
+    told = stand(first, state, place, 0, 0)
     # sums of more than two numbers: each is on a row of its own
-    told["row"] = np.where((operator == ADD) & (state == RIGHT), number, told["row"])
+    told["row"] = np.where((first == ADD) & (state == RIGHT), number, told["row"])
     # a text of one operation is its first step, of which every token is a part
-    turn = np.take_along_axis(order.astype(np.int64), which, 1) * sign
+    turn = np.take_along_axis(order.astype(np.int64), which, 1) * (operator & ~sign)
     told["step"] = np.where(several, turn, 1)
     told["own_block"] = told["block"]
     told["cell"] = told["own_cell"] = (number * CELLS + place) * (place > 0)

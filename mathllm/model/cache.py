@@ -28,10 +28,11 @@ class KeyValueCache:
         reach: Mapping[str, int] | None = None,
     ) -> None:
         """`shape` is layers, rows, heads, tokens and width of a head; dtype and device are those of `like`."""
-        layers, batch, _, max_length, _ = shape
+        layers, _, _, max_length, _ = shape
         self.keys = [like.new_empty(shape[1:]) for _ in range(layers)]
         self.values = [like.new_empty(shape[1:]) for _ in range(layers)]
-        self.coordinates = {axis: like.new_zeros((batch, max_length), dtype=torch.int64) for axis in axes}
+        # one row for all of them, until they stand apart
+        self.coordinates = {axis: like.new_zeros((1, max_length), dtype=torch.int64) for axis in axes}
         self.length, self.reach = 0, reach or {}
         self.columns: Tensor | None = None  # the tokens that count for the next queries; None: all
 
@@ -40,7 +41,10 @@ class KeyValueCache:
         they may look at."""
         end = self.length + len(where.index)
         for axis in axes:
-            self.coordinates[axis][:, self.length : end] = where.axes[axis]
+            told, known = where.axes[axis], self.coordinates[axis]
+            if len(told) > len(known):
+                self.coordinates[axis] = known.expand(len(told), -1).clone()
+            self.coordinates[axis][:, self.length : end] = told
         self.columns = self._near(where, end)
         if self.columns is None:
             index = torch.arange(end, device=where.index.device)
@@ -83,7 +87,9 @@ class KeyValueCache:
         """Keeps only these rows of the batch, in this order."""
         self.keys = [self._kept(key, rows) for key in self.keys]
         self.values = [self._kept(value, rows) for value in self.values]
-        self.coordinates = {axis: known[rows] for axis, known in self.coordinates.items()}
+        self.coordinates = {
+            axis: known[rows] if len(known) > 1 else known for axis, known in self.coordinates.items()
+        }
 
     def _kept(self, filled: Tensor, rows: Tensor) -> Tensor:
         # what is not filled yet need not be copied: of a long cache that is most

@@ -120,6 +120,7 @@ class Arithmetic(Task):
     def misfits(self, problems: Problems) -> Bools:
         wrong = np.zeros((len(problems), 2 * problems.operands.shape[1] - 1), np.bool_)
         wrong[:, 2::2] = zero_divisors(problems)
+        wrong[:, ::2] |= problems.negative
         wrong[:, ::2] |= (np.cumsum(problems.lengths, 1) > MAX_DIGITS) & (problems.lengths > 0)
         wrong[:, 2 * self.most_numbers - 1 :: 2] |= problems.operators[:, self.most_numbers - 1 :] > 0
         return wrong

@@ -6,7 +6,7 @@ task's business, and how they are written down a format's."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,12 @@ _DIVIDED = DIVIDE, REMAINDER  # operators behind which no 0 may stand
 @dataclass(frozen=True)
 class Problems:
     """N problems: operands uint8 [N, K, D] (least significant digit first), lengths [N, K] (0: no such operand),
-    operators uint8 [N, K - 1] (what stands before each operand but the first, a code of tokenizer.OPERATORS; 0:
-    nothing), and task uint8 [N], the code of each row's task."""
+    negative [N, K] (which of them are below zero), operators uint8 [N, K - 1] (what stands before each operand but the
+    first, a code of tokenizer.OPERATORS; 0: nothing), and task uint8 [N], the code of each row's task."""
 
     operands: Digits
     lengths: Ints
+    negative: Bools
     operators: Digits
     task: Digits
 
@@ -35,7 +36,12 @@ class Problems:
         return len(self.task)
 
     def __getitem__(self, rows: Any) -> Problems:
-        return Problems(self.operands[rows], self.lengths[rows], self.operators[rows], self.task[rows])
+        return Problems(
+            *(
+                values[rows]
+                for values in (self.operands, self.lengths, self.negative, self.operators, self.task)
+            )
+        )
 
     @property
     def num_operands(self) -> Ints:
@@ -52,10 +58,9 @@ class Problems:
 def trimmed(problems: Problems) -> Problems:
     """The same problems in arrays no wider than these need."""
     operands, digits = max(2, int(problems.num_operands.max(initial=0))), int(problems.lengths.max(initial=1))
-    numbers = problems.operands[:, :operands, :digits]
-    return Problems(
-        numbers, problems.lengths[:, :operands], problems.operators[:, : operands - 1], problems.task
-    )
+    numbers = problems.operands[:, :operands, :digits], problems.lengths[:, :operands]
+    negative, operators = problems.negative[:, :operands], problems.operators[:, : operands - 1]
+    return Problems(*numbers, negative, operators, problems.task)
 
 
 def at_once(problems: Problems) -> list[slice]:
@@ -71,13 +76,16 @@ def concatenate(parts: Sequence[Problems]) -> Problems:
     width = max((part.operands.shape[2] for part in parts), default=1)
     digits = [np.zeros((0, operands, width), np.uint8)]
     lengths, operators = [np.zeros((0, operands), np.int64)], [np.zeros((0, operands - 1), np.uint8)]
+    negative = [np.zeros((0, operands), np.bool_)]
     for part in parts:
         absent = (0, 0), (0, operands - part.operands.shape[1])
         digits.append(np.pad(widen(part.operands, width), (*absent, (0, 0))))
         lengths.append(np.pad(part.lengths, absent))
+        negative.append(np.pad(part.negative, absent))
         operators.append(np.pad(part.operators, absent))
     task = np.concatenate([np.zeros(0, np.uint8), *(part.task for part in parts)])
-    return Problems(np.concatenate(digits), np.concatenate(lengths), np.concatenate(operators), task)
+    numbers = np.concatenate(digits), np.concatenate(lengths), np.concatenate(negative)
+    return Problems(*numbers, np.concatenate(operators), task)
 
 
 class Task:
@@ -85,12 +93,13 @@ class Task:
     on two numbers or more, with one operator.
 
     `code` stands for the task in `Problems.task` and never changes, since splits depend on it. `max_operands` is the
-    most that `--max-operands` may ask for, `samplings` are the methods it can be drawn by, and `signed` tells whether
-    `--signed` means something to it. `second` is what its operands but the first are called where `--second-digits`
-    bounds their digits (else empty), and `least_second` the least of these. `aligned` is how many operands have digits
-    that line up with the answer's (None: all). Tasks of different `meaning` do not go together, since one text would
-    have two answers; `general` ones take what others of their meaning take, too. `rule` is what its expressions are,
-    for whoever typed something else, and `example` one of them."""
+    most that `--max-operands` may ask for, `samplings` are the methods it can be drawn by, and `signed` says what
+    `--signed` lets be below zero (empty: nothing), which are operands, too, where `signed_operands`. `second` is what
+    its operands but the first are called where `--second-digits` bounds their digits (else empty), and `least_second`
+    the least of these. `aligned` is how many operands have digits that line up with the answer's (None: all). Tasks of
+    different `meaning` do not go together, since one text would have two answers; `general` ones take what others of
+    their meaning take, too. `rule` is what its expressions are, for whoever typed something else, and `example` one of
+    them."""
 
     name: str
     code: int
@@ -103,7 +112,8 @@ class Task:
     max_operands = 2
     samplings: tuple[str, ...] = SAMPLINGS
     commutative = False
-    signed = False
+    signed = ""
+    signed_operands = False
     second = ""
     least_second = 0
     general = False
@@ -161,8 +171,7 @@ class Task:
         most = np.where(place < length, 9, 0).astype(np.uint8)
         # a result rises or falls with each operand, so the extremes lie where the operands are extreme
         corners = (np.concatenate([a[:, :1], b[:, 1:]], axis=1) for a in (least, most) for b in (least, most))
-        rest = problems.lengths, problems.operators, problems.task
-        return tuple(self.answer(Problems(operands, *rest)) for operands in corners)
+        return tuple(self.answer(replace(problems, operands=operands)) for operands in corners)
 
     def sizes(self, problems: Problems) -> Ints:
         """What `--max-digits` bounds [N]: digits of the longest operand."""
@@ -193,6 +202,7 @@ class Task:
         wrong = np.zeros((len(problems), 2 * problems.operands.shape[1] - 1), np.bool_)
         wrong[:, 1::2] = (problems.operators != self.operator) & (problems.operators > 0)
         wrong[:, 2::2] = zero_divisors(problems)
+        wrong[:, ::2] |= problems.negative & (not self.signed_operands)
         wrong[:, 2 * self.most_numbers - 1 :: 2] |= problems.operators[:, self.most_numbers - 1 :] > 0
         return wrong
 
@@ -212,8 +222,8 @@ class Task:
     def problems(
         self, operands: Digits, num_operands: Ints | None = None, operators: Digits | None = None
     ) -> Problems:
-        """Problems of this task from operands [N, K, D], without those past a row's `num_operands` [N]; between them
-        stands the task's own operator, unless others [N, K - 1] are given."""
+        """Problems of this task from operands [N, K, D], none below zero, without those past a row's `num_operands`
+        [N]; between them stands the task's own operator, unless others [N, K - 1] are given."""
         lengths = lengths_of(operands)
         if num_operands is not None:
             present = np.arange(operands.shape[1]) < num_operands[:, None]
@@ -221,7 +231,8 @@ class Task:
             operands = operands * present[..., None]
         if operators is None:
             operators = (self.operator * (lengths[:, 1:] > 0)).astype(np.uint8)
-        return Problems(operands, lengths, operators, np.full(len(operands), self.code, np.uint8))
+        negative, task = np.zeros(lengths.shape, np.bool_), np.full(len(operands), self.code, np.uint8)
+        return Problems(operands, lengths, negative, operators, task)
 
     @property
     def symbol(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,6 @@ from mathllm.tokenizer import (
     MINUS,
     OPERATORS,
     SUBTRACT,
-    SYMBOLS,
     Ids,
     decode_rows,
     encode,
@@ -46,6 +46,9 @@ for _character, _kind in (("=", _EQUALS), ("\n", _NEWLINE), *((blank, _SPACE) fo
 
 # one for one, so that positions stay what they are
 _FOLDED = str.maketrans("０１２３４５６７８９＋－−–＊×·⋅∗／÷＝", "0123456789+---*****//=")
+
+# a number below zero
+_SIGNED = re.compile(r"-\s*\d")
 
 # what people try that no problem has
 _NONE = {"(": "brackets", ")": "brackets", ".": "decimals", ",": "decimals and no separators"}
@@ -95,9 +98,13 @@ def read_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
     last = np.append(first[1:], True)[: len(row)]
     digit = kinds < 10
     operator = (kinds > _OPERATOR) & (kinds < _EQUALS)
+    # a minus first, or behind an operator, is the sign of the number behind it
+    leads = first | np.append(False, operator[:-1])[: len(row)]
+    sign = (kinds == _OPERATOR + SUBTRACT) & leads & ~last & np.append(digit[1:], False)[: len(row)]
+    operator &= ~sign
     digit_before = np.append(False, digit[:-1])[: len(row)] & ~first
     # numbers and operators in turn, a number first and last, and no gap within one
-    wrong = ~(digit | operator) | (operator & (last | ~digit_before)) | (digit & digit_before & gap)
+    wrong = ~(digit | operator | sign) | (operator & (last | ~digit_before)) | (digit & digit_before & gap)
     starts = digit & ~digit_before
     numbers = np.bincount(row[starts], minlength=n)
     number = np.cumsum(starts) - 1  # which of all the numbers a token belongs to
@@ -120,15 +127,19 @@ def read_expressions(texts: Sequence[str], tasks: Sequence[Task] = DEFAULT_TASKS
     rows, columns = row[digit & inside], which[digit & inside]
     operands[rows, columns, place[inside[digit]]] = kinds[digit & inside]
     written[row[starts & inside], which[starts & inside]] = widths[number[starts & inside]]
+    signed = np.flatnonzero(sign & inside)
+    negative = np.zeros(shape[:2], np.bool_)
+    negative[row[signed], which[signed + 1]] = True
     operators[row[operator & inside], which[operator & inside]] = kinds[operator & inside] - _OPERATOR
     lengths = lengths_of(operands) * (written > 0)
-    problems = Problems(operands, lengths, operators, np.zeros(n, np.uint8))
+    problems = Problems(operands, lengths, negative, operators, np.zeros(n, np.uint8))
 
     taken = np.zeros(n, np.bool_)
     for task in tasks:
         fits = good & ~taken & _within(task, numbers, longest) & ~task.misfits(problems).any(1)
         problems.task[fits] = task.code
         taken |= fits
+    problems = replace(problems, negative=negative & operands.any(2))
     if not taken.all():
         problems = _without(problems, ~taken)
     return problems, taken
@@ -176,7 +187,8 @@ def _without(problems: Problems, rows: Bools) -> Problems:
     lengths = problems.lengths * left[:, None]
     width = max(1, int(lengths.max(initial=1)))
     operands = problems.operands[:, :, :width] * left[:, None, None]
-    return Problems(operands, lengths, problems.operators * left[:, None], problems.task * left)
+    negative, operators = problems.negative & left[:, None], problems.operators * left[:, None]
+    return Problems(operands, lengths, negative, operators, problems.task * left)
 
 
 def read_numbers(texts: Sequence[str]) -> tuple[Numbers, Bools]:
@@ -273,6 +285,8 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
     starts: list[int] = []  # of numbers and operators in turn
     widths: list[int] = []  # digits of these as they are written, 0 of operators
     digits, gap = 0, False  # of the number that is being read, and has white space followed it?
+    signs: list[int] = []  # which of these begin with a sign
+    signed = False  # has one come, but no digit?
     for position, char in enumerate(body):
         if char.isspace():
             gap = True
@@ -280,10 +294,10 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
         if char.isdigit() and digits and gap:
             return ExpressionError("white space inside a number", text, position, hint)
         if char.isdigit():
-            if not digits:
+            if not digits and not signed:
                 starts.append(position)
                 widths.append(0)
-            digits += 1
+            digits, signed = digits + 1, False
             widths[-1] = digits
             if digits > MAX_DIGITS:
                 longer = f"{MAX_DIGITS:,} is the most here; mathllm eval --digits 10000 tries longer ones"
@@ -291,11 +305,11 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
         elif char not in OPERATORS:
             message = f"{token_at(body, position) or char!r} does not belong in a problem"
             return ExpressionError(message, text, position, hint)
-        elif not digits:
-            negative = char == SYMBOLS[SUBTRACT] and body[position + 1 : position + 2].isdigit()
-            below = ": no operand is below zero, only a result may be" if negative else ""
-            return ExpressionError("a number was expected here" + below, text, position, hint)
+        elif not digits and (signed or not _SIGNED.match(body, position)):
+            return ExpressionError("a number was expected here", text, position, hint)
         else:
+            if signed := not digits:
+                signs.append(len(starts))
             starts.append(position)
             widths.append(0)
             digits = 0
@@ -305,6 +319,7 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
     most = max(task.most_numbers for task in tasks)
     end = starts[2 * most] if len(starts) > 2 * most else len(body)  # with one number too many
     problem, _ = read_expressions([body[:end] + "0" * (end < len(body))], [_Anything()])
+    problem = replace(problem, negative=np.zeros_like(problem.negative))
     fits = []  # the first part that is not the task's
     for task in tasks:
         wrong = np.array(widths) > task.most_digits
@@ -315,6 +330,10 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
     what = body[starts[part] : (*starts, len(body))[part + 1]].strip()
     if part in 2 + 2 * np.flatnonzero(zero_divisors(problem)[0]):
         return ExpressionError("nothing can be divided by zero", text, starts[part], "divide by 1 or more")
+    if signs and max(fits) == len(starts):
+        factors = "factors and " * any(task.signed_operands for task in tasks)
+        message = f"a number was expected here: only {factors}results may be below zero"
+        return ExpressionError(message, text, starts[signs[0]], hint)
     nobody = part == 1 and len(tasks) > 1 and max(fits) == min(fits)
     rule = "none of these tasks has that operator" if nobody else task.rule
     message = f"{what if len(what) <= 20 else what[:16] + '...'!r} does not fit: {rule}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mathllm.limits import MAX_DIGITS
@@ -35,25 +37,36 @@ class Multiplication(Task):
     max_operands = most_numbers = 6
     rule = f"a product has 2 to {most_numbers} numbers, no operator but *, and at most {MAX_DIGITS:,} digits"
     commutative = True
+    signed, signed_operands = "a factor", True
     second = "factor"
     aligned = 1  # a factor of one digit counts in every column alike
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         if method == "balanced":
             lengths = draw_lengths(rng, (len(counts), int(counts.max(initial=2))), how.max_digits, how.second)
-            return self.problems(draw_patterns(rng, lengths, how.max_digits), counts)
-        return self.problems(draw_operands(rng, counts, method, how.max_digits, how.second), counts)
+            problems = self.problems(draw_patterns(rng, lengths, how.max_digits), counts)
+        else:
+            problems = self.problems(draw_operands(rng, counts, method, how.max_digits, how.second), counts)
+        return self._with_signs(rng, problems) if how.signed else problems
+
+    def _with_signs(self, rng: np.random.Generator, problems: Problems) -> Problems:
+        """The same, half of them with signs: each of their factors is below zero as often as not."""
+        negative = rng.integers(0, 2, problems.lengths.shape) & rng.integers(0, 2, (len(problems), 1))
+        return replace(problems, negative=(negative > 0) & problems.operands.any(2))
 
     def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
         lengths = [size.max_digits] + [size.second] * (self.most_operands(size) - 1)
         if stress:
-            return self.problems(draw_product_stress(rng, n, lengths))
-        return self.problems(random_digits(rng, np.repeat([lengths], n, axis=0), size.max_digits))
+            problems = self.problems(draw_product_stress(rng, n, lengths))
+        else:
+            problems = self.problems(random_digits(rng, np.repeat([lengths], n, axis=0), size.max_digits))
+        return self._with_signs(rng, problems) if size.signed else problems
 
     def extreme(self, size: Sampling) -> Problems:
         operands = np.full((1, self.most_operands(size), size.max_digits), 9, np.uint8)
         operands[:, 1:, size.second :] = 0
-        return self.problems(operands)
+        problems = self.problems(operands)
+        return replace(problems, negative=np.full(problems.lengths.shape, size.signed))
 
     def answer(self, problems: Problems) -> Numbers:
         product = problems.operands[:, 0]
@@ -61,7 +74,7 @@ class Multiplication(Task):
             factor = problems.operands[:, k].copy()
             factor[problems.lengths[:, k] == 0, 0] = 1
             product = multiply(product, factor)
-        return significant(product)
+        return significant(product, problems.negative.sum(1) % 2 == 1)
 
     def answer_widths(self, problems: Problems) -> Ints:
         widths: Ints = problems.lengths.sum(1)

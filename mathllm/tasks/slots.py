@@ -80,7 +80,8 @@ def expression_slots(
     widths: Ints | None = None,
     hints: bool = False,
 ) -> Slots:
-    """`658+189`: the operands and the operators between them; `widths` [N] pads every operand with zeros."""
+    """`658+189`: the operands, with a minus where they are negative, and the operators between them; `widths` [N] pads
+    every operand with zeros."""
     parts: list[Slots] = []
     for k in range(problems.operands.shape[1]):
         lengths = problems.lengths[:, k]
@@ -88,6 +89,8 @@ def expression_slots(
             parts.append(operator_slots(problems.operators[:, k - 1]))
         if widths is not None:
             lengths = widths * (lengths > 0)
+        if problems.negative[:, k].any():
+            parts.append(token_slot(MINUS, problems.negative[:, k]))
         parts.append(number_slots(problems.operands[:, k], lengths, least_significant_first, hints))
     return stack(parts)
 
@@ -101,7 +104,8 @@ def expression_lengths(problems: Problems, widths: Ints | None = None, hints: bo
     """How many tokens [N] `expression_slots` writes."""
     lengths = problems.lengths if widths is None else widths[:, None] * (problems.lengths > 0)
     tokens = (_OPERATOR_SLOTS != ABSENT).sum(1)
-    total: Ints = lengths.sum(1) * (1 + hints) + tokens[problems.operators].sum(1)
+    signs = problems.negative.sum(1)
+    total: Ints = lengths.sum(1) * (1 + hints) + signs + tokens[problems.operators].sum(1)
     return total
 
 

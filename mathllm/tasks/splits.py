@@ -18,6 +18,7 @@ from mathllm.tasks import Problems, Task, at_once, by_task, canonical
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 _KEY = 0x6D6174686C6C6D31  # fixed for ever: a new key would move test problems into training
+_NEGATIVE = 0x2545F4914F6CDD1D
 
 
 Parts = Iterator[tuple[int, Problems]]  # rows of one split at a time
@@ -85,11 +86,14 @@ def hash_problems(problems: Problems) -> NDArray[np.uint64]:
 
 def _sum_of_hashes(task: Task, problems: Problems) -> NDArray[np.uint64]:
     numbers, present = task.identity(problems)
+    # only of problems whose numbers are the operands
+    negative = problems.negative if problems.negative.any() else np.zeros(numbers.shape[:2], np.bool_)
     weights = _mix(np.arange(1, numbers.shape[2] + 1, dtype=np.uint64) + np.uint64(_KEY)) | np.uint64(1)
     total = np.zeros(len(problems), np.uint64)
     for k in range(numbers.shape[1]):
         value = (numbers[:, k].astype(np.uint64) * weights).sum(1, dtype=np.uint64)
         place = 1 if task.commutative else 1 + k
+        value += negative[:, k].astype(np.uint64) * np.uint64(_NEGATIVE)
         total += _mix(value + np.uint64(place * 0x9E3779B97F4A7C15 % 2**64)) * present[:, k]
     return total
 

@@ -27,7 +27,7 @@ class Subtraction(Task):
     operator = SUBTRACT
     example = "34-12"
     rule = "a difference is of two numbers, with - between them"
-    signed = True
+    signed = "a result"
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         if method == "balanced":

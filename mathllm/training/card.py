@@ -36,7 +36,7 @@ def model_card(
         "| --- | --- |",
         f"| task | {data.task} {extent(data.task, sampling(data))}"
         f"{f', up to {data.max_operands} of them' if data.max_operands > 2 else ''}"
-        f"{', results below zero too' if data.signed else ''} |",
+        f"{', numbers below zero too' if data.signed else ''} |",
         f"| format | `{data.format}`{', zero-padded' if data.zero_pad else ''} |",
         f"| training data | {source}; sampling `{data.sampling}` |",
         f"| training | {progress.step:,} steps, {progress.rows:,} rows, {config.optim.optimizer}, "

@@ -62,46 +62,56 @@ def _bad_axes(text: str) -> UsageError:
 
 class Relative(nn.Module):
     """The bias of one axis: a table for differences up to `reaches`, a decay beyond, and a number for keys of no
-    place, all of them for each layer and head."""
+    place; with `own_keys` also one for keys of some place where the query is about none, and where the table has no
+    neighbours (an axis of names), the decay is the same for all others. All of it for each layer and head."""
 
     def __init__(self, shape: Shape, near: int, decay: float, own_keys: bool) -> None:
         super().__init__()
         self.reaches, self.own_keys = near, own_keys
+        self.names = own_keys and near == 0
         self.near = nn.Parameter(torch.zeros(shape.layers, 2 * near + 1, shape.heads))
         self.decay = nn.Parameter(torch.full((shape.layers, shape.heads), decay / UNIT))
         self.placeless = nn.Parameter(torch.zeros(shape.layers, shape.heads))
+        if own_keys:
+            self.placed = nn.Parameter(torch.zeros(shape.layers, shape.heads))
 
     @property
     def count(self) -> int:
         """How many planes there are."""
-        return 2 * self.reaches + 3
+        return 2 * self.reaches + 3 + self.own_keys
 
     def fill(self, planes: Tensor, query: Tensor, key: Tensor) -> None:
-        """Writes how often each of the `weights` counts into planes (B, 2 near + 3, T, S), from places of queries (B,
-        T) and keys (B, S)."""
+        """Writes how often each of the `weights` counts into planes (B, count, T, S), from places of queries (B, T)
+        and keys (B, S)."""
         reaches, about = self.reaches, query[:, :, None] > 0
         difference = key.int()[:, None, :] - query.int()[:, :, None]  # (B, T, S)
         within = difference.clamp(-reaches, reaches)
         placeless = (key[:, None, :] == 0) & about
-        none = (
-            placeless | ~about if self.own_keys else placeless
-        )  # a query about no place sees all keys alike
+        # a query about no place is at no distance from any key
+        none = placeless | ~about if self.own_keys else placeless
         beyond = difference.sub_(within).abs_().masked_fill_(none, 0)
+        if self.names:
+            beyond.clamp_(max=1)
         within.masked_fill_(none, reaches + 1)  # as far as no column is
         for column, near in enumerate(range(-reaches, reaches + 1)):
             torch.eq(within, near, out=planes[:, column])
-        planes[:, -2] = beyond
-        planes[:, -1] = placeless
+        planes[:, 2 * reaches + 1] = beyond
+        planes[:, 2 * reaches + 2] = placeless
+        if self.own_keys:
+            planes[:, -1] = (key[:, None, :] > 0) & ~about
 
     def weights(self) -> Tensor:
-        """What the planes are multiplied by: (layers, 2 near + 3, H)."""
-        return torch.cat([self.near, -self.decay[:, None], self.placeless[:, None]], dim=1)
+        """What the planes are multiplied by: (layers, count, H)."""
+        parts = [self.near, -self.decay[:, None], self.placeless[:, None]]
+        return torch.cat([*parts, self.placed[:, None]] if self.own_keys else parts, dim=1)
 
     def gain(self) -> float:
         """By how many nats a key may be above the query's own token on this axis."""
         if not self.decay.min() >= 0:
             return math.inf
         most = torch.maximum(self.near.amax(1), self.placeless) - self._always()
+        if self.own_keys:  # a query about nothing sees others that are about nothing
+            most = torch.maximum(most, self.placed)
         return most.max().item() * UNIT
 
     def _always(self) -> Tensor:
@@ -115,6 +125,8 @@ class Relative(nn.Module):
         steepest = self.decay.min().item() * UNIT
         edges = self.near[:, [0, -1]].amax(1) - self._always()  # (layers, H)
         needed = edges.max().item() * UNIT + spread
+        if self.names:
+            return 1 if steepest > needed else None
         if not (steepest > 0 and math.isfinite(needed)):
             return None
         return self.reaches + max(1, math.ceil(needed / steepest))
@@ -168,7 +180,9 @@ class CoupledBias(Placed):
 
     def pairs(self, query: Where, key: Where) -> Tensor:
         parts = self.parts
-        (batch, length), seen = query.axes[next(iter(parts))].shape, len(key.index)
+        # rows that stand alike are one; those of a cache may
+        batch = max(len(told) for axis in parts for told in (query.axes[axis], key.axes[self.own + axis]))
+        length, seen = len(query.index), len(key.index)
         counts = [*(part.count for part in parts.values()), 1]
         planes = next(self.parameters()).new_empty(batch, sum(counts), length, seen)
         own = planes.split(counts, dim=1)
