@@ -37,10 +37,10 @@ from mathllm.tokenizer import TOKENS, tokenizer_json
 
 # in the installed package, or beside it in a checkout
 _HOMES = [above / "checkpoints" for above in Path(__file__).parents[:2]]
-SHIPPED = next((home for home in _HOMES if home.is_dir()), _HOMES[-1]) / "addsub-3digit"
-# these ship, too; the second is taken only when named
-ANY_LENGTH, OWN_THOUGHTS = SHIPPED.with_name("add-any-length"), SHIPPED.with_name("own-thoughts")
-SHIPPED_NAMES = (SHIPPED.name, ANY_LENGTH.name, OWN_THOUGHTS.name)
+SHIPPED = next((home for home in _HOMES if home.is_dir()), _HOMES[-1])
+# what ships; where none is named the first of these are taken, in this order
+TAKEN = ("arithmetic", "add-any-length", "multiply-any-length", "divide-any-length")
+SHIPPED_NAMES = (*TAKEN, "addsub-3digit", "own-thoughts")
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 _BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}  # of a number, by the names of safetensors
@@ -140,7 +140,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
         return candidates()[0]
     path = Path(path)
     if path.parent in (Path(), DEFAULT_ROOT) and path.name in SHIPPED_NAMES and not path.exists():
-        path = SHIPPED.with_name(path.name)  # wherever mathllm is called from
+        path = SHIPPED / path.name  # wherever mathllm is called from
     try:
         there = path.exists()
     except (OSError, ValueError) as error:  # a name that is too long, or has a zero byte in it
@@ -160,11 +160,11 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
 def candidates() -> list[Path]:
     """The checkpoints that are taken where none is named: of the runs under `checkpoints/`, the newest first, then
     those that ship with mathllm and calculate in integers. Raises CheckpointError where there is none."""
-    ours = {SHIPPED.with_name(name).resolve() for name in SHIPPED_NAMES}
+    ours = {(SHIPPED / name).resolve() for name in SHIPPED_NAMES}
     runs = [run for run in DEFAULT_ROOT.glob("[!.]*") if run.is_dir() and run.resolve() not in ours]
     found = [inside for run in runs if (inside := _inside(run)) is not None]
     found.sort(key=lambda inside: (inside / WEIGHTS).stat().st_mtime_ns, reverse=True)
-    found += [shipped for shipped in (SHIPPED, ANY_LENGTH) if (shipped / WEIGHTS).is_file()]
+    found += [SHIPPED / name for name in TAKEN if (SHIPPED / name / WEIGHTS).is_file()]
     if not found:
         raise CheckpointError("there is no checkpoint under checkpoints/", "train one: mathllm train")
     return found

@@ -23,9 +23,10 @@ from mathllm.errors import CheckpointError, MathLLMError
 from mathllm.math_model import MathModel, Solution
 from mathllm.scope import Scope
 from mathllm.tasks.expressions import alike, read_expressions
-from mathllm.tasks.numbers import Bools, Ints
+from mathllm.tasks.numbers import Ints
 
 T = TypeVar("T")
+LEARNED = 1 << 40  # how well a problem suits a model that has learned such ones
 
 
 class Candidate:
@@ -46,7 +47,7 @@ class Candidate:
 
     def __str__(self) -> str:
         """How it can be named."""
-        if self.path.parent == SHIPPED.parent and self.path.name in SHIPPED_NAMES:
+        if self.path.parent == SHIPPED and self.path.name in SHIPPED_NAMES:
             return self.path.name
         # of a run under checkpoints/ it is the one that is taken
         return str(self.path.parent if self.path.parent.parent == DEFAULT_ROOT else self.path)
@@ -77,8 +78,9 @@ class Models:
         return [str(one) for one in self._candidates if one.path != model.path]
 
     def choose(self, texts: Sequence[str]) -> list[tuple[MathModel, Ints]]:
-        """The models for texts, each with its rows [M]: the first that has learned such a problem, else the first that
-        can be asked it at all, else the first, whose error it will be."""
+        """The models for texts, each with its rows [M]: the first that has learned such a problem, else of those that
+        know the task the one that was trained on the longest numbers, else the first that can be asked it at all, else
+        the first, whose error it will be."""
         while True:
             shares = self._share(texts)
             models = [self._whole(one, lambda candidate: candidate.model) for one in shares]
@@ -114,17 +116,16 @@ class Models:
         if len(self._candidates) == 1:
             return {self._candidates[0]: np.arange(len(texts))}
         looked: list[Candidate] = []
-        # by row, places among these: of the first that has learned it, and of the first that can be asked it
-        taken, able = np.full((2, len(texts)), -1)
+        # by row, which of these suits it best, and how well
+        taken, suits = np.zeros((2, len(texts)), np.int64)
         for one in self._ordered():
-            left = np.flatnonzero(taken < 0)
+            left = np.flatnonzero(suits < LEARNED)
             if len(left) == 0:
                 break
-            asked, learned = judged(one.scope, [texts[row] for row in left.tolist()])
-            able[left[asked & (able[left] < 0)]] = len(looked)
-            taken[left[learned]] = len(looked)
+            fit = suitability(one.scope, [texts[row] for row in left.tolist()])
+            better = fit > suits[left]
+            taken[left[better]], suits[left[better]] = len(looked), fit[better]
             looked.append(one)
-        taken = np.where(taken < 0, np.maximum(able, 0), taken)
         rows = [np.flatnonzero(taken == place) for place in range(len(looked))]
         return {one: mine for one, mine in zip(looked, rows, strict=True) if len(mine)}
 
@@ -158,14 +159,17 @@ def find_models(
     return Models((Candidate(place, device) for place in places), named=path is not None, say=say)
 
 
-def judged(scope: Scope, texts: Sequence[str]) -> tuple[Bools, Bools]:
-    """Which texts [N] are problems that a model can be asked, and which of these are such as it has learned."""
-    asked, learned = np.zeros((2, len(texts)), np.bool_)
+def suitability(scope: Scope, texts: Sequence[str]) -> Ints:
+    """How well texts [N] suit a model: LEARNED where they are problems such as it has learned, else more than 1 where
+    it knows the task, and the more the longer its numbers were, 1 where it can be asked them, and 0 where it cannot."""
+    suits = np.zeros(len(texts), np.int64)
+    known = [task.code for task in scope.tasks]
     for group in map(np.array, alike(texts)):
         problems, good = read_expressions([texts[row] for row in group.tolist()], scope.readable)
         rendered, refused = scope.fit(problems[good])
         rows = np.delete(group[good], list(refused))
-        asked[rows] = learned[rows] = True
-        for _, outside in scope.unseen(rendered.problems):
-            learned[rows[outside]] = False
-    return asked, learned
+        unseen = [outside for _, outside in scope.unseen(rendered.problems)]
+        outside = np.any(unseen, axis=0) if unseen else np.zeros(len(rows), np.bool_)
+        partly = 1 + scope.size.max_digits * np.isin(rendered.problems.task, known)
+        suits[rows] = np.where(outside, partly, LEARNED)
+    return suits

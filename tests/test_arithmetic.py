@@ -10,10 +10,11 @@ from strategies import WHOLE, Question, arrays, ask, batches, questions_of
 
 from mathllm.errors import UsageError
 from mathllm.evaluation.exhaustive import AllPairs
-from mathllm.tasks import SAMPLINGS, TASK_NAMES, Sampling, answer, get_tasks, owned, sample
+from mathllm.tasks import SAMPLINGS, TASK_NAMES, Sampling, answer, extent, get_tasks, owned, sample
 from mathllm.tasks.arithmetic import reduced
 from mathllm.tasks.expressions import expressions, parse_expressions
 from mathllm.tasks.splits import hash_problems
+from mathllm.tokenizer import ADD
 
 (ARITHMETIC,) = get_tasks("arithmetic")
 
@@ -78,18 +79,30 @@ def test_operations_are_those_of_school(asked: list[Question], more_operands: in
 def test_drawn_expressions_have_all_operators_and_numbers_evenly(method: str) -> None:
     problems = sample(np.random.default_rng(0), 6000, (ARITHMETIC,), Sampling(3, 4, method))
     below = reduced(problems).results.negative.any(1)
-    # a third of balanced ones are sums and differences, most of which go below zero on the way
-    assert (below.mean() > 0.35) == (method == "balanced")
+    # a third of balanced ones are sums and differences, most of which go below zero on the way, and a third sums alone
+    apart = (problems.operators > ADD).any(1)
+    assert (below[apart].mean() > 0.4) == (method == "balanced")
+    assert (np.mean(~apart) > 0.33) == (method == "balanced")
     shares = np.bincount(problems.operators[problems.operators > 0])[1:] / (problems.operators > 0).sum()
     even = shares[2:] if method == "balanced" else shares
     assert np.abs(even - even.mean()).max() < 0.02
-    assert shares.min() > 0.1
+    assert shares.min() > 0.06
     assert np.abs(np.bincount(problems.num_operands)[2:] / 6000 - 1 / 3).max() < 0.03
     divisors = problems.operands[:, 1:][np.isin(problems.operators, (4, 5))]
     assert divisors.any(1).all()
     if method != "uniform":
         lengths = problems.lengths[:, 1:][problems.lengths[:, 1:] > 0]
         assert np.abs(np.bincount(lengths)[1:] / len(lengths) - 1 / 3).max() < 0.03
+
+
+def test_it_is_said_how_large_expressions_are_beside_other_problems() -> None:
+    size = Sampling(3, 2, "digits", expression_digits=2, expression_numbers=4)
+    whole = ", whole expressions of up to 4 numbers of up to 2 digits"
+    assert extent("addition,division,arithmetic", size) == f"of numbers of up to 3 digits{whole}"
+    assert extent("arithmetic", size) == "of numbers of up to 2 digits"
+    assert extent("addition,arithmetic", Sampling(3)) == "of numbers of up to 3 digits"
+    shorter = extent("division,arithmetic", Sampling(3, second_digits=1))
+    assert shorter == "of numbers of up to 3 digits, divisors of up to 1 digit"
 
 
 def test_a_text_is_of_the_first_task_that_takes_it() -> None:

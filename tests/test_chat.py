@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trained import alone, parrot, trained_checkpoint
 
 from mathllm.chat import Chat
-from mathllm.checkpoint import load_checkpoint
+from mathllm.checkpoint import TAKEN, load_checkpoint
 from mathllm.errors import MathLLMError
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
@@ -303,7 +303,7 @@ def test_the_model_that_has_learned_it_answers(tmp_path, monkeypatch):
         Terminal(),
     )
     console = make_console(terminal)
-    console.width = 80
+    console.width = 120
 
     def read_line(_):
         line = next(waiting, None)
@@ -313,8 +313,8 @@ def test_the_model_that_has_learned_it_answers(tmp_path, monkeypatch):
 
     Chat(find_models(), console, read_line).run()
     shown = [line.strip() for line in terminal.getvalue().splitlines()]
-    assert "what it has not learned, another may answer: addsub-3digit, add-any-length" in shown
-    never = "addsub-3digit answers: checkpoints/adder never saw a problem of subtraction"
+    assert "what it has not learned, another may answer: " + ", ".join(TAKEN[:3]) + " and 1 more" in shown
+    never = "arithmetic answers: checkpoints/adder never saw a problem of subtraction"
     assert [line for line in shown if "answers" in line] == [never, "checkpoints/adder answers"]
     assert sum("✓" in line for line in shown) >= 5
     assert shown[-6].endswith("columns with carries and borrows, as in school"), "which is the only one now"

@@ -90,7 +90,7 @@ class TestWithoutTerminal:
         assert out.getvalue() == "17\n5\n2\n5\n14\n"
         never = "checkpoints/adder never saw a problem of subtraction"
         said = capsys.readouterr().err.splitlines()
-        assert said == ["note: checkpoints/adder answers", f"note: addsub-3digit answers: {never}"]
+        assert said == ["note: checkpoints/adder answers", f"note: arithmetic answers: {never}"]
 
     def test_the_options_of_old(self):
         where = ["--checkpoint", str(trained_checkpoint()), "--model-size", "small"]

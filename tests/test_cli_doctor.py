@@ -35,7 +35,7 @@ def test_an_empty_directory() -> None:
     assert "CPU" in found["devices"]["used"] or "CUDA" in found["devices"]["used"]
     assert "threads" in found["devices"]["used"] or "CUDA" in found["devices"]["used"]
     assert list(found["checkpoints"]) == ["taken"]
-    assert "addsub-3digit" in found["checkpoints"]["taken"], "the one that ships"
+    assert "arithmetic" in found["checkpoints"]["taken"], "the one that ships"
     assert found["data"]["data"].startswith("none")
     assert found["extras"]["plots"] in ("installed", "not installed: pip install 'mathllm[plots]'")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from runs import Child, command_line
+from shipped import ADDSUB
 from typer.testing import CliRunner
 
-from mathllm.checkpoint import SHIPPED
 from mathllm.cli.main import app
 from mathllm.training.state import LOG, note
 
@@ -21,7 +21,7 @@ def in_ascii(*arguments: str) -> None:
 
 @pytest.mark.parametrize("arguments", [("eval", "--grid", "4", "--per-cell", "1"), ("solve", "１+x")])
 def test_where_there_is_only_ascii_no_text_is_an_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    child = Child(in_ascii, arguments[0], "--checkpoint", str(SHIPPED), *arguments[1:], files=tmp_path)
+    child = Child(in_ascii, arguments[0], "--checkpoint", str(ADDSUB), *arguments[1:], files=tmp_path)
     assert child.wait() == (1 if arguments[0] == "solve" else 0), child.err
     assert "-+-" in child.out or "error: character 'x' at position 3" in child.err
     assert "Traceback" not in child.err

@@ -170,20 +170,20 @@ class TestWithoutCheckpoint:
         shutil.copytree(trained_checkpoint(), "checkpoints/adder")
 
     def test_the_first_that_has_learned_it_answers(self):
-        result = run("--json", stdin="100-99\n8+9\n1234+5678\n5-3\n2*3\n")
+        result = run("--json", stdin="100-99\n8+9\n1234+5678\n5-3\n1+2+3+4+5\n")
         shown = [json.loads(line) for line in result.stdout.splitlines()]
         assert [one["answer"] for one in shown[:4]] == ["1", "17", "6912", "2"]
-        names = ["addsub-3digit", "adder", "add-any-length", "addsub-3digit", "adder"]
+        names = ["arithmetic", "adder", "add-any-length", "arithmetic", "add-any-length"]
         assert [one["checkpoint"].rpartition("/")[2] for one in shown] == names
-        assert [one["unseen"] for one in shown] == [[]] * 4 + [["a problem of multiplication"]]
+        assert [one["unseen"] for one in shown] == [[]] * 4 + [["a problem of more than 2 numbers"]]
         never = "checkpoints/adder never saw a problem of subtraction or a number of more than 1 digit"
-        assert f"note: addsub-3digit answers: {never}\n" in result.stderr
+        assert f"note: arithmetic answers: {never}\n" in result.stderr
         assert result.stderr.count("answers") == 3, "once for each"
 
     def test_so_is_a_problem_with_a_stated_answer(self):
         never = "never saw a problem of subtraction or a number of more than 1 digit\n"
         assert run(stdin="100-99=1\n").stderr.startswith(
-            f"note: addsub-3digit answers: checkpoints/adder {never}"
+            f"note: arithmetic answers: checkpoints/adder {never}"
         )
 
     def test_a_terminal_is_told_whenever_it_is_another_one(self, monkeypatch, capsys):
@@ -191,7 +191,7 @@ class TestWithoutCheckpoint:
         solve_command(["8+9", "9-4", "1+1", "2+2"])
         assert "9-4 = 5  ✓" in shown.getvalue()
         names = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
-        assert names == ["checkpoints/adder", "addsub-3digit", "checkpoints/adder"]
+        assert names == ["checkpoints/adder", "arithmetic", "checkpoints/adder"]
 
     def test_a_damaged_run_is_told(self):
         Path("checkpoints/adder/config.json").write_text("[]")

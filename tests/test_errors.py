@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shipped import ADDSUB
 from typer.testing import CliRunner
 
-from mathllm.checkpoint import SHIPPED
 from mathllm.cli.main import app
 from mathllm.errors import UsageError, complain, visible
 from mathllm.tasks import get_tasks
@@ -29,7 +29,7 @@ def test_they_reach_no_terminal_from_a_checkpoint(
     run.mkdir(parents=True)
     (run / "model.safetensors").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    said = json.loads((SHIPPED / "config.json").read_text())
+    said = json.loads((ADDSUB / "config.json").read_text())
     for change in ({"mathllm": ESCAPES, "checkpoint_format": 9}, {"data": said["data"] | {"task": ESCAPES}}):
         (run / "config.json").write_text(json.dumps(said | change))
         failed = CliRunner().invoke(app, ["solve", "--checkpoint", str(run), "1+1"]).exception
@@ -46,7 +46,7 @@ def test_nor_from_the_names_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     damaged = tmp_path / f"checkpoints/{ESCAPES[:-2]}"
     damaged.mkdir(parents=True)
     (damaged / "model.safetensors").write_bytes(b"junk")
-    shutil.copytree(SHIPPED, tmp_path / "checkpoints/\x1b[32mgreen")
+    shutil.copytree(ADDSUB, tmp_path / "checkpoints/\x1b[32mgreen")
     monkeypatch.chdir(tmp_path)
     green = "checkpoints/\x1b[32mgreen"
     for command in (["solve", "1+1"], ["chat"], ["eval", "--exhaustive", "1", "--checkpoint", green]):

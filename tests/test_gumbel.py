@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from runs import TINY, finished, records, same_run, tiny
+from shipped import OWN_THOUGHTS
 
-from mathllm.checkpoint import OWN_THOUGHTS, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.config import DataConfig, ObjectiveConfig, build_config
 from mathllm.data.sources import ProblemStream
 from mathllm.errors import UsageError

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from judged import CONFIG, half_trained
+from shipped import OWN_THOUGHTS
 from strategies import encode_rows, questions_of
 from typer.testing import CliRunner
 
-from mathllm.checkpoint import OWN_THOUGHTS, save_model
+from mathllm.checkpoint import save_model
 from mathllm.cli.main import app
 from mathllm.config import DataConfig
 from mathllm.errors import UsageError

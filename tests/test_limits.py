@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shipped import ADDSUB, ANY_LENGTH
 from trained import parrot
 from typer.testing import CliRunner
 
-from mathllm.checkpoint import ANY_LENGTH, SHIPPED, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.cli.main import app
 from mathllm.config import build_config, load_recipe
 from mathllm.data.importing import read_problems
@@ -31,7 +32,7 @@ MIB = 2**20
 
 def foreign(directory: Path, **model: Any) -> Path:
     """A copy of a checkpoint that ships, whose config.json says something else of its model."""
-    shutil.copytree(SHIPPED, directory)
+    shutil.copytree(ADDSUB, directory)
     config = directory / "config.json"
     said = json.loads(config.read_text(encoding="utf-8"))
     said["model"] |= model
@@ -143,7 +144,7 @@ def test_a_long_row_among_many_short_ones_is_refused_in_little_memory(tmp_path: 
 
 
 def test_lines_of_all_sizes_are_answered_in_little_memory() -> None:
-    model = load_checkpoint(SHIPPED)
+    model = load_checkpoint(ADDSUB)
     texts = ["1+1", "+".join("1" * 100), "9" * 2000 + "+1", "12-34", "5" * 4001 + "+1"] * 10
     tracemalloc.start()
     try:
@@ -171,7 +172,7 @@ def test_groups_see_the_operators_that_word_processors_make() -> None:
 
 
 def test_a_grid_is_measured_before_it_is_drawn() -> None:
-    shipped, any_length = load_checkpoint(SHIPPED), load_checkpoint(ANY_LENGTH)
+    shipped, any_length = load_checkpoint(ADDSUB), load_checkpoint(ANY_LENGTH)
     with pytest.raises(UsageError, match="this model writes at most 64"):
         evaluate_grid(shipped, TASKS[0], 10**9)
     with pytest.raises(UsageError, match="too many to hold at once"):
@@ -208,8 +209,8 @@ def test_a_text_without_an_end_is_cut_long_before_the_model_has_no_room_left() -
 
 
 def test_what_an_answer_takes_is_known_before_it_is_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "CACHE_BYTES", 30 * load_checkpoint(SHIPPED).model.cache_bytes)
-    model = load_checkpoint(SHIPPED)
+    monkeypatch.setattr(engine, "CACHE_BYTES", 30 * load_checkpoint(ADDSUB).model.cache_bytes)
+    model = load_checkpoint(ADDSUB)
     good, bad = model.try_many(["1+1", "999+999"])
     assert good.correct
     with pytest.raises(UsageError, match="and this model has room for 30"):

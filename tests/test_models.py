@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from shipped import ANY_LENGTH, ARITHMETIC, DIVIDE, MULTIPLY, OWN_THOUGHTS
 from trained import alone, parrot, trained_checkpoint
 
 from mathllm import models as models_module
-from mathllm.checkpoint import ANY_LENGTH, OWN_THOUGHTS, SHIPPED, load_checkpoint
+from mathllm.checkpoint import TAKEN, load_checkpoint
 from mathllm.errors import CheckpointError, ExpressionError
 from mathllm.models import Models, find_models
 
@@ -16,13 +17,20 @@ ADDER, SHORT = Path("checkpoints/adder"), Path("checkpoints/short")
 # by whom each is answered: the adder knows one digit, and has room for 32 tokens
 ASKED = {
     "8+9": ADDER,
-    "9-4": SHIPPED,
-    "12+34": SHIPPED,
-    "1-2": SHIPPED,
+    "9-4": ARITHMETIC,
+    "12+34": ARITHMETIC,
+    "1-2": ARITHMETIC,
+    "2*3": ARITHMETIC,
+    "-12*34": ARITHMETIC,
+    "144/12+7%5": ARITHMETIC,
     "1234+5678": ANY_LENGTH,
     "9" * 40 + "+1": ANY_LENGTH,
-    "2*3": ADDER,  # nobody has learned that, and the first can be asked it
-    "1234-5": SHIPPED,  # nor that, for which the first has no room
+    "1234*5678": MULTIPLY,
+    "12345678%12": DIVIDE,
+    "1+2+3+4+5": ANY_LENGTH,  # nobody has learned that, but it has seen the longest numbers
+    "1234-5": ARITHMETIC,  # nor that, which only one knows at all
+    "123456*654321": MULTIPLY,
+    "9" * 20 + "/123456": DIVIDE,
     "7" * 3000 + "-1": ANY_LENGTH,
     "x": ADDER,
     "": ADDER,
@@ -58,9 +66,9 @@ def test_only_what_answers_is_loaded(home: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(models_module, "load_checkpoint", lambda path, _: loaded.append(path) or parrot("1"))
     models = find_models()
     models.choose(["9-4", "8-3"])
-    assert loaded == [SHIPPED]
+    assert loaded == [ARITHMETIC]
     models.choose(["1234+5678", "1+1"])
-    assert loaded == [SHIPPED, ADDER, ANY_LENGTH]
+    assert loaded == [ARITHMETIC, ADDER, ANY_LENGTH]
 
 
 def test_the_newest_run_comes_first_and_what_ships_last(home: Path) -> None:
@@ -68,21 +76,25 @@ def test_the_newest_run_comes_first_and_what_ships_last(home: Path) -> None:
     os.utime(ADDER / "model.safetensors", (1, 1))
     models = find_models()
     assert models.first.path == SHORT
-    assert models.others(models.first) == [str(ADDER), "addsub-3digit", "add-any-length"]
+    assert models.others(models.first) == [str(ADDER), *TAKEN]
     assert [model.path for model, _ in models.choose(["8+9", "9-4"])] == [SHORT]
 
 
 def test_it_is_said_who_answers_and_why(home: Path) -> None:
     models = find_models()
     said = [models.introduce(models.choose([text])[0][0], text) for text in ASKED]
-    never = f"{ADDER} never saw"
-    assert said[:6] == [
+    never, long = f"{ADDER} never saw", "a number of more than 1 digit"
+    assert said[:10] == [
         f"{ADDER} answers",
-        f"addsub-3digit answers: {never} a problem of subtraction",
-        f"addsub-3digit answers: {never} a number of more than 1 digit",
-        f"addsub-3digit answers: {never} a problem of subtraction or a result below zero",
+        f"arithmetic answers: {never} a problem of subtraction",
+        f"arithmetic answers: {never} a number of more than 1 digit",
+        f"arithmetic answers: {never} a problem of subtraction or a result below zero",
+        f"arithmetic answers: {never} a problem of multiplication",
+        f"arithmetic answers: {never} a problem of multiplication or {long} or a factor below zero",
+        f"arithmetic answers: {never} a problem of arithmetic or {long} or a problem of more than 2 numbers",
         f"add-any-length answers: {never} a number of more than 1 digit",
         f"add-any-length answers: {never} a number of more than 1 digit",
+        f"multiply-any-length answers: {never} a problem of multiplication or a number of more than 1 digit",
     ]
 
 
@@ -109,12 +121,12 @@ def test_a_damaged_one_is_left_out_and_that_is_said(home: Path, name: str) -> No
     said: list[str] = []
     models = find_models(say=said.append)
     ((model, _),) = models.choose(["8+9"])
-    assert model.path == SHIPPED
+    assert model.path == ARITHMETIC
     assert len(said) == 1
     assert said[0].startswith(f"{ADDER} is left out: ")
     models.choose(["8+9"])
     assert len(said) == 1
-    assert find_models(say=said.append).first.path == SHIPPED
+    assert find_models(say=said.append).first.path == ARITHMETIC
 
 
 def test_the_last_one_that_is_damaged_is_an_error(home: Path) -> None:
@@ -128,9 +140,8 @@ def test_the_last_one_that_is_damaged_is_an_error(home: Path) -> None:
 
 def test_no_checkpoint_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(ADDER)
-    assert find_models().first.path == SHIPPED
+    assert find_models().first.path == ARITHMETIC
     monkeypatch.setattr("mathllm.checkpoint.SHIPPED", home / "none")
-    monkeypatch.setattr("mathllm.checkpoint.ANY_LENGTH", home / "none")
     with pytest.raises(CheckpointError, match="there is no checkpoint under checkpoints/"):
         find_models()
 
@@ -141,12 +152,13 @@ def test_a_sum_is_no_chain_even_where_the_newest_run_knows_chains(home: Path) ->
     os.utime(chains / "model.safetensors", (2**31, 2**31))
     models = find_models()
     assert models.first.path == chains
-    answers = {text: models.try_many([text])[0] for text in ("5+6", "12+34", "3+4*7-2")}
+    answers = {text: models.try_many([text])[0] for text in ("5+6", "12+34", "3+4*7-2", "3+4*7-2+1")}
     assert [(model.path, found.answer) for model, found in answers.values()] == [
         (ADDER, 11),
-        (SHIPPED, 46),
-        (chains, 7),
+        (ARITHMETIC, 46),
+        (ARITHMETIC, 29),
+        (chains, 8),
     ]
     said = {text: models.introduce(model, text) for text, (model, _) in answers.items()}
     assert said["5+6"] == f"{ADDER} answers: {chains} works from left to right modulo 10"
-    assert said["3+4*7-2"] == f"{chains} answers, from left to right modulo 10"
+    assert said["3+4*7-2+1"] == f"{chains} answers, from left to right modulo 10"

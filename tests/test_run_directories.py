@@ -232,6 +232,22 @@ def test_a_run_does_not_go_on_with_other_files(tmp_path: Path) -> None:
     assert read_progress(run / "checkpoint-9")[0].data
 
 
+def test_a_run_whose_products_had_no_signs_does_not_go_on_with_signed_ones(tmp_path: Path) -> None:
+    settings = "data.task=multiplication,subtraction", "data.second_digits=1", "model.max_length=64"
+    for signed in ("false", "true"):
+        run = tmp_path / signed
+        config = tiny(run, *settings, f"data.signed={signed}", "train.max_steps=4")
+        finished(tiny(run, *settings, f"data.signed={signed}", "train.max_steps=2"))
+        saved = json.loads((run / "training_config.json").read_text())
+        del saved["data"]["second_digits"]  # as an earlier version wrote it
+        (run / "training_config.json").write_text(json.dumps(saved))
+        if signed == "true":
+            with pytest.raises(UsageError, match="products have had no signs in this run"):
+                finished(config, resume=True)
+        else:
+            assert finished(config, resume=True).outcome.step == 4
+
+
 def test_a_run_finds_its_data_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     run, named = Path("checkpoints/mine"), "data.data_dir=data"

@@ -14,10 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from shipped import OWN_THOUGHTS
 from trained import parrot, trained_checkpoint
 
 from mathllm import math_model, scope
-from mathllm.checkpoint import OWN_THOUGHTS, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import CheckpointError, DataError, ExpressionError, MathLLMError, UsageError
 from mathllm.formats import FORMATS
 from mathllm.inference.engine import CUT, ENDED

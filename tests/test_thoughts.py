@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shipped import ADDSUB, OWN_THOUGHTS
 from typer.testing import CliRunner
 
-from mathllm.checkpoint import OWN_THOUGHTS, SHIPPED, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.cli.main import app
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
@@ -92,7 +93,7 @@ def test_the_command_prints_a_table_and_a_document_and_draws(tmp_path: Path) -> 
 
 def test_a_model_whose_thoughts_are_no_states_is_refused() -> None:
     with pytest.raises(UsageError, match="what its thoughts should mean is not known"):
-        examine(load_checkpoint(SHIPPED, CPU), CHAIN, 3)
+        examine(load_checkpoint(ADDSUB, CPU), CHAIN, 3)
 
 
 def test_the_invented_thought_is_shown_and_the_answer_is_right() -> None:

@@ -24,7 +24,7 @@ PROBLEMS, ONE_BY_ONE = 10_000, 50
 
 
 def measure(options: Options) -> list[Measurement]:
-    loaded = load_checkpoint(SHIPPED, pick_device(options.device))
+    loaded = load_checkpoint(SHIPPED / "addsub-3digit", pick_device(options.device))
     problems = held_out(loaded.data, TEST, PROBLEMS)
     few = problems[np.arange(ONE_BY_ONE) * (len(problems) // ONE_BY_ONE)]
     repeats = max(1, options.repeats // 2)

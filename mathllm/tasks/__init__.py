@@ -100,9 +100,15 @@ def canonical(problems: Problems) -> Problems:
 def extent(names: str, size: Sampling) -> str:
     """How large the problems of tasks are, for people: `of numbers of up to 3 digits`."""
     tasks = get_tasks(names)
-    seconds = dict.fromkeys(task.second for task in tasks if task.digits_of(1, size) < size.max_digits)
+    seconds = dict.fromkeys(task.second for task in tasks if task.second and size.second < size.max_digits)
     narrower = [f", {second}s of up to {plural(size.second, 'digit')}" for second in seconds]
-    return tasks[0].extent(size.max_digits) + "".join(narrower)
+    whole = size.of_expressions
+    if len(tasks) > 1 and any(task.general for task in tasks) and whole != size:
+        digits = plural(whole.max_digits, "digit")
+        narrower.append(
+            f", whole expressions of up to {plural(whole.max_operands, 'number')} of up to {digits}"
+        )
+    return tasks[0].extent((whole if tasks[0].general else size).max_digits) + "".join(narrower)
 
 
 def sample(rng: np.random.Generator, n: int, tasks: Sequence[Task], how: Sampling) -> Problems:

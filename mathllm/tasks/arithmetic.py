@@ -45,12 +45,12 @@ class Arithmetic(Task):
         if method != "balanced":
             return self._drawn(rng, draw_operands(rng, counts, method, how.max_digits), counts)
         operands = draw_patterns(rng, rng.integers(1, how.max_digits + 1, shape), how.max_digits)
-        # a third are sums and differences that go below zero on the way, which is rare by chance
-        low = rng.random(shape[0]) < 1 / 3
-        operands[low, 0, 1:] = 0
-        operators = rng.integers(ADD, SUBTRACT + 1, (shape[0], shape[1] - 1))
-        operators[:, 0] = SUBTRACT
-        return self._drawn(rng, operands, counts, low[:, None] * operators)
+        # a third are sums and differences that go below zero on the way, a third sums alone: both are rare by chance
+        kind = rng.integers(0, 3, (shape[0], 1))
+        low = rng.integers(ADD, SUBTRACT + 1, (shape[0], shape[1] - 1))
+        low[:, 0] = SUBTRACT
+        operands[kind[:, 0] == 0, 0, 1:] = 0
+        return self._drawn(rng, operands, counts, np.select([kind == 0, kind == 1], [low, ADD], 0))
 
     def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
         lengths = np.full((n, self.most_operands(size)), size.max_digits)

@@ -278,6 +278,10 @@ def check_same_data(config: Config, splits: Splits, *, checkpoint: Path | None, 
                 "it cannot go on with other data",
                 f"leave that out, or {anew}",
             )
+    # the version that did not know second_digits drew no factors below zero
+    old = was and "second_digits" not in read_json(Path(config.train.output_dir) / SETTINGS)["data"]
+    if old and config.data.signed and "multiplication" in config.data.task and not config.data.data_dir:
+        raise UsageError("products have had no signs in this run: it cannot go on with signed ones", anew)
     if progress.data and progress.data != splits.data:
         raise UsageError(
             f"{config.data.data_dir} holds other problems than this run was started on: it cannot go on with them",

@@ -73,7 +73,9 @@ class Relative(nn.Module):
         self.decay = nn.Parameter(torch.full((shape.layers, shape.heads), decay / UNIT))
         self.placeless = nn.Parameter(torch.zeros(shape.layers, shape.heads))
         if own_keys:
-            self.placed = nn.Parameter(torch.zeros(shape.layers, shape.heads))
+            # names are of tokens anywhere; of places a query about none needs none
+            start = 0.0 if self.names else -decay / UNIT
+            self.placed = nn.Parameter(torch.full((shape.layers, shape.heads), start))
 
     @property
     def count(self) -> int:
