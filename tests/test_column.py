@@ -248,7 +248,7 @@ def test_no_text_is_longer_than_the_longest(asked: list[Question]) -> None:
     rough = problems.num_operands > 2
     assert (rough | (COLUMN.estimates(problems) <= 2 * rendered.lengths)).all()
     for row, question in enumerate(asked):
-        signed = question.answer < 0
+        signed = min(question.answer, *question.operands) < 0
         size = Sampling(question.width, max(2, len(question.operands)), "digits", signed, question.width)
         assert rendered.lengths[row] <= COLUMN.longest(get_tasks(question.task), size)
 

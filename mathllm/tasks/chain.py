@@ -90,7 +90,7 @@ class Chain(Task):
 
     def misfits(self, problems: Problems) -> Bools:
         wrong = np.zeros((len(problems), 2 * problems.operands.shape[1] - 1), np.bool_)
-        wrong[:, ::2] = problems.lengths > 1
+        wrong[:, ::2] = (problems.lengths > 1) | problems.negative
         wrong[:, 1::2] = problems.operators > MULTIPLY
         factor = problems.operators == MULTIPLY
         wrong[:, 2::2] |= factor & ~np.isin(problems.operands[:, 1:, 0], FACTORS)

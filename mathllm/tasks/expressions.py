@@ -331,8 +331,9 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
     if part in 2 + 2 * np.flatnonzero(zero_divisors(problem)[0]):
         return ExpressionError("nothing can be divided by zero", text, starts[part], "divide by 1 or more")
     if signs and max(fits) == len(starts):
-        factors = "factors and " * any(task.signed_operands for task in tasks)
-        message = f"a number was expected here: only {factors}results may be below zero"
+        kinds = {"factors" if task.signed_operands else "results": 0 for task in tasks if task.signed}
+        message = "a number was expected here"
+        message += f": only {' and '.join(sorted(kinds))} may be below zero" * bool(kinds)
         return ExpressionError(message, text, starts[signs[0]], hint)
     nobody = part == 1 and len(tasks) > 1 and max(fits) == min(fits)
     rule = "none of these tasks has that operator" if nobody else task.rule
