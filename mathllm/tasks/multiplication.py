@@ -57,10 +57,8 @@ class Multiplication(Task):
     def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
         lengths = [size.max_digits] + [size.second] * (self.most_operands(size) - 1)
         if stress:
-            problems = self.problems(draw_product_stress(rng, n, lengths))
-        else:
-            problems = self.problems(random_digits(rng, np.repeat([lengths], n, axis=0), size.max_digits))
-        return self._with_signs(rng, problems) if size.signed else problems
+            return self.problems(draw_product_stress(rng, n, lengths))
+        return self.problems(random_digits(rng, np.repeat([lengths], n, axis=0), size.max_digits))
 
     def extreme(self, size: Sampling) -> Problems:
         operands = np.full((1, self.most_operands(size), size.max_digits), 9, np.uint8)

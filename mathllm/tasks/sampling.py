@@ -26,6 +26,8 @@ class Sampling:
     numbers of digits of its factors, which have many carries, zeros and ones more often than by chance;
     several, like `digits,balanced`: equal shares of each.
 
+    Where `signed`, what a task's `signed` names may be below zero: half of the products have factors with signs.
+
     `second_digits` (0: as many as max_digits) are those of every operand but the first, of tasks that have a name for
     such operands (`Task.second`); `expression_digits` and `expression_numbers` (0: as elsewhere) bound whole
     expressions.
