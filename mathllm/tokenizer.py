@@ -13,6 +13,7 @@ no Python loop runs over them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ _TABLE[ord("\n")] = NEWLINE
 _PAIRS = {
     symbol.encode(): b"".join(_PIECES[i] for i in ids) for symbol, ids in OPERATORS.items() if len(ids) == 2
 }
+_STRUCK = re.compile(rb"=--+")
 
 
 def _lookup(text: str) -> Ids:
@@ -130,8 +132,11 @@ def join_pieces(flat: NDArray[Any], pieces: Sequence[bytes]) -> bytes:
     # looking for pairs among so many single signs is slow, and most texts have none
     signs = (flat == PLUS) | (flat == MINUS)
     if (signs[1:] & signs[:-1]).any():
+        # no operator follows `=`: minus signs there are zeros that a format has struck out
+        text = _STRUCK.sub(lambda found: found[0].replace(b"-", b"\xff"), text)
         for symbol, pair in _PAIRS.items():
             text = text.replace(pair, symbol)
+        text = text.replace(b"\xff", b"-")
     return text
 
 
@@ -149,7 +154,7 @@ def _first_error(text: str) -> ExpressionError:
         f"character {text[position]!r} at position {position + 1} is not one of the tokens",
         text,
         position,
-        "use digits, + - * and =",
+        "use digits, + - * / % and =",
     )
 
 

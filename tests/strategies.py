@@ -242,10 +242,11 @@ def joined(ids: list[int]) -> str:
 
 
 def as_typed(tokens: str) -> str:
-    """A text of tokens with the symbols that people know for two operators in a row."""
+    """A text of tokens with the symbols that people know for two operators in a row, but not behind `=`."""
+    tokens = re.sub("(?<==)--+", lambda found: "~" * len(found[0]), tokens)
     for pair, symbol in (("++", "*"), ("--", "/"), ("-+", "%")):
         tokens = tokens.replace(pair, symbol)
-    return tokens
+    return tokens.replace("~", "-")
 
 
 def encode_rows(texts: list[str]) -> tuple[Ids, Ints]:

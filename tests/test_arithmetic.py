@@ -11,10 +11,10 @@ from strategies import WHOLE, Question, arrays, ask, batches, questions_of
 from mathllm.errors import UsageError
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.tasks import SAMPLINGS, TASK_NAMES, Sampling, answer, extent, get_tasks, owned, sample
-from mathllm.tasks.arithmetic import reduced
 from mathllm.tasks.expressions import expressions, parse_expressions
+from mathllm.tasks.order import reduced
 from mathllm.tasks.splits import hash_problems
-from mathllm.tokenizer import ADD
+from mathllm.tokenizer import ADD, DIVIDE
 
 (ARITHMETIC,) = get_tasks("arithmetic")
 
@@ -78,21 +78,28 @@ def test_operations_are_those_of_school(asked: list[Question], more_operands: in
 @pytest.mark.parametrize("method", SAMPLINGS)
 def test_drawn_expressions_have_all_operators_and_numbers_evenly(method: str) -> None:
     problems = sample(np.random.default_rng(0), 6000, (ARITHMETIC,), Sampling(3, 4, method))
-    below = reduced(problems).results.negative.any(1)
-    # a third of balanced ones are sums and differences, most of which go below zero on the way, and a third sums alone
-    apart = (problems.operators > ADD).any(1)
-    assert (below[apart].mean() > 0.4) == (method == "balanced")
-    assert (np.mean(~apart) > 0.33) == (method == "balanced")
     shares = np.bincount(problems.operators[problems.operators > 0])[1:] / (problems.operators > 0).sum()
-    even = shares[2:] if method == "balanced" else shares
-    assert np.abs(even - even.mean()).max() < 0.02
-    assert shares.min() > 0.06
+    assert shares.min() > 0.04
+    assert (shares.max() < 0.22) == (method != "balanced")
     assert np.abs(np.bincount(problems.num_operands)[2:] / 6000 - 1 / 3).max() < 0.03
     divisors = problems.operands[:, 1:][np.isin(problems.operators, (4, 5))]
     assert divisors.any(1).all()
-    if method != "uniform":
+    if method == "digits":
         lengths = problems.lengths[:, 1:][problems.lengths[:, 1:] > 0]
         assert np.abs(np.bincount(lengths)[1:] / len(lengths) - 1 / 3).max() < 0.03
+
+
+def test_balanced_expressions_hold_what_is_rare_by_chance() -> None:
+    def rare(method: str) -> list[float]:
+        problems = sample(np.random.default_rng(0), 6000, (ARITHMETIC,), Sampling(2, 4, method))
+        worked = reduced(problems)
+        below = worked.results.negative.any(1) & (problems.operators > ADD).any(1)
+        long_quotients = ((worked.operators == DIVIDE) & (worked.results.lengths > 4)).any(1)
+        return [float(rows.mean()) for rows in (below, (problems.operators <= ADD).all(1), long_quotients)]
+
+    least, most = [0.2, 0.25, 0.01], [0.18, 0.15, 0.001]
+    assert all(share > bound for share, bound in zip(rare("balanced"), least, strict=True))
+    assert all(share < bound for share, bound in zip(rare("digits"), most, strict=True))
 
 
 def test_it_is_said_how_large_expressions_are_beside_other_problems() -> None:

@@ -19,9 +19,9 @@ from strategies import (
 
 from mathllm.errors import UsageError
 from mathllm.formats import ALLOWED, FORMATS, Format, Walk, get_format
-from mathllm.formats.base import Thought
 from mathllm.formats.follow import Coordinates, Follower
 from mathllm.formats.slots import CountedFollower
+from mathllm.formats.thought import Thought
 from mathllm.registry import OWN
 from mathllm.tasks import TASKS, Numbers, Problems, Sampling, answer_widths, get_tasks, sample
 from mathllm.tasks.expressions import parse_expressions

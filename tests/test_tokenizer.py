@@ -82,6 +82,11 @@ def test_operators_have_codes() -> None:
         assert encode(symbol).tolist() == list(ids)
 
 
+def test_minus_signs_behind_an_equals_sign_are_no_operator() -> None:
+    assert decode(encode("1--2=<think>=--1</think>")) == "1/2=<think>=--1</think>"
+    assert decode(encode("=---7--2")) == "=---7/2"
+
+
 @given(token_ids)
 def test_decode_writes_the_tokens_without_spaces_and_pairs_as_their_symbols(ids: list[int]) -> None:
     assert decode(ids) == as_typed(joined(ids))

@@ -17,7 +17,7 @@ from mathllm.evaluation.breakdown import NOTHING, Count
 from mathllm.evaluation.exact_match import Progress
 from mathllm.evaluation.lengths import RANDOM, check_length, draw_length
 from mathllm.formats import Format, Rendered
-from mathllm.formats.base import Thought
+from mathllm.formats.thought import Thought
 from mathllm.inference.texts import Reasoner, pad_ids
 from mathllm.limits import MAX_STEP_TOKENS, check_range
 from mathllm.tasks import Task

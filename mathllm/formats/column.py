@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.formats.base import Format, Thought
+from mathllm.formats.base import Format
 from mathllm.formats.column_parts import named_parts
 from mathllm.formats.follow import NOTHING, Follower
 from mathllm.formats.long_working import differences, least_tokens, most_tokens, sums, working
 from mathllm.formats.nested import operations, workings
+from mathllm.formats.thought import Thought
 from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools, Ints, Numbers
 from mathllm.tasks.slots import Slots

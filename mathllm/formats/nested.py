@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from mathllm.tasks import Problems
-from mathllm.tasks.arithmetic import in_order, reduced
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, widen
+from mathllm.tasks.order import in_order, reduced
 from mathllm.tasks.slots import ABSENT, Slots, constant, operator_slots, signed_slots, stack
 from mathllm.tokenizer import ADD, DIVIDE, END_THINK, EQUALS, MULTIPLY, REMAINDER, SUBTRACT, THINK
 

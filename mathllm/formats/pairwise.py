@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.formats.base import Format, Thought
+from mathllm.formats.base import Format
 from mathllm.formats.follow import Follower
+from mathllm.formats.thought import Thought
 from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, add, lengths_of, widen
 from mathllm.tasks.slots import Slots, constant, number_slots, signed_slots, stack, token_slot

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.formats.base import Format, Thought
+from mathllm.formats.base import Format
 from mathllm.formats.follow import Follower, Walk
 from mathllm.formats.nested import kinds_of, merged, operations, workings
 from mathllm.formats.rows import AXES, RowsFollower, of_prompts, part_name
+from mathllm.formats.thought import Thought
 from mathllm.tasks import Problems
-from mathllm.tasks.arithmetic import in_order, turns
 from mathllm.tasks.numbers import (
     Bools,
     Digits,
@@ -37,6 +37,7 @@ from mathllm.tasks.numbers import (
     lengths_of,
     widen,
 )
+from mathllm.tasks.order import in_order, turns
 from mathllm.tasks.slots import (
     ABSENT,
     Slots,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.formats.base import Format, Thought
+from mathllm.formats.base import Format
 from mathllm.formats.follow import ANY, CLOSE, DIGIT, OPEN, Follower
+from mathllm.formats.thought import Thought
 from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Ints, Numbers
 from mathllm.tasks.slots import ABSENT, Slots

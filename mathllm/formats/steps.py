@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from mathllm.formats.base import Format, Thought
+from mathllm.formats.base import Format
 from mathllm.formats.follow import Coordinates, Follower
 from mathllm.formats.slots import CountedFollower
+from mathllm.formats.thought import Thought
 from mathllm.tasks import Problems
 from mathllm.tasks.chain import apply_steps, running_states
 from mathllm.tasks.numbers import Digits, Ints, Numbers

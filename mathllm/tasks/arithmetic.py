@@ -5,28 +5,13 @@ ever has a sign."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mathllm.errors import UsageError
 from mathllm.limits import MAX_DIGITS
-from mathllm.tasks.base import Problems, Task, select, zero_divisors
-from mathllm.tasks.numbers import (
-    Bools,
-    Digits,
-    Ints,
-    Numbers,
-    add,
-    column_differences,
-    compare,
-    divide,
-    lengths_of,
-    multiply,
-    random_digits,
-    significant,
-    widen,
-)
+from mathllm.tasks.base import Problems, Task, zero_divisors
+from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, random_digits, significant, widen
+from mathllm.tasks.order import in_order, reduced
 from mathllm.tasks.sampling import Sampling, draw_operands, draw_patterns
 from mathllm.tokenizer import ADD, DIVIDE, MULTIPLY, OPERATORS, REMAINDER, SUBTRACT
 
@@ -44,13 +29,18 @@ class Arithmetic(Task):
         shape, how = (len(counts), int(counts.max(initial=2))), how.of_expressions
         if method != "balanced":
             return self._drawn(rng, draw_operands(rng, counts, method, how.max_digits), counts)
-        operands = draw_patterns(rng, rng.integers(1, how.max_digits + 1, shape), how.max_digits)
-        # a third are sums and differences that go below zero on the way, a third sums alone: both are rare by chance
-        kind = rng.integers(0, 3, (shape[0], 1))
-        low = rng.integers(ADD, SUBTRACT + 1, (shape[0], shape[1] - 1))
-        low[:, 0] = SUBTRACT
+        # a quarter each is of what is rare by chance: going below zero on the way, sums alone, long products divided
+        kind, gaps = rng.integers(0, 4, (shape[0], 1)), shape[1] - 1
+        below = rng.integers(ADD, SUBTRACT + 1, (shape[0], gaps))
+        below[:, 0] = SUBTRACT
+        divided = np.arange(gaps) == np.maximum(counts[:, None] - 2 - rng.integers(0, 2, kind.shape), 0)
+        products = np.where(divided, DIVIDE, MULTIPLY)
+        lengths = rng.integers(1, how.max_digits + 1, shape)
+        lengths[(kind == 2) & ~np.pad(divided, ((0, 0), (1, 0)))] = how.max_digits
+        operands = draw_patterns(rng, lengths, how.max_digits)
         operands[kind[:, 0] == 0, 0, 1:] = 0
-        return self._drawn(rng, operands, counts, np.select([kind == 0, kind == 1], [low, ADD], 0))
+        given = np.select([kind == 0, kind == 1, kind == 2], [below, ADD, products], 0)
+        return self._drawn(rng, operands, counts, given)
 
     def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
         lengths = np.full((n, self.most_operands(size)), size.max_digits)
@@ -124,94 +114,3 @@ class Arithmetic(Task):
         wrong[:, ::2] |= (np.cumsum(problems.lengths, 1) > MAX_DIGITS) & (problems.lengths > 0)
         wrong[:, 2 * self.most_numbers - 1 :: 2] |= problems.operators[:, self.most_numbers - 1 :] > 0
         return wrong
-
-
-@dataclass(frozen=True)
-class Order:
-    """The operations of N expressions in the order in which they are worked out: the operators [N, K - 1] (0: no
-    more), and which numbers each takes on its left and on its right [N, K - 1]. Of these 0 to K - 1 are the operands,
-    and K + i is the result of operation i, counted from 0."""
-
-    operators: Digits
-    left: Ints
-    right: Ints
-
-
-@dataclass(frozen=True)
-class Reduction(Order):
-    """The same with the result of every operation: digits [N, K - 1, W], lengths and signs [N, K - 1]. Only the left
-    number of + and - is ever below zero."""
-
-    results: Numbers
-
-
-def in_order(problems: Problems) -> Order:
-    """First all products, quotients and remainders from left to right, then all sums and differences."""
-    n, gaps = problems.operators.shape
-    rows, gap = np.arange(n), np.arange(gaps)
-    low = (problems.operators == ADD) | (problems.operators == SUBTRACT)
-    absent = problems.operators == 0
-    order = np.argsort(gap + gaps * low + 2 * gaps * absent, axis=1)
-    # the last operand [N, K] of the term that each operand is in, and the number that it now stands for
-    end = np.zeros((n, gaps + 1), np.int64) + np.arange(gaps + 1)
-    for k in reversed(range(gaps)):
-        end[:, k] = np.where(low[:, k] | absent[:, k], k, end[:, k + 1])
-    holds = np.zeros_like(end) + np.arange(gaps + 1)
-    operators = np.take_along_axis(problems.operators, order, 1)
-    left, right = np.zeros((2, n, gaps), np.int64)
-    for step in range(gaps):
-        place, some = order[:, step], operators[:, step] > 0
-        last = np.where(low[rows, place], end[rows, place + 1], place + 1)
-        left[:, step], right[:, step] = holds[rows, place] * some, holds[rows, last] * some
-        holds[rows[some], last[some]] = gaps + 1 + step
-    return Order(operators, left, right)
-
-
-def turns(operators: Digits) -> Ints:
-    """When each operator [N, K - 1] is worked out, counted from 1; 0 where there is none."""
-    high, low = operators >= MULTIPLY, (operators == ADD) | (operators == SUBTRACT)
-    first, then = np.cumsum(high, 1), np.cumsum(low, 1)
-    result: Ints = first * high + (first[:, -1:] + then) * low
-    return result
-
-
-def reduced(problems: Problems) -> Reduction:
-    """Expressions worked out operation by operation."""
-    order, (n, operands, _) = in_order(problems), problems.operands.shape
-    # as wide as any product; a sum is no wider than its two numbers together
-    width = int(problems.lengths.sum(1).max(initial=1))
-    digits = np.zeros((n, 2 * operands - 1, width), np.uint8)
-    digits[:, :operands, : problems.operands.shape[2]] = problems.operands[..., :width]
-    negative = np.zeros(digits.shape[:2], np.bool_)
-    for step in range(operands - 1):
-        for code in np.unique(order.operators[:, step]).tolist():
-            rows = np.flatnonzero(order.operators[:, step] == code)
-            if code:
-                left, right = order.left[rows, step], order.right[rows, step]
-                made = _worked_out(code, digits[rows, left], negative[rows, left], digits[rows, right])
-                digits[rows, operands + step], negative[rows, operands + step] = made
-    results = digits[:, operands:]
-    return Reduction(
-        order.operators,
-        order.left,
-        order.right,
-        Numbers(results, lengths_of(results), negative[:, operands:]),
-    )
-
-
-def _worked_out(code: int, left: Digits, negative: Bools, right: Digits) -> tuple[Digits, Bools]:
-    """The results of one operation [N, W] and whether they are below zero [N]; `negative` [N] says it of the left
-    numbers."""
-    width, positive = left.shape[1], np.zeros(len(left), np.bool_)
-    if code == MULTIPLY:
-        return multiply(left, right)[:, :width], positive
-    if code in (DIVIDE, REMAINDER):
-        return divide(left, right)[code == REMAINDER], positive
-    apart = negative != (code == SUBTRACT)  # is the smaller number taken from the larger one?
-    swap = apart & (compare(left, right) < 0)
-    larger, smaller = select(swap, right, left), select(swap, left, right)
-    difference = (column_differences(larger, smaller)[0] % 10).astype(np.uint8)
-    result = significant(
-        select(apart, difference, add(np.stack([left, right], axis=1))[:, :width]), negative != swap
-    )
-    return result.digits, result.negative

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -282,63 +282,86 @@ def _explain(text: str, tasks: Sequence[Task]) -> ExpressionError:
     body = body[:-1].rstrip() if body.endswith("=") else body
     if not body.strip():
         return ExpressionError("there is no problem here", text, 0, hint)
-    starts: list[int] = []  # of numbers and operators in turn
-    widths: list[int] = []  # digits of these as they are written, 0 of operators
-    digits, gap = 0, False  # of the number that is being read, and has white space followed it?
-    signs: list[int] = []  # which of these begin with a sign
-    signed = False  # has one come, but no digit?
+    try:
+        parts = _split(body, hint)
+    except ExpressionError as error:
+        return error
+    if len(parts) < min(2 * task.least_numbers - 1 for task in tasks) or not parts[-1].digits:
+        return ExpressionError("the problem ends too early", text, len(body), hint)
+    return _misfit(text, body, parts, tasks)
+
+
+@dataclass
+class _Part:
+    """A number or an operator: where it starts, its digits as they are written (0 of an operator), and whether it
+    has a sign."""
+
+    start: int
+    digits: int = 0
+    signed: bool = False
+
+
+def _split(body: str, hint: str) -> list[_Part]:
+    """The numbers and operators of an expression, in turn. Raises ExpressionError where they are not in turn."""
+    parts: list[_Part] = []
+    number, gap = False, False  # is the last part a number, and has white space followed it?
     for position, char in enumerate(body):
         if char.isspace():
             gap = True
             continue
-        if char.isdigit() and digits and gap:
-            return ExpressionError("white space inside a number", text, position, hint)
         if char.isdigit():
-            if not digits and not signed:
-                starts.append(position)
-                widths.append(0)
-            digits, signed = digits + 1, False
-            widths[-1] = digits
-            if digits > MAX_DIGITS:
+            if number and parts[-1].digits and gap:
+                raise ExpressionError("white space inside a number", body, position, hint)
+            if not number:
+                parts.append(_Part(position))
+            number = True
+            parts[-1].digits += 1
+            if parts[-1].digits > MAX_DIGITS:
                 longer = f"{MAX_DIGITS:,} is the most here; mathllm eval --digits 10000 tries longer ones"
-                return ExpressionError(f"a number of more than {MAX_DIGITS:,} digits", text, position, longer)
+                raise ExpressionError(f"a number of more than {MAX_DIGITS:,} digits", body, position, longer)
         elif char not in OPERATORS:
             message = f"{token_at(body, position) or char!r} does not belong in a problem"
-            return ExpressionError(message, text, position, hint)
-        elif not digits and (signed or not _SIGNED.match(body, position)):
-            return ExpressionError("a number was expected here", text, position, hint)
+            raise ExpressionError(message, body, position, hint)
+        elif number and parts[-1].digits:
+            parts.append(_Part(position))
+            number = False
+        elif number or not _SIGNED.match(body, position):
+            raise ExpressionError("a number was expected here", body, position, hint)
         else:
-            if signed := not digits:
-                signs.append(len(starts))
-            starts.append(position)
-            widths.append(0)
-            digits = 0
+            parts.append(_Part(position, signed=True))
+            number = True
         gap = False
-    if not digits or len(starts) < min(2 * task.least_numbers - 1 for task in tasks):
-        return ExpressionError("the problem ends too early", text, len(body), hint)
+    return parts
+
+
+def _misfit(text: str, body: str, parts: list[_Part], tasks: Sequence[Task]) -> ExpressionError:
+    """Why numbers and operators in turn are no problem of these tasks: the first part that none of them takes."""
+    hint = f"write a problem like {tasks[0].example}"
     most = max(task.most_numbers for task in tasks)
-    end = starts[2 * most] if len(starts) > 2 * most else len(body)  # with one number too many
+    end = parts[2 * most].start if len(parts) > 2 * most else len(body)  # with one number too many
     problem, _ = read_expressions([body[:end] + "0" * (end < len(body))], [_Anything()])
     problem = replace(problem, negative=np.zeros_like(problem.negative))
     fits = []  # the first part that is not the task's
     for task in tasks:
-        wrong = np.array(widths) > task.most_digits
+        wrong = np.array([part.digits for part in parts]) > task.most_digits
         shared = task.misfits(problem)[0, : len(wrong)]
         wrong[: len(shared)] |= shared
         fits.append(np.append(wrong, True).argmax())
-    task, part = tasks[int(np.argmax(fits))], min(int(np.max(fits)), len(starts) - 1)
-    what = body[starts[part] : (*starts, len(body))[part + 1]].strip()
-    if part in 2 + 2 * np.flatnonzero(zero_divisors(problem)[0]):
-        return ExpressionError("nothing can be divided by zero", text, starts[part], "divide by 1 or more")
-    if signs and max(fits) == len(starts):
+    task, first = tasks[int(np.argmax(fits))], min(int(np.max(fits)), len(parts) - 1)
+    start = parts[first].start
+    if first in 2 + 2 * np.flatnonzero(zero_divisors(problem)[0]):
+        return ExpressionError("nothing can be divided by zero", text, start, "divide by 1 or more")
+    signed = next((part.start for part in parts if part.signed), None)
+    if signed is not None and max(fits) == len(parts):
         kinds = {"factors" if task.signed_operands else "results": 0 for task in tasks if task.signed}
         message = "a number was expected here"
         message += f": only {' and '.join(sorted(kinds))} may be below zero" * bool(kinds)
-        return ExpressionError(message, text, starts[signs[0]], hint)
-    nobody = part == 1 and len(tasks) > 1 and max(fits) == min(fits)
+        return ExpressionError(message, text, signed, hint)
+    what = body[start : parts[first + 1].start if first + 1 < len(parts) else len(body)].strip()
+    nobody = first == 1 and len(tasks) > 1 and max(fits) == min(fits)
     rule = "none of these tasks has that operator" if nobody else task.rule
     message = f"{what if len(what) <= 20 else what[:16] + '...'!r} does not fit: {rule}"
-    return ExpressionError(message, text, starts[part], f"write a problem like {task.example}")
+    return ExpressionError(message, text, start, f"write a problem like {task.example}")
 
 
 class _Anything(Task):
