@@ -64,6 +64,11 @@ class Follower:
             said = np.maximum(self.announced - self.written, 0)
         return {"place": np.where(self.answering & ~self.ended, said, place)}
 
+    @property
+    def resting(self) -> bool:
+        """Have all texts ended, so that from the next token on nothing changes any more?"""
+        return False
+
     def think(self, ids: Ids) -> Ints | int:
         """The places [N] of tokens that are no part of the answer, which begins with the token that ends the
         thought."""
@@ -132,10 +137,14 @@ class Walk:
             told = {axis: np.zeros(columns.shape, np.int64) for axis in self.followed}
             choices = np.zeros(columns.shape, np.uint8)
             for column in range(int(inside.sum(1).min(initial=ids.shape[1])), ids.shape[1]):
+                resting = follower.resting
                 coordinates = follower.push(columns[column])
+                rest = slice(column, None) if resting else column
                 for axis in self.followed:
-                    told[axis][column] = coordinates.get(axis, 0)
-                choices[column] = follower.choice
+                    told[axis][rest] = coordinates.get(axis, 0)
+                choices[rest] = follower.choice
+                if resting:
+                    break
             self.choices[rows] = choices.T
             stand = self.format.prompt_coordinates(task, self.problems[rows], part) if self.followed else {}
             for axis in self.followed:

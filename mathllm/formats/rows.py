@@ -230,6 +230,10 @@ class RowsFollower(Follower):
         self.own_cell, self.own_block = np.zeros((2, n), np.int64)  # of what comes next
         self.signed = np.zeros(n, np.bool_)  # has the number that is being written a sign?
 
+    @property
+    def resting(self) -> bool:
+        return not (self.waiting or any(told.any() for told in (self.state, self.own_cell, self.own_block)))
+
     def push(self, ids: Ids) -> Coordinates:
         some: Bools | None = None
         if self.waiting:

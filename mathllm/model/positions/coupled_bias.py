@@ -85,22 +85,26 @@ class Relative(nn.Module):
     def fill(self, planes: Tensor, query: Tensor, key: Tensor) -> None:
         """Writes how often each of the `weights` counts into planes (B, count, T, S), from places of queries (B, T)
         and keys (B, S)."""
-        reaches, about = self.reaches, query[:, :, None] > 0
-        difference = key.int()[:, None, :] - query.int()[:, :, None]  # (B, T, S)
-        within = difference.clamp(-reaches, reaches)
-        placeless = (key[:, None, :] == 0) & about
-        # a query about no place is at no distance from any key
-        none = placeless | ~about if self.own_keys else placeless
-        beyond = difference.sub_(within).abs_().masked_fill_(none, 0)
-        if self.names:
-            beyond.clamp_(max=1)
-        within.masked_fill_(none, reaches + 1)  # as far as no column is
-        for column, near in enumerate(range(-reaches, reaches + 1)):
-            torch.eq(within, near, out=planes[:, column])
-        planes[:, 2 * reaches + 1] = beyond
-        planes[:, 2 * reaches + 2] = placeless
+        # in floats, which hold all places exactly: comparisons of integers write bools, and copying these costs most
+        reaches = self.reaches
+        about, placed = query[:, :, None] > 0, key[:, None, :] > 0
+        difference = key.float()[:, None, :] - query.float()[:, :, None]  # (B, T, S)
+        # a key of no place has no distance; with own keys a query about no place is at none from any key
+        known = about & placed if self.own_keys else placed | ~about
+        difference.masked_fill_(~known, torch.nan)
+        if reaches == 0:
+            planes[:, 0] = known
+        else:
+            torch.le(difference, -reaches, out=planes[:, 0])  # the table's ends stand for all beyond them, too
+            for near in range(1 - reaches, reaches):
+                torch.eq(difference, near, out=planes[:, near + reaches])
+            torch.ge(difference, reaches, out=planes[:, 2 * reaches])
+        beyond = difference.abs_().sub_(reaches).nan_to_num_(nan=0.0)
+        planes[:, 2 * reaches + 1] = beyond.clamp_(min=0, max=1 if self.names else None)
+        about, placed = about.float(), placed.float()
+        torch.mul(about, 1 - placed, out=planes[:, 2 * reaches + 2])
         if self.own_keys:
-            planes[:, -1] = (key[:, None, :] > 0) & ~about
+            torch.mul(1 - about, placed, out=planes[:, -1])
 
     def weights(self) -> Tensor:
         """What the planes are multiplied by: (layers, count, H)."""
