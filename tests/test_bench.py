@@ -58,6 +58,7 @@ def test_the_command_from_the_machine_to_the_document(
     assert 10e6 < section["peak_bytes"] < 10e9
     assert [one["what"] for one in section["measurements"]] == [
         *(f"rendered, {name}, up to 3 digits" for name in formats_for("addition")),
+        *(f"rendered, {name}, products, 3 x 3 digits" for name in ("column", "scratchpad")),
         "drawn, rendered and written, column",
     ]
     assert all(one["value"] > 0 and one["repeats"] == 1 for one in section["measurements"])

@@ -19,12 +19,16 @@ ROWS = 100_000
 
 
 def measure(options: Options) -> list[Measurement]:
-    cpu = torch.device("cpu")
-    problems = sample(np.random.default_rng(0), ROWS, get_tasks("addition"), Sampling(3))
+    cpu, rng = torch.device("cpu"), np.random.default_rng(0)
+    (multiplication,) = get_tasks("multiplication")
+    sums = sample(rng, ROWS, get_tasks("addition"), Sampling(3))
+    products = multiplication.of_length(rng, ROWS, Sampling(3), stress=False)
+    kinds = [(name, "up to 3 digits", sums) for name in formats_for("addition")]
+    kinds += [(name, "products, 3 x 3 digits", products) for name in ("column", "scratchpad")]
     found = []
-    for name in formats_for("addition"):
+    for name, what, problems in kinds:
         times = seconds_of(partial(get_format(name).render, problems), options.repeats, cpu)
-        found.append(rate(f"rendered, {name}, up to 3 digits", ROWS, "rows/s", times))
+        found.append(rate(f"rendered, {name}, {what}", ROWS, "rows/s", times))
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "data"
         times = seconds_of(
