@@ -25,6 +25,8 @@ from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, g
 from mathllm.inference.sampling import GREEDY, SamplingParams, pick
 from mathllm.inference.scoring import score_gold
 from mathllm.inference.texts import Written, join, most_tokens, pack
+from mathllm.interp.edits import Edit
+from mathllm.interp.texts import Run, run_texts
 from mathllm.limits import MAX_DIGITS
 from mathllm.model.transformer import Transformer
 from mathllm.scope import Scope
@@ -256,6 +258,25 @@ class MathModel:
         """See inference.scoring.score_gold."""
         check_whole("batch_size", batch_size, 1)
         return score_gold(self.model, self.format, gold, batch_size)
+
+    def run_with_cache(self, problems: str | Iterable[str], names: str | Iterable[str] = "*") -> Run:
+        """What is at the sites inside the model that names, or patterns like `blocks.*.attn.hook_pattern`, stand for,
+        while it reads problems with their true working and answer: `run.cache[name]`, with the logits and the tokens'
+        roles.
+
+        Names are those of TransformerLens: mathllm/interp/sites.py has all of them. Raises UsageError for one that this
+        model has not, and as `ask` does."""
+        return self.run_with((), problems, names)
+
+    @torch.inference_mode()
+    def run_with(
+        self, edits: Iterable[Edit], problems: str | Iterable[str], names: str | Iterable[str] = ()
+    ) -> Run:
+        """The same under edits (see mathllm.interp.edits), of which nothing stays behind. Raises UsageError for an
+        edit of a site that this model has not, or that changes nothing."""
+        texts = [problems] if isinstance(problems, str) else texts_of(problems)
+        gold = self.render(parse_expressions(texts, self.readable))
+        return run_texts(self.model, self.format, gold, edits=edits, names=names)
 
     def read(self, written: Written) -> list[Solution]:
         """The solutions that texts amount to."""

@@ -74,7 +74,12 @@ class Paper:
         last = self.pieces[-1][0]
         space = " " * (last != "<think>")
         minus = sign == "-"
-        self.put(space + sign.join(map(str, terms)), "copied digit" + of, where)
+        for number, term in enumerate(terms, 1):
+            self.put(
+                (space if number == 1 else sign) + str(term),
+                "copied digit" + of,
+                f"of number {number} {where}",
+            )
         handed = "+-"[minus] + str(carry) if carry else ""
         self.put(handed + "=", ("borrow" if minus else "carry") + of, where)
         self.put(str(total), ("difference" if minus else "total") + of, where)

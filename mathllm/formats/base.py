@@ -253,8 +253,8 @@ class Format:
             chosen = np.arange(len(gold))[rows]
             chosen = chosen[inside[chosen]]
             if thought is not None and len(chosen):
-                named = thought.parts(gold.problems[chosen], gold.ids[chosen], columns[chosen])
-                for row, part in zip(chosen.tolist(), named, strict=True):
+                named = thought.parts(gold.problems[chosen], gold.ids[chosen], columns[chosen, None])
+                for row, (part,) in zip(chosen.tolist(), named, strict=True):
                     found[row] = part
         return found
 

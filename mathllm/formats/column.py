@@ -129,7 +129,7 @@ class ColumnThought(Thought):
     def step_starts(self, ids: Ids) -> Bools:
         return steps_begin(ids)
 
-    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[tuple[str, str]]:
+    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[list[tuple[str, str]]]:
         return named_parts(problems, ids, columns, self.step_starts(ids))
 
 

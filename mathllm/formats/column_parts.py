@@ -12,9 +12,15 @@ from mathllm.tokenizer import END, END_THINK, EQUALS, MINUS, PLUS, THINK, Ids
 PRODUCT, SUM, DIFFERENCE, QUOTIENT = range(4)  # kinds of steps
 
 
-def named_parts(problems: Problems, ids: Ids, columns: Ints, begins: Bools) -> list[tuple[str, str]]:
-    """What the token of a column [N] of each gold text [N, T] belongs to, one of its thought, and where that is;
+def named_parts(problems: Problems, ids: Ids, columns: Ints, begins: Bools) -> list[list[tuple[str, str]]]:
+    """What the tokens of some columns [N, K] of each gold text [N, T] belong to, all of its thought, and where that is;
     `begins` says where steps begin, but for the first ones."""
+    by_column = [_named(problems, ids, chosen, begins) for chosen in columns.T]
+    return [list(parts) for parts in zip(*by_column, strict=True)]
+
+
+def _named(problems: Problems, ids: Ids, columns: Ints, begins: Bools) -> list[tuple[str, str]]:
+    """The same for one column [N] of each text."""
     column, at, every = np.arange(ids.shape[1]), columns[:, None], np.arange(len(ids))
     opens, digit, sign = ids == THINK, ids < 10, (ids == PLUS) | (ids == MINUS)
     operator = sign & np.pad(digit[:, :-1], ((0, 0), (1, 0)))
@@ -49,7 +55,8 @@ def named_parts(problems: Problems, ids: Ids, columns: Ints, begins: Bools) -> l
         kind,
         count(ids == EQUALS, step, at) > 0,
         # a sign belongs to what comes behind it, and a `=` stands where a carry could
-        count(operator | (ids == EQUALS), step, until) >= np.where(kind == SUM, addends, 2),
+        count(operator | (ids == EQUALS), step, until),
+        np.where(kind == SUM, addends, 2),
         count(begins & (kinds == kind[:, None]), since, until),
         np.where(products & (right > 1), left, 0),
         count(begins & (kinds == QUOTIENT), working, until),
@@ -63,14 +70,16 @@ def _part(
     outside: bool,
     kind: int,
     result: bool,
-    carry: bool,
+    signs: int,
+    numbers: int,
     place: int,
     length: int,
     quotient: int,
     operation: int,
 ) -> tuple[str, str]:
-    """`length` is that of the first factor of a long product, `quotient` the digit of the quotient, `operation` that of
-    several; 0 where there is none."""
+    """`signs` are those of the step so far, in which `numbers` digits are copied, `length` is that of the first
+    factor of a long product, `quotient` the digit of the quotient, `operation` that of several; 0 where there is
+    none."""
     of_operation = [f"of operation {operation}"] * (operation > 0)
     if outside or token in (THINK, END_THINK):
         names = {THINK: "beginning of the working", END_THINK: "end of the working"}
@@ -81,7 +90,7 @@ def _part(
         return "copied number of a division", " ".join([f"for quotient digit {quotient}", *of_operation])
     if result:
         name = "difference" if kind == DIFFERENCE else "total"
-    elif carry:
+    elif signs >= numbers:
         name = "borrow" if kind == DIFFERENCE else "carry"
     else:
         name = "copied digit"
@@ -94,4 +103,5 @@ def _part(
         where = [f"in column {(place - 1) % length + 1} of partial product {(place - 1) // length + 1}"]
     elif length:
         name += " of the sum of partial products"
-    return name, " ".join([*where, *of_operation])
+    copied = [f"of number {signs + 1}"] * (not result and signs < numbers)
+    return name, " ".join([*copied, *where, *of_operation])

@@ -215,11 +215,12 @@ class Rows(Thought):
     def step_starts(self, ids: Ids) -> Bools:
         return rows_begin(ids)
 
-    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[tuple[str, str]]:
+    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[list[tuple[str, str]]]:
         told = Walk(SCRATCHPAD, problems, ("segment", "row", "block", "place", "step")).read(ids)
-        values = (told[axis][np.arange(len(ids)), columns - 1].tolist() for axis in told)
-        several = (problems.num_operands > 2).tolist()
-        return [part_name(*at, several=more) for *at, more in zip(*values, several, strict=True)]
+        values = (np.take_along_axis(told[axis], columns - 1, 1).ravel().tolist() for axis in told)
+        several = np.repeat(problems.num_operands > 2, columns.shape[1]).tolist()
+        found = [part_name(*at, several=more) for *at, more in zip(*values, several, strict=True)]
+        return [found[at : at + columns.shape[1]] for at in range(0, len(found), columns.shape[1])]
 
     def prompt_coordinates(self, problems: Problems, ids: Ids) -> dict[str, Ints]:
         return of_prompts(ids, problems.operators, turns(problems.operators), steps=problems.num_operands > 2)

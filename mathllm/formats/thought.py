@@ -8,7 +8,7 @@ from mathllm.formats.follow import Follower
 from mathllm.tasks import Problems
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers
 from mathllm.tasks.slots import Slots
-from mathllm.tokenizer import Ids
+from mathllm.tokenizer import THINK, Ids
 
 
 class Thought:
@@ -57,10 +57,11 @@ class Thought:
         """Where a thought is a digit a step: the answers [N] if the first `done` steps had led to the states [N]."""
         raise NotImplementedError
 
-    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[tuple[str, str]]:
-        """What the token of a column [N] of each text [N, T] belongs to, if it is one of the thought: in a word or two,
+    def parts(self, problems: Problems, ids: Ids, columns: Ints) -> list[list[tuple[str, str]]]:
+        """What the tokens of some columns [N, K] of each text [N, T] belong to, all of the thought: in a word or two,
         and where exactly that is."""
-        return [("thought", "")] * len(ids)
+        start = (ids == THINK).argmax(1)
+        return [[("thought", str(at)) for at in row] for row in (columns - start[:, None]).tolist()]
 
     def step_starts(self, ids: Ids) -> Bools | None:
         """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:

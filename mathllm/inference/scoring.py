@@ -28,13 +28,23 @@ def score_gold(
 ) -> Iterator[tuple[Ints, Ints, Bools]]:
     """Batches of rows, at most `batch_size` each: how many of their gold tokens are the model's first choice [R], and
     whether all surely are [R], so that greedy decoding writes them."""
+    for rows, lead, counted in gold_leads(model, format, gold, batch_size):
+        surely = (lead > TIE) | ~counted
+        yield rows, ((lead > 0) & counted).sum(1), np.all(surely, axis=1)
+
+
+def gold_leads(
+    model: Transformer, format: Format, gold: Rendered, batch_size: int
+) -> Iterator[tuple[Ints, NDArray[np.float32], Bools]]:
+    """Batches of rows, at most `batch_size` each: how far each gold token's logit is ahead of all others that may stand
+    there [R, T], and which tokens count [R, T]: those of completions. T is up to the longest row's end."""
     device = model.embedding.weight.device.type
     walk = Walk(format, gold.problems, model.axes)
     told = walk.read(gold.ids[:, :-1]) if walk.axes or walk.restricts else {}
     batches = _batches(gold.lengths, told, batch_size, device)
     choices = walk.choices if walk.restricts else None
 
-    def score(rows: Ints) -> tuple[Ints, Bools]:
+    def score(rows: Ints) -> tuple[NDArray[np.float32], Bools]:
         return _score_rows(model, gold, rows, told, choices)
 
     threads = torch.get_num_threads() if device == "cpu" else 1
@@ -76,26 +86,24 @@ def _score_rows(
     rows: Ints,
     told: Mapping[str, Ints],
     choices: NDArray[np.uint8] | None,
-) -> tuple[Ints, Bools]:
+) -> tuple[NDArray[np.float32], Bools]:
     """`choices` [N, T] say what may follow each token, as indexes into formats.ALLOWED."""
     width = int(gold.lengths[rows].max())
     # what stands before the last token of the shortest prompt predicts nothing that counts
     first = int(gold.prompt_lengths[rows].min()) - 1
     device = model.embedding.weight.device
     ids = torch.from_numpy(gold.ids[rows, :width]).to(device).long()
-    column = np.arange(first + 1, width)
-    inside = (column >= gold.prompt_lengths[rows, None]) & (column < gold.lengths[rows, None])
-    mask = torch.from_numpy(inside).to(device)
+    column = np.arange(width)
+    counted = (column >= gold.prompt_lengths[rows, None]) & (column < gold.lengths[rows, None])
     stand = alike({axis: known[rows, : width - 1] for axis, known in told.items()})
     coordinates = as_tensors(stand, device)
     logits = torch.cat(list(read(model, ids[:, :-1], coordinates)), dim=1)[:, first:]
     if choices is not None:
         may = torch.from_numpy(ALLOWED[choices[rows, first : width - 1]]).to(device)
         logits = logits.masked_fill(~may, -torch.inf)
-    lead = gold_lead(logits, ids[:, first + 1 :])
-    hits = ((lead > 0) & mask).sum(1)
-    certain = ((lead > TIE) | ~mask).all(1)
-    return hits.cpu().numpy(), certain.cpu().numpy()
+    lead = np.zeros(counted.shape, np.float32)
+    lead[:, first + 1 :] = gold_lead(logits, ids[:, first + 1 :]).cpu().numpy()
+    return lead, counted
 
 
 def gold_lead(logits: Tensor, gold: Tensor) -> Tensor:
