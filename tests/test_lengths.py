@@ -1,5 +1,6 @@
 """`mathllm eval --digits`: problems of exactly some length, random ones and ones with long carries."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -16,10 +17,19 @@ from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import LENGTH_ERRORS, wrong_lengths
 from mathllm.evaluation.exact_match import judge
-from mathllm.evaluation.lengths import KINDS, RANDOM, STRESS, check_length, draw_length, evaluate_lengths
+from mathllm.evaluation.lengths import (
+    KINDS,
+    RANDOM,
+    STRESS,
+    TRIPLES,
+    check_length,
+    draw_length,
+    evaluate_lengths,
+)
 from mathllm.formats import get_format
 from mathllm.tasks import TASKS, Task, carry_lengths, get_tasks
 from mathllm.tasks.expressions import numbers_from_ids
+from mathllm.tasks.sampling import triples
 
 ADDITION, SUBTRACTION = get_tasks("addition,subtraction")
 
@@ -187,3 +197,21 @@ def test_what_makes_no_sense_is_refused(checkpoint: Path, options: list[str], sa
 def test_the_longest_text_is_known_at_any_length(task: Task) -> None:
     """Beyond what may be typed in one number, too."""
     assert check_length(get_format("reversed"), 1 << 20, task, 100_000) > 200_000
+
+
+def test_sums_that_hold_every_three_columns_in_a_row() -> None:
+    circle = triples(7)
+    assert len(circle) == 7**3
+    found = {tuple(circle[(start + np.arange(3)) % 7**3].tolist()) for start in range(7**3)}
+    assert found == set(itertools.product(range(7), repeat=3))
+    problems = draw_length(ADDITION, 1000, TRIPLES, 5)
+    assert len(problems) == -(-(10**6) // 997)
+    assert (problems.lengths == 1000).all()
+    columns = 10 * problems.operands[:, 0].astype(np.int64) + problems.operands[:, 1]
+    seen = np.zeros(10**6, bool)
+    seen[(10**4 * columns[:, :-2] + 100 * columns[:, 1:-1] + columns[:, 2:]).ravel()] = True
+    assert seen.all()
+    with pytest.raises(UsageError, match="no room"):
+        draw_length(ADDITION, 3, TRIPLES, 5)
+    with pytest.raises(UsageError, match="no subtraction holds"):
+        draw_length(SUBTRACTION, 10, TRIPLES, 5)

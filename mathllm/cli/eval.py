@@ -15,7 +15,7 @@ import mathllm
 from mathllm.cli import options
 from mathllm.cli.options import number, option
 from mathllm.cli.output import Output, progress_bar, tell
-from mathllm.errors import CheckpointError, DataError, UsageError, remark, visible
+from mathllm.errors import CheckpointError, DataError, UsageError, check_choice, remark, visible
 from mathllm.files import new_file, read_json
 from mathllm.flags import MACHINE, OUTPUT, PROBLEMS, listed
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BELOW_THRESHOLD = 3
 SAMPLED = 5000  # problems, for a model without a data file
 PER_LENGTH = 100  # problems of each length and kind
+# of problems of one length, as evaluation.lengths names them
+KINDS_OF = {"random": "random", "stress": "carry stress", "debruijn": "debruijn"}
 # options that mean something only with --grid, with --digits, or with neither ("")
 ONLY_WITH = {
     "grid": ("grid",),
@@ -38,6 +40,7 @@ ONLY_WITH = {
     "per_cell": ("grid",),
     "plot": ("grid",),
     "operands": ("digits",),
+    "kind": ("digits",),
     "max_examples": ("digits", ""),
     **dict.fromkeys(("data_path", "reversed_digits", "data_dir", "exhaustive", "samples", "mistakes"), ("",)),
 }
@@ -71,6 +74,16 @@ def evaluate(
             "10 digits.",
             PROBLEMS,
             metavar="N,NxM...",
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        option(
+            "Of problems drawn by --digits: random, stress, or debruijn, as many sums as hold every three columns in a "
+            "row.",
+            PROBLEMS,
+            default="random and stress",
+            metavar="KIND",
         ),
     ] = None,
     operands: Annotated[int, number("Of sums drawn by --digits.", PROBLEMS, 2)] = 2,
@@ -112,6 +125,7 @@ def evaluate(
     mathllm eval --exhaustive 999 --fail-under 1
     mathllm eval --checkpoint add-any-length --grid 100 --grid-step 10
     mathllm eval --checkpoint add-any-length --digits 10,100 --no-draft
+    mathllm eval --checkpoint add-any-length --digits 1000 --kind debruijn
     mathllm eval --checkpoint addsub-3digit --data-path sums.csv --samples samples.jsonl
     """
     check_options(context, "digits" if digits is not None else "grid" if grid is not None else "")
@@ -135,6 +149,11 @@ def evaluate(
         if operands > (most := max(task.max_operands for task in loaded.tasks)):
             raise UsageError(f"{loaded.data.task} has at most {most} operands, not {operands}")
         how |= {"lengths": lengths, "n": max_examples or PER_LENGTH, "operands": operands}
+        if kind is not None:
+            check_choice("kind", kind, KINDS_OF)
+            how["kinds"] = [KINDS_OF[kind]]
+        if kind == "debruijn":
+            check_triples(context, loaded.tasks)
         share = by_length(loaded, output, measure=evaluate_lengths, show=show_lengths, **how)
     else:
         typed = seed if options.given(context, "seed") else None
@@ -167,6 +186,16 @@ def evaluate(
     if fail_under is not None and share < fail_under:
         print(f"exact match {share:.6g} is below {fail_under:g}", file=sys.stderr)
         raise typer.Exit(BELOW_THRESHOLD)
+
+
+def check_triples(context: typer.Context, tasks: Sequence[Task]) -> None:
+    """Raises UsageError where sums that hold every three columns are not to be had, or an option would do nothing."""
+    for name in ("max_examples", "operands"):
+        if options.given(context, name):
+            what = f"--{name.replace('_', '-')} does nothing beside --kind debruijn"
+            raise UsageError(what, "leave out one of them")
+    for task in tasks:  # before any of them is measured
+        task.all_triples(4)
 
 
 def check_options(context: typer.Context, mode: str) -> None:

@@ -21,6 +21,7 @@ from mathllm.tasks import Problems, Sampling, Task
 
 RANDOM, STRESS = "random", "carry stress"
 KINDS = (RANDOM, STRESS)
+TRIPLES = "debruijn"  # as many problems as hold every three columns in a row
 
 
 class Length(NamedTuple):
@@ -85,9 +86,12 @@ def draw_length(
 ) -> Problems:
     """n problems of a task whose operands have exactly that many digits, the same ones for the same seed.
 
-    `carry stress` has carries that run far, see tasks.sampling.draw_carry_stress: only its first operand has all the
-    digits (in a difference all, or one less). Raises UsageError for more than fit into memory.
+    `debruijn` are as many as hold every three columns in a row, `carry stress` has carries that run far, see
+    tasks.sampling.draw_carry_stress: only its first operand has all the digits (in a difference all, or one less).
+    Raises UsageError for more than fit into memory.
     """
+    if kind == TRIPLES:
+        return task.all_triples(digits)
     check_cells(f"--digits {digits}", n, min(operands, task.max_operands), digits)
     rng = np.random.default_rng([seed, task.code, digits, KINDS.index(kind)])
     size = Sampling(digits, operands, second_digits=second_digits)
@@ -129,12 +133,14 @@ def evaluate_lengths(
     operands: int = 2,
     second_digits: int = 0,
     seed: int = 0,
+    kinds: Sequence[str] = KINDS,
     draft: bool = True,
     batch_size: int = 1024,
     progress: Progress | None = None,
 ) -> LengthReport:
-    """The report on n random and n carry-stress problems of every length that the task has, with second operands of
-    up to `second_digits` (0: any) where a length does not say it; `progress` gets problems done and in all.
+    """The report on n problems of each of these kinds (random, carry stress) and of every length that the task has,
+    with second operands of up to `second_digits` (0: any) where a length does not say it; `progress` gets problems
+    done and in all.
 
     Raises UsageError where a text is longer than the model can write.
     """
@@ -145,8 +151,10 @@ def evaluate_lengths(
             model.format, model.max_length, task, size.digits, operands=operands, second_digits=second
         )
     results: list[LengthResult] = []
-    for size, kind in itertools.product(sizes, KINDS):
-        advance = moved(progress, len(results) * n, len(KINDS) * n * len(sizes))
+    if tuple(kinds) == (TRIPLES,):
+        n = max((len(task.all_triples(size.digits)) for size in sizes), default=n)
+    for size, kind in itertools.product(sizes, kinds):
+        advance = moved(progress, len(results) * n, len(kinds) * n * len(sizes))
         second = size.second or second_digits
         problems = draw_length(task, size.digits, kind, n, operands=operands, seed=seed, second_digits=second)
         report = evaluate_problems(model, problems, batch_size=batch_size, progress=advance, draft=draft)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mathllm.errors import UsageError
 from mathllm.limits import MAX_OPERANDS
 from mathllm.tasks.base import Problems, Task
 from mathllm.tasks.numbers import (
@@ -15,7 +16,7 @@ from mathllm.tasks.numbers import (
     random_digits,
     significant,
 )
-from mathllm.tasks.sampling import Sampling, draw_carry_stress, draw_operands, draw_sums
+from mathllm.tasks.sampling import Sampling, draw_carry_stress, draw_operands, draw_sums, triples
 from mathllm.tokenizer import ADD
 
 
@@ -37,6 +38,18 @@ class Addition(Task):
         if stress:
             return self.problems(draw_carry_stress(rng, n, operands, digits))
         return self.problems(random_digits(rng, np.full((n, operands), digits), digits))
+
+    def all_triples(self, digits: int) -> Problems:
+        if digits < 4:
+            raise UsageError(
+                f"{digits} digits have no room for three columns and one above", "give 4 or more"
+            )
+        # pieces of one circle of columns, each with the first two of the next, and a column above that leads
+        circle, each = triples(100), digits - 1
+        starts = np.arange(0, len(circle), each - 2)
+        columns = circle[(starts[:, None] + np.arange(each)) % len(circle)]
+        columns = np.concatenate([columns, np.full((len(starts), 1), 11)], axis=1)
+        return self.problems(np.stack(np.divmod(columns, 10), axis=1).astype(np.uint8))
 
     def extreme(self, size: Sampling) -> Problems:
         return self.problems(np.full((1, self.most_operands(size), size.max_digits), 9, np.uint8))

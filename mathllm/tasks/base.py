@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mathllm.errors import UsageError
 from mathllm.limits import MAX_DIGITS
 from mathllm.tasks.numbers import Bools, Digits, Ints, Numbers, compare, lengths_of, random_digits, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
@@ -130,6 +131,11 @@ class Task:
         """n problems with as many operands as the size says: random ones of exactly so many digits, or (`stress`) the
         hardest, the first operand of that many digits (or one less)."""
         raise NotImplementedError
+
+    def all_triples(self, digits: int) -> Problems:
+        """Problems of numbers of so many digits that hold, together, every three columns in a row there can be. Raises
+        UsageError where a task has none."""
+        raise UsageError(f"no {self.name} holds every three columns in a row", "sums do")
 
     def of_lengths(self, rng: np.random.Generator, lengths: Ints, signed: bool) -> Problems:
         """Random problems of two operands of exactly these lengths [N, 2]; where the first is never the smaller one,

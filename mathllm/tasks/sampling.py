@@ -220,6 +220,21 @@ def draw_carried_products(rng: np.random.Generator, n: int, digits: int) -> Digi
     return operands
 
 
+def triples(symbols: int) -> Ints:
+    """A circle of numbers below `symbols`, in which every three of them follow one another exactly once: a de Bruijn
+    sequence of order 3, made of all Lyndon words of one and three letters in their order."""
+    letters = np.arange(symbols)
+    parts = []
+    for first in letters:
+        # the words a a c and a b c, with b and c above a
+        second, third = (
+            part.ravel() for part in np.meshgrid(letters[first:], letters[first + 1 :], indexing="ij")
+        )
+        words = np.stack([np.full_like(second, first), second, third], axis=1)
+        parts += [np.array([first]), words.ravel()]
+    return np.concatenate(parts)
+
+
 def _fill_columns(rng: np.random.Generator, lengths: Ints, start: Ints, run: Ints, width: int) -> Digits:
     """Operands [n, K, width] of these lengths [n, K] that carry in `run` columns from `start` and nowhere else.
 
