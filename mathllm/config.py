@@ -211,9 +211,12 @@ class TrainConfig:
     """How long, how often, where to. 0 for `max_steps` means as many as `num_epochs` give.
 
     `target_exact_match` (0: never) stops as soon as validation reaches it; `patience` (0: never) stops after that
-    many evaluations without a better one; `keep` step checkpoints stay besides the best. `threads` learn side by
-    side on a CPU (0: as many as there are cores), and a resumed run keeps their number. `init` is a checkpoint of the
-    same shape whose weights the run begins with (a path, a run, or a name that ships).
+    many evaluations without a better one; every `hunt_steps` (0: never) problems are searched for that the model gets
+    wrong, or nearly, and `hunt_share` of the rows that follow are of these; with `until_proved`, once none is found,
+    all local configurations are tried (see mathllm.prove), those that are weak are learned from, too, and the run
+    ends when it is proved right; `keep` step checkpoints stay besides the best. `threads` learn side by side on a CPU
+    (0: as many as there are cores), and a resumed run keeps their number. `init` is a checkpoint of the same shape
+    whose weights the run begins with (a path, a run, or a name that ships).
     """
 
     output_dir: str = setting(
@@ -252,6 +255,9 @@ class TrainConfig:
     )
     target_exact_match: float = setting(0.0, "Stop when validation reaches this share.", shown="never")
     patience: int = setting(0, "Stop after n evaluations without a better one.", shown="never")
+    hunt_steps: int = 0
+    hunt_share: float = 0.125
+    until_proved: bool = False
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
@@ -265,8 +271,11 @@ class TrainConfig:
             ("patience", limits.MAX_STEPS),
             ("seed", 2**63 - 1),
             ("threads", limits.MAX_THREADS),
+            ("hunt_steps", limits.MAX_STEPS),
         ):
             check_range(f"train.{name}", getattr(self, name), 0, most)
+        if not 0 <= self.hunt_share <= 1:
+            raise UsageError(f"train.hunt_share is a share from 0 to 1, not {self.hunt_share:g}")
         if not 0 <= self.target_exact_match <= 1:
             raise UsageError(f"target_exact_match is a share from 0 to 1, not {self.target_exact_match:g}")
 

@@ -37,6 +37,7 @@ def resolve(config: Config) -> Config:
     format.check_axes(axes, get_tasks(data.task), data.max_operands)
     objective_class(config.objective.name).check(format, train.compile)
     check_sizes(train, data)
+    check_hunting(train, data, format, own_thoughts=config.objective.name == "gumbel")
     # part of the settings: with another number, a resumed run would round its sums differently
     threads = train.threads or sensible_threads(train.batch_size * train.grad_accumulation)
     train = replace(train, output_dir=run_directory(config), threads=threads)
@@ -56,6 +57,24 @@ def check_sizes(train: TrainConfig, data: DataConfig) -> None:
             raise UsageError(reason, f"{option} {most}, or smaller numbers".replace("= ", "="))
     if not data.data_dir:  # of a file, it takes no more than there are
         check_cells("data.num_examples", data.num_examples, data.max_operands, data.max_digits, MAX_HELD)
+
+
+def check_hunting(train: TrainConfig, data: DataConfig, format: Format, *, own_thoughts: bool) -> None:
+    """Raises UsageError for a search for hard problems where that makes no sense."""
+    if not train.hunt_steps:
+        if train.until_proved:
+            raise UsageError("train.until_proved proves after every hunt", "give train.hunt_steps, too")
+        return
+    if own_thoughts or (format.thinks and not format.true_thoughts):
+        reason = (
+            f"how sure a model is of the thoughts of format {format.name!r} says nothing: they are its own"
+        )
+        raise UsageError(f"train.hunt_steps needs texts that are the truth: {reason}", "leave it out")
+    if data.num_examples:
+        raise UsageError(
+            f"train.hunt_steps draws problems beside the {data.num_examples:,} of data.num_examples",
+            "leave out one of them",
+        )
 
 
 def suits(objective: str, format: Format) -> bool:

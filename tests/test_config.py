@@ -273,6 +273,7 @@ def test_settings_of_the_chosen_position_and_objective_stand_beside_the_other_ke
         "bias_axes": "place,run",
         "own_keys": False,
         "segments": True,
+        "bias_window": "",
     }
     flat = config.to_dict()
     assert flat["model"]["bias_near"] == 0

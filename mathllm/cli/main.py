@@ -48,6 +48,7 @@ COMMANDS = {
     "solve": "solve",
     "study": "study",
     "thoughts": "thoughts",
+    "prove": "prove",
     "bench": "bench",
     "doctor": "doctor",
 }

@@ -87,6 +87,7 @@ def report(result: TrainResult, as_json: bool) -> None:
         say(f"to go on: mathllm train --resume --output-dir {directory}")
         return
     endings = {"target": "reached the target", "patience": "stopped, since nothing better came"}
+    endings["proved"] = "proved right"
     ending = endings.get(outcome.reason, outcome.reason)
     say(f"{ending} after {plural(outcome.step, 'step')}, {outcome.seconds:.0f} s")
     if not as_json:

@@ -50,7 +50,8 @@ IN_CHECKPOINT = {WEIGHTS, CONFIG, TOKENIZER, TRAINED, SETTINGS, CARD, STATE_TENS
 @dataclass
 class Progress:
     """What a run knows about itself besides weights and optimizer state; `rows` is how many it has seen, and `data`
-    stands for the problems of its files (nothing: those of a stream, or an earlier version did not say)."""
+    stands for the problems of its files (nothing: those of a stream, or an earlier version did not say). `hard` are
+    problems that were hard when last searched for, one a line."""
 
     step: int = 0
     rows: int = 0
@@ -61,6 +62,7 @@ class Progress:
     evaluations_since_best: int = 0
     seconds: float = 0.0
     data: str = ""
+    hard: str = ""
 
 
 class Parts(NamedTuple):

@@ -36,10 +36,13 @@ from mathllm.math_model import MathModel
 from mathllm.model.linear import use_bf16
 from mathllm.model.transformer import Transformer
 from mathllm.percent import percent
-from mathllm.tasks import Problems
+from mathllm.prove.proof import check_provable
+from mathllm.tasks import Problems, concatenate
+from mathllm.tasks.expressions import expressions
 from mathllm.training import state
 from mathllm.training.card import model_card
 from mathllm.training.distributed import Processes
+from mathllm.training.hard import HardProblems
 from mathllm.training.objectives import Lesson, Moment, Room, make_objective
 from mathllm.training.optim import make_optimizers, make_schedule
 from mathllm.training.replicas import Replicas
@@ -138,6 +141,9 @@ class Trainer:
         self.progress = state.Progress()
         if resume is not None:
             self.progress = state.load_step(resume, config.model, self.parts)
+        self.hard = HardProblems(config, source, self.progress.hard)
+        if config.train.until_proved:
+            check_provable(self.writer)
         self.shared: nn.Module = self.model  # with gradients averaged over all processes
         if self.processes.world > 1:
             devices = [device] if device.type == "cuda" else None
@@ -182,7 +188,7 @@ class Trainer:
         Every process prepares the whole batch and takes every world-th text, so that the parts add up to what one
         process with all of them would compute.
         """
-        problems = self.source.problems(step, self.rows_in_all)
+        problems = self.hard.problems(step, self.rows_in_all)
         lesson = self.objective.prepare(self.writer, problems, self._moment(step, 0, 0, 1))
         report: dict[str, Tensor | float] = {}
         if counted := int(self.objective.scored(lesson.rendered).sum()):
@@ -258,16 +264,22 @@ class Trainer:
             self.stop_signal = stop
         evaluate = step % train.eval_steps == 0 or step == self.total_steps
         save = step % train.save_steps == 0
-        if step % train.logging_steps == 0 or evaluate or save or stop:
+        hunt = train.hunt_steps and step % train.hunt_steps == 0 and step >= self.config.data.curriculum_steps
+        if step % train.logging_steps == 0 or evaluate or save or hunt or stop:
             self._report()
+        proved = ""
+        if hunt:  # first, as what it finds is saved
+            self.progress.hard, proved = self.processes.agree(self._hunt)
+            self.hard.learn(self.progress.hard)
+            evaluate |= bool(proved)
         reason = ""
         if evaluate:
             reason = self.processes.agree(self._evaluate)
         if save:
             self._save()
-        if evaluate or save:
+        if evaluate or save or hunt:
             self.window.restart()  # evaluating and saving are not training
-        return "signal" if stop else reason
+        return "signal" if stop else proved or reason
 
     def _report(self) -> None:
         """Logs means since the last report. Raises TrainingError where the loss, or a weight, is not finite."""
@@ -310,6 +322,24 @@ class Trainer:
         self.say(f"step {progress.step}: exact match {percent(exact_match)} ({right}) on validation")
         reasons = [hook.evaluated(self, verdicts) for hook in self.hooks]
         return next(filter(None, reasons), "")
+
+    def _hunt(self) -> tuple[str, str]:
+        """Problems that the model gets wrong, or nearly, one a line; and why to end, or nothing."""
+        model = MathModel(self.kept, self.config.data)
+        found = self.hard.search(model, self.progress.step)
+        wrong, hard = int((found.leads <= 0).sum()), found.problems
+        self.log({"hunt/wrong": float(wrong), "hunt/lead": float(found.leads[0])})
+        if self.config.train.until_proved and not wrong:
+            proof, weak = self.hard.prove(model)
+            if proof is not None and proof.holds:
+                cases = f"{proof.configurations:,} local configurations right"
+                self.say(f"step {self.progress.step}: proved, {cases}, smallest lead {proof.lead:.2f} logits")
+                return "\n".join(expressions(hard)), "proved"
+            self.say(
+                f"step {self.progress.step}: not proved, {proof.obstacle if proof else 'some cases are wrong'}"
+            )
+            hard = concatenate([hard, weak])
+        return "\n".join(expressions(hard)), ""
 
     def _save(self) -> None:
         if not self.processes.main or self.saved_step == self.progress.step:

@@ -26,13 +26,18 @@ class BiasSettings(StartSettings):
     """`bias_near` and `bias_decay` are how many places the table reaches to either side, and the nats a place by
     which the bias falls beyond at first; `bias_axes` are the axes, with commas, that have such a bias each, `row:2` one
     whose table reaches 2 to either side. With `own_keys` keys are seen where they are themselves, and queries where
-    the token is that they predict. `segments` is whether a vector tells what a token belongs to."""
+    the token is that they predict. `segments` is whether a vector tells what a token belongs to.
+
+    `bias_window` is for each layer, or for all, how far it sees at all on axes that have a distance: 1 is one place to
+    either side, -1 the place below and its own, 0 its own alone; nothing is no bound. With it what a token depends on
+    is bounded, so that its cases can be counted (docs/proof.md)."""
 
     bias_near: int = 1
     bias_decay: float = 3.0
     bias_axes: str = "place"
     own_keys: bool = False
     segments: bool = True
+    bias_window: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,12 +51,30 @@ class BiasSettings(StartSettings):
             raise _bad_axes(self.bias_axes)
         for near in self.near.values():
             check_range("the reach of a table in model.bias_axes", near, 0, MAX_NEAR)
+        ends = [end.strip() for end in self.bias_window.split(",")] if self.bias_window.strip() else []
+        if not all(re.fullmatch(r"-?\d{1,3}", end) for end in ends):
+            what = f"model.bias_window is a distance for each layer, as in -1,0: not {self.bias_window!r}"
+            raise UsageError(what, "1 sees a place to either side, -1 the one below alone, 0 neither")
+        for end in ends:
+            check_range("a distance of model.bias_window", abs(int(end)), 0, MAX_NEAR)
+        object.__setattr__(self, "bias_window", ",".join(ends))
 
     @property
     def near(self) -> dict[str, int]:
         """The axes that have a bias, and how far the table of each reaches."""
         pairs = (part.partition(":")[::2] for part in self.bias_axes.split(","))
         return {axis: int(near) if near else self.bias_near for axis, near in pairs}
+
+    def windows(self, layers: int) -> list[tuple[int, int]]:
+        """The smallest and the largest difference of a key's place from a query's that each layer sees; empty where
+        there is no bound. Raises UsageError for a window of other layers."""
+        ends = [int(end) for end in self.bias_window.split(",") if end.strip()]
+        if len(ends) not in (0, 1, layers):
+            raise UsageError(
+                f"model.bias_window {self.bias_window!r} has {len(ends)} distances for {layers} layers",
+                "give one for each layer, or one for all",
+            )
+        return [(-abs(end), max(end, 0)) for end in ends] * (layers if len(ends) == 1 else 1)
 
 
 def _bad_axes(text: str) -> UsageError:
@@ -63,12 +86,20 @@ def _bad_axes(text: str) -> UsageError:
 class Relative(nn.Module):
     """The bias of one axis: a table for differences up to `reaches`, a decay beyond, and a number for keys of no
     place; with `own_keys` also one for keys of some place where the query is about none, and where the table has no
-    neighbours (an axis of names), the decay is the same for all others. All of it for each layer and head."""
+    neighbours (an axis of names), the decay is the same for all others. All of it for each layer and head. What is
+    outside a layer's window is hidden."""
 
-    def __init__(self, shape: Shape, near: int, decay: float, own_keys: bool) -> None:
+    hidden: Tensor
+
+    def __init__(self, shape: Shape, near: int, settings: BiasSettings) -> None:
         super().__init__()
+        decay, own_keys = settings.bias_decay, settings.own_keys
         self.reaches, self.own_keys = near, own_keys
         self.names = own_keys and near == 0
+        self.windows = [] if self.names else settings.windows(shape.layers)
+        self.bounds = sorted(set(self.windows))
+        hides = [[HIDDEN / UNIT * (window == bound) for bound in self.bounds] for window in self.windows]
+        self.register_buffer("hidden", torch.tensor(hides), persistent=False)  # (layers, bounds)
         self.near = nn.Parameter(torch.zeros(shape.layers, 2 * near + 1, shape.heads))
         self.decay = nn.Parameter(torch.full((shape.layers, shape.heads), decay / UNIT))
         self.placeless = nn.Parameter(torch.zeros(shape.layers, shape.heads))
@@ -80,7 +111,7 @@ class Relative(nn.Module):
     @property
     def count(self) -> int:
         """How many planes there are."""
-        return 2 * self.reaches + 3 + self.own_keys
+        return 2 * self.reaches + 3 + self.own_keys + len(self.bounds)
 
     def fill(self, planes: Tensor, query: Tensor, key: Tensor) -> None:
         """Writes how often each of the `weights` counts into planes (B, count, T, S), from places of queries (B, T)
@@ -95,21 +126,30 @@ class Relative(nn.Module):
         if reaches == 0:
             planes[:, 0] = known
         else:
-            torch.le(difference, -reaches, out=planes[:, 0])  # the table's ends stand for all beyond them, too
+            # the table's ends stand for all beyond them, too
+            torch.le(difference, -reaches, out=planes[:, 0])
             for near in range(1 - reaches, reaches):
                 torch.eq(difference, near, out=planes[:, near + reaches])
             torch.ge(difference, reaches, out=planes[:, 2 * reaches])
+        for plane, (low, high) in zip(
+            planes.unbind(1)[self.count - len(self.bounds) :], self.bounds, strict=True
+        ):
+            plane.copy_((difference < low) | (difference > high))
         beyond = difference.abs_().sub_(reaches).nan_to_num_(nan=0.0)
         planes[:, 2 * reaches + 1] = beyond.clamp_(min=0, max=1 if self.names else None)
         about, placed = about.float(), placed.float()
         torch.mul(about, 1 - placed, out=planes[:, 2 * reaches + 2])
         if self.own_keys:
-            torch.mul(1 - about, placed, out=planes[:, -1])
+            torch.mul(1 - about, placed, out=planes[:, 2 * reaches + 3])
 
     def weights(self) -> Tensor:
         """What the planes are multiplied by: (layers, count, H)."""
         parts = [self.near, -self.decay[:, None], self.placeless[:, None]]
-        return torch.cat([*parts, self.placed[:, None]] if self.own_keys else parts, dim=1)
+        if self.own_keys:
+            parts.append(self.placed[:, None])
+        if self.bounds:
+            parts.append(self.hidden[..., None].expand(-1, -1, self.decay.shape[1]))
+        return torch.cat(parts, dim=1)
 
     def gain(self) -> float:
         """By how many nats a key may be above the query's own token on this axis."""
@@ -128,6 +168,8 @@ class Relative(nn.Module):
 
     def reach(self, spread: float) -> int | None:
         """How far away a key is `spread` nats below one that is always seen; None: nowhere."""
+        if self.windows:
+            return 1 + max(-low for low, _ in self.windows)
         steepest = self.decay.min().item() * UNIT
         edges = self.near[:, [0, -1]].amax(1) - self._always()  # (layers, H)
         needed = edges.max().item() * UNIT + spread
@@ -157,10 +199,7 @@ class CoupledBias(Placed):
         self.own = OWN if chosen.own_keys else ""
         self.key_axes = tuple(self.own + axis for axis in chosen.near)
         self.relative = nn.ModuleDict(
-            {
-                axis: Relative(shape, near, chosen.bias_decay, chosen.own_keys)
-                for axis, near in chosen.near.items()
-            }
+            {axis: Relative(shape, near, chosen) for axis, near in chosen.near.items()}
         )
         if chosen.segments:
             many = self.own or "row" in chosen.near
