@@ -37,7 +37,7 @@ def resolve(config: Config) -> Config:
     format.check_axes(axes, get_tasks(data.task), data.max_operands)
     objective_class(config.objective.name).check(format, train.compile)
     check_sizes(train, data)
-    check_hunting(train, data, format, own_thoughts=config.objective.name == "gumbel")
+    check_hunting(train, data, format, own_thoughts=objective_class(config.objective.name).own_thoughts)
     # part of the settings: with another number, a resumed run would round its sums differently
     threads = train.threads or sensible_threads(train.batch_size * train.grad_accumulation)
     train = replace(train, output_dir=run_directory(config), threads=threads)

@@ -76,12 +76,15 @@ def chains(task: Task, steps: int) -> Iterator[Problems]:
             yield problems[np.flatnonzero(~task.misfits(problems).any(1))]
 
 
-def above_themselves(problems: Problems, rng: np.random.Generator) -> Problems:
-    """The same sums of two numbers with a digit below all others that carries nothing: what they hold, a place
-    higher."""
+def others(problems: Problems, rng: np.random.Generator) -> Problems:
+    """Other problems that hold what these hold: of sums the same with a digit below all others that carries nothing. Of
+    chains, which are tried whole, the same ones."""
+    task = TASKS[int(problems.task[0])]
+    if task.one_digit:
+        return problems
     left = rng.integers(0, 10, len(problems))
     lowest = np.stack([left, rng.integers(0, 10 - left)], axis=1)[..., None].astype(np.uint8)
-    return TASKS[0].problems(np.concatenate([lowest, problems.operands], axis=2))
+    return task.problems(np.concatenate([lowest, problems.operands], axis=2))
 
 
 def cases_of(tasks: Sequence[Task], notation: Format, width: int) -> Iterator[Problems]:

@@ -207,7 +207,7 @@ def check_provable(model: MathModel) -> tuple[Iterator[Problems], tuple[tuple[in
     bounds = tuple(scheme.parts["place"].windows)
     if any(high for _, high in bounds):
         raise UsageError("the cases are known for windows that see nothing above: -1,0 and not 1,0", hint)
-    if model.data.max_operands > 2 and not model.format.counted:
+    if model.data.max_operands > 2:
         raise UsageError("the cases are known for sums of two numbers, and this model has learned more", hint)
     cases = cases_of(model.tasks, model.format, 1 + model.model.loops * sum(-low for low, _ in bounds))
     if model.max_length < SHORTEST:

@@ -12,7 +12,7 @@ import numpy as np
 from mathllm.config import Config
 from mathllm.data.sources import Source, ratios, sampling
 from mathllm.math_model import MathModel
-from mathllm.prove.cases import above_themselves
+from mathllm.prove.cases import others
 from mathllm.prove.hunt import Herd, budget, methods_of
 from mathllm.prove.proof import Proof, prove, try_cases
 from mathllm.scope import Scope
@@ -63,9 +63,9 @@ class HardProblems:
         cases = try_cases(model)
         proof = None if cases.wrong else prove(model, cases)
         weak = cases.tried.problems[cases.tried.rows[np.argsort(cases.tried.leads, kind="stable")[:KEPT]]]
-        if self.tasks[0].name == "addition":  # where one may not be trained on, another of its kind may
-            rng = np.random.default_rng([self.seed, _SEARCHED])
-            weak = concatenate([weak, *(above_themselves(weak, rng) for _ in range(2))])
+        # where one may not be trained on, another of its kind may
+        rng = np.random.default_rng([self.seed, _SEARCHED])
+        weak = concatenate([weak, *(others(weak, rng) for _ in range(2))])
         return proof, weak[np.flatnonzero(self._trained(weak))]
 
     def search(self, model: MathModel, step: int) -> Herd:

@@ -65,6 +65,7 @@ class Objective:
     """
 
     Settings: ClassVar[type] = NoSettings
+    own_thoughts: ClassVar[bool] = False  # does the model choose what its thoughts say?
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

@@ -89,6 +89,7 @@ class GumbelThoughts(Objective):
     """The objective of `--use-gumbel`: texts are as they are written, but their thoughts will be the model's own."""
 
     Settings = GumbelSettings
+    own_thoughts = True
 
     @staticmethod
     def check(format: Format, compiled: bool) -> None:
