@@ -27,8 +27,9 @@ from mathllm.math_model import MathModel
 from mathllm.prove.cases import cases_of, sums, windows
 from mathllm.prove.certificate import with_window, write
 from mathllm.prove.exhaustive import exhaust
-from mathllm.prove.hunt import changed, hunt, smallest_leads
+from mathllm.prove.hunt import hunt, smallest_leads
 from mathllm.prove.local import configurations
+from mathllm.prove.moves import changed
 from mathllm.prove.proof import prove
 from mathllm.resolve import resolve
 from mathllm.scope import Scope

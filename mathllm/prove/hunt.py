@@ -18,9 +18,10 @@ from mathllm.data.sources import sampling
 from mathllm.evaluation.exact_match import Progress
 from mathllm.inference.scoring import gold_leads
 from mathllm.math_model import MathModel
+from mathllm.prove.moves import changed
 from mathllm.scope import Scope
-from mathllm.tasks import SAMPLINGS, Problems, Sampling, Task, by_task, concatenate, owned, sample
-from mathllm.tasks.numbers import Bools, Digits, lengths_of
+from mathllm.tasks import SAMPLINGS, Problems, Sampling, Task, concatenate, sample
+from mathllm.tasks.numbers import Bools
 
 KEPT, CHILDREN = 2048, 4096  # problems that are changed, and that come of them in a round
 ALIKE = 32  # problems that are kept of one task with the same operators and numbers of the same lengths
@@ -178,44 +179,6 @@ def _rank(kinds: NDArray[np.int64]) -> NDArray[np.int64]:
     rank = np.zeros(len(kinds), np.int64)
     rank[order] = np.arange(len(kinds)) - np.repeat(starts, np.diff(np.append(starts, len(kinds))))
     return rank
-
-
-def changed(rng: np.random.Generator, problems: Problems, scope: Scope) -> Problems:
-    """Problems, each changed in one of a few ways: a digit of a number; all numbers a place up or down; a number longer
-    or shorter. What is no problem of its task any more, or lies outside of the scope, is left out."""
-    n, count, _ = problems.operands.shape
-    max_digits = scope.size.max_digits
-    digits: Digits = np.zeros((n, count, max_digits), np.uint8)
-    shared = min(max_digits, problems.operands.shape[2])
-    digits[..., :shared] = problems.operands[..., :shared]
-    rows, way = np.arange(n), rng.integers(0, 6, n)
-    number = rng.integers(0, problems.num_operands)
-    length = np.minimum(problems.lengths[rows, number], max_digits)
-    often = rng.choice(np.array([0, 9], np.uint8), n)
-    drawn: Digits = np.where(rng.random(n) < 0.4, often, rng.integers(0, 10, n)).astype(np.uint8)
-    # half of all: a digit
-    place = rng.integers(0, length)
-    one = way < 3
-    digits[rows[one], number[one], place[one]] = drawn[one]
-    up, down = way == 3, way == 4
-    digits[up, :, 1:] = digits[up, :, :-1]
-    digits[up, :, 0] = rng.integers(0, 10, (int(up.sum()), count))
-    digits[down, :, :-1] = digits[down, :, 1:]
-    digits[down, :, -1] = 0
-    # longer by a digit, or shorter
-    other = rows[way == 5]
-    place = np.clip(length[other] - rng.integers(0, 2, len(other)), 0, max_digits - 1)
-    digits[other, number[other], place] = np.where(place == length[other], np.maximum(drawn[other], 1), 0)
-    present = problems.lengths > 0
-    digits = digits * present[..., None]
-    lengths = lengths_of(digits) * present
-    made = replace(problems, operands=digits, lengths=lengths, negative=problems.negative & digits.any(2))
-    fits = np.zeros(n, np.bool_)
-    for task, some in by_task(made):
-        fits[some] = ~task.misfits(made[some]).any(1)
-    made = owned(made[fits], scope.tasks)
-    outside = np.any([rows for _, rows in scope.unseen(made)] or [np.zeros(len(made), np.bool_)], axis=0)
-    return made[~outside]
 
 
 def suspects(model: MathModel, problems: Problems, leads: NDArray[np.float32], most: int) -> list[Suspect]:
