@@ -26,7 +26,7 @@ LEVELS = [
     {"checkpoint"},
     {"models", "working", "prove"},
     {"training"},
-    {"chat", "api", "study", "bench"},
+    {"chat", "api", "study", "bench", "inspection"},
     {"cli"},
     {"__main__"},
 ]

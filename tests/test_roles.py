@@ -50,6 +50,19 @@ def test_every_token_has_a_role_and_no_two_of_a_text_have_the_same(case: Case) -
         assert ("answer's sign" in tokens) == bool(truth.negative[row])
 
 
+@given(cases(max_digits=3, max_operands=4, max_size=6))
+def test_the_roles_of_a_text_do_not_depend_on_those_beside_it(case: Case) -> None:
+    notation, asked = case
+    gold = notation.render(arrays(asked))
+    together = roles(notation, gold)
+    for row, length in enumerate(gold.lengths.tolist()):
+        alone = roles(notation, gold[[row]])
+        names = [[found.names[code] for code in codes] for found, codes in (
+            (together, together.codes[row, :length]), (alone, alone.codes[0, :length]),
+        )]  # fmt: skip
+        assert names[0] == names[1]
+
+
 def test_the_working_of_columns_is_named_by_column() -> None:
     (short, long) = named("column", "8+9", "658+189")
     assert short == {

@@ -49,6 +49,7 @@ COMMANDS = {
     "study": "study",
     "thoughts": "thoughts",
     "prove": "prove",
+    "inspect": "inspect",
     "bench": "bench",
     "doctor": "doctor",
 }

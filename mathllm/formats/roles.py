@@ -3,6 +3,7 @@ there are `operator 1`, `carry in column 2`, `answer 3`. For whoever compares to
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,7 +36,15 @@ class Roles:
 
 
 def roles(notation: Format, gold: Rendered) -> Roles:
-    """The roles of all tokens of texts that are as they should be."""
+    """The roles of all tokens of texts that are as they should be. Texts that differ in their digits alone have the
+    same ones, which are worked out once."""
+    shapes = np.concatenate([gold.problems.task[:, None], np.where(gold.ids < 10, 0, gold.ids)], axis=1)
+    _, first, which = np.unique(shapes, axis=0, return_index=True, return_inverse=True)
+    found = _roles(notation, gold[first])
+    return Roles(found.names, found.codes[which.ravel()])
+
+
+def _roles(notation: Format, gold: Rendered) -> Roles:
     parsed, prompts = notation.parse(gold.ids), _prompts(notation, gold)
     thoughts: list[list[str]] = [[] for _ in range(len(gold))]
     for task, rows in by_task(gold.problems):
@@ -134,3 +143,29 @@ def _answer(notation: Format, ids: np.ndarray, length: int) -> list[str]:
     places = places if notation.least_significant_first else places[::-1]
     digits = [_digit("answer ", place, notation.hints, place % 2 == 1) for place in places.tolist()]
     return ["answer's sign"] * signed + digits
+
+
+# what of a role's name says where a token is in its row, and in which of several rows; which one of several equal ones
+# it is tells a total's tens from its units
+_PLACE = re.compile(r"(?<!number) (?:in column |at digit )?(\d+)")
+_OPERAND = re.compile(r"((?:hint of )?(?:[a-z]|number \d+, ))(\d+)")
+_ROW = re.compile(r" (?:in row|for quotient digit|of operation) \d+")
+_ONE_OF_SEVERAL = re.compile(r" \(\d+\)$")
+
+
+def kind_of(role: str) -> tuple[str, int]:
+    """What a role is wherever it stands, and its place in its row (0: it has none): `answer 3` is an `answer` at 3, and
+    `partial product in row 2 at digit 1` a `partial product` at 1."""
+    kind = _ROW.sub("", role)
+    if not kind.startswith(("total", "operator")):
+        kind = _ONE_OF_SEVERAL.sub("", kind)
+    if operand := _OPERAND.fullmatch(kind):
+        return operand[1].removesuffix(", "), int(operand[2])
+    found = _PLACE.search(kind)
+    return (_PLACE.sub("", kind), int(found[1])) if found else (kind, 0)
+
+
+def row_of(role: str) -> int:
+    """In which row of the working a role is, 0 where it is in none: 2 for `partial product in row 2 at digit 1`."""
+    found = re.search(r" in row (\d+)", role)
+    return int(found[1]) if found else 0

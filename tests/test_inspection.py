@@ -1,0 +1,494 @@
+"""What is said of a model's inside is so: of a trained one what is known of it, of a random one nothing, and of parts
+that were put in by hand what they do."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shipped import ADDSUB, ANY_LENGTH, DIVIDE, MULTIPLY, OWN_THOUGHTS
+from test_model import TINY, awake
+from typer.testing import CliRunner
+
+from mathllm.checkpoint import load_checkpoint, read_settings, save_model
+from mathllm.cli.main import app
+from mathllm.config import DataConfig, ModelConfig
+from mathllm.errors import UsageError
+from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.exhaustive import AllPairs
+from mathllm.formats.roles import kind_of, row_of
+from mathllm.inspection import (
+    ablation,
+    attention,
+    circuit,
+    exactness,
+    health,
+    interchange,
+    lens,
+    neurons,
+    probes,
+    thoughts,
+)
+from mathllm.inspection.claims import STRENGTHS, Claim, strongest_first
+from mathllm.inspection.page.page import data_of
+from mathllm.inspection.report import MEASUREMENTS, inspect
+from mathllm.inspection.single import inspect_one
+from mathllm.inspection.texts import Texts, draw
+from mathllm.inspection.variables import INPUTS
+from mathllm.inspection.writing import write
+from mathllm.math_model import MathModel
+from mathllm.model.transformer import Transformer
+from mathllm.prove.hunt import smallest_leads
+
+QUICK = {name for name, one in MEASUREMENTS.items() if not one.long}
+PAGE = Path(inspect.__code__.co_filename).parent / "page"
+
+
+@lru_cache
+def texts_of(path: Path, tokens: int = 3000) -> Texts:
+    return draw(load_checkpoint(path), 600).first(tokens)
+
+
+def untrained(task: str = "addition", notation: str = "reversed") -> MathModel:
+    config = dataclasses.replace(TINY, max_length=200, position="coupled-bias")
+    return MathModel(awake(config), DataConfig(task=task, format=notation, max_digits=3))
+
+
+# what tokens are
+
+
+@pytest.mark.parametrize("path", [ADDSUB, ANY_LENGTH, OWN_THOUGHTS, MULTIPLY, DIVIDE])
+def test_kinds_are_roles_without_their_places(path: Path) -> None:
+    texts = texts_of(path)
+    for role in texts.role_names:
+        kind, place = kind_of(role)
+        assert not re.search(r"\d", re.sub(r"number \d|\(\d\)$", "", kind)), role
+        assert place >= 0
+        assert not place or str(place) in role
+    assert {kind_of(role) for role in ("answer 3", "a3", "total in column 2 (2)", "thought 1")} == {
+        *(("answer", 3), ("a", 3), ("total (2)", 2), ("thought", 1))
+    }
+    assert kind_of("partial product in row 2 at digit 4 +") == ("partial product +", 4)
+    assert row_of("partial product in row 2 at digit 4 +") == 2
+
+
+@pytest.mark.parametrize("path", [ADDSUB, ANY_LENGTH, OWN_THOUGHTS, MULTIPLY])
+def test_the_variables_of_the_algorithm_decide_the_next_token(path: Path) -> None:
+    texts = texts_of(path)
+    values, known = texts.variables.values, texts.variables.known
+    assert known.sum() > 300
+    names = [name for name in INPUTS if name in values]
+    kinds, tasks = texts.kind[:, :-1], np.broadcast_to(texts.gold.problems.task[:, None], known.shape)
+    key = np.stack([kinds, tasks, *(values[name] for name in names)], -1)[known]
+    following = texts.gold.ids[:, 1:][known]
+    _, which = np.unique(key, axis=0, return_inverse=True)
+    shown = np.zeros((which.max() + 1, 16), np.bool_)
+    shown[which.ravel(), following] = True
+    assert (shown.sum(1) == 1).all()
+    if "carry out" in values and path != ADDSUB:  # whose differences are written below zero
+        a, b, c = (values[name][known] for name in names)
+        total = a * b + c if path == MULTIPLY else a + b + c
+        assert (values["digit"][known] == total % 10).all()
+        assert (values["carry out"][known] == total // 10).all()
+
+
+def test_nothing_is_known_of_sums_of_three_numbers() -> None:
+    model = untrained()
+    more = MathModel(model.model, dataclasses.replace(model.data, max_operands=3))
+    assert draw(more, 200).variables.values == {}
+
+
+# a random model, and parts put in by hand
+
+
+def test_a_random_model_yields_no_claim() -> None:
+    report = inspect(untrained(), examples=150)
+    assert report.claims == []
+    assert set(report.found) == QUICK
+
+
+def with_a_head(like: int | None) -> MathModel:
+    """add-any-length with a fifth head in every layer: one that writes nothing, or one that does what head `like` of
+    the first layer does, half of it each."""
+    shipped, settings = load_checkpoint(ANY_LENGTH), read_settings(ANY_LENGTH)
+    model = Transformer.from_config(dataclasses.replace(settings.model, hidden=80, heads=5)).eval()
+    wide, narrow = model.state_dict(), shipped.model.state_dict()
+    for name, value in narrow.items():
+        if "attention.qkv" in name:
+            made = torch.zeros(3, 5, 16, 80)
+            made[:, :4, :, :64] = value.view(3, 4, 16, 64)
+            if like is not None:
+                made[:, 4, :, :64] = value.view(3, 4, 16, 64)[:, like]
+            wide[name] = made.flatten(0, 2)
+        elif "attention.out" in name:
+            made = torch.zeros(80, 80)
+            made[:64, :64] = value
+            if like is not None and "blocks.0" in name:
+                own = slice(16 * like, 16 * like + 16)
+                made[:64, 64:] = value[:, own] / 2
+                made[:64, own] /= 2
+            wide[name] = made
+        elif name.startswith("positions.relative"):
+            head = value[..., like or 0 : (like or 0) + 1]
+            wide[name] = torch.cat([value, head], dim=-1)
+        elif name.endswith("norm.weight"):
+            # the mean square is over more channels, of which the new ones are 0
+            wide[name] = torch.cat([value * (64 / 80) ** 0.5, torch.ones(16)])
+        else:
+            made = torch.zeros_like(wide[name])
+            made[: value.shape[0], : value.shape[1]] = value
+            wide[name] = made
+    model.load_state_dict(wide)
+    return MathModel(model, shipped.data, ANY_LENGTH)
+
+
+def test_a_head_that_is_used_is_found_and_one_that_writes_nothing_is_spared() -> None:
+    found = ablation.measure(draw(with_a_head(None), 200).first(3000))
+    assert found.before.exact_match == 1
+    losses = {loss.part.name: loss for loss in found.losses}
+    assert all(losses["L0H4"].total[way].exact_match == 1 for way in ablation.WAYS)
+    assert all(losses["L0H3"].total[way].exact_match < 0.5 for way in ablation.WAYS)
+    assert {"L0H4", "L1H4"} <= set(found.spare)
+    needed = " ".join(claim.text for claim in found.claims() if claim.strength == "necessary")
+    assert "L0H3" in needed
+    assert "L0H4" not in needed
+
+
+def test_two_heads_that_do_the_same_matter_less_each_than_one() -> None:
+    one = ablation.measure(draw(with_a_head(None), 200).first(3000))
+    two = ablation.measure(draw(with_a_head(3), 200).first(3000))
+    assert two.before.exact_match == 1
+    alone, half = (
+        {loss.part.name: loss.total["zero"].correct for loss in found.losses} for found in (one, two)
+    )
+    assert half["L0H3"] > alone["L0H3"] + 20
+    assert half["L0H4"] == half["L0H3"]
+
+
+def test_a_part_is_needed_for_the_problems_that_go_wrong_without_it() -> None:
+    found = ablation.measure(texts_of(ANY_LENGTH))
+    carries = next(loss for loss in found.losses if loss.part.name == "L0H3")
+    share = {name: count.exact_match for name, count in carries.right["mean"].items()}
+    assert share["addition, chain of 0"] > 0.5
+    assert share["addition, chain of 3 or more"] < 0.2
+    assert carries.first_wrong == "answer"
+
+
+def test_resampling_takes_tokens_of_the_same_role() -> None:
+    codes = np.array([[0, 1, 1, 2], [0, 1, -1, -1]])
+    donors = ablation.others(codes, np.random.default_rng(0))
+    assert (codes.ravel()[donors] == codes).all()
+    # a cycle: each gives to one, and none to itself where there are others
+    assert sorted(donors.ravel().tolist()) == list(range(8))
+    assert ((donors != np.arange(8).reshape(2, 4)) | (codes == 2)).all()
+
+
+# the measurements
+
+
+def test_weights_of_a_query_add_up_and_all_edges_are_enough() -> None:
+    texts = texts_of(ANY_LENGTH)
+    found = attention.measure(texts)
+    for head in found.heads:
+        total: dict[str, float] = {}
+        for query, mean in zip(found.edges.queries, head.mean.tolist(), strict=True):
+            total[query] = total.get(query, 0) + mean
+        assert all(abs(value - 1) < 1e-3 for value in total.values())
+        assert (head.mean <= head.most + 1e-6).all()
+    kept, right = attention._kept(texts, found.edges, list(found.heads), lambda head: head.most >= 0)
+    assert (kept, right) == (len(found.heads) * len(found.edges.queries), found.before)
+    assert attention._kept(texts, found.edges, list(found.heads), lambda head: head.most > 2)[1].correct == 0
+    # the carry is fetched from the place below
+    looks = [what for what, _, _ in found.named(found.heads[3])]
+    assert {"a, 1 below", "b, 1 below"} <= set(looks)
+
+
+def test_the_carry_can_be_read_behind_attention_and_random_labels_cannot() -> None:
+    found = probes.measure(texts_of(ANY_LENGTH, 16_000))
+    share = {(one.variable, one.site): one for one in found.found if one.behind == "answer"}
+    carry = share["carry in", "blocks.0.hook_attn_out"]
+    assert carry.right.exact_match > 0.98
+    assert carry.control.exact_match < 0.7
+    assert share["carry in", "blocks.0.hook_resid_pre"].right.exact_match < 0.85
+    assert share["digit", "blocks.0.hook_resid_post"].right.exact_match < 0.5
+
+
+def test_an_interchange_is_followed_where_a_number_is_held_and_nowhere_before() -> None:
+    found = interchange.measure(texts_of(ANY_LENGTH, 8000))
+    by = {(one.variable, one.place): one for one in found.found if one.behind == "answer"}
+    assert by["carry in", "blocks.0.hook_resid_mid"].free.exact_match > 0.75
+    assert by["first digit", "blocks.0.hook_resid_mid"].free.exact_match < 0.1
+    for variable in ("first digit", "second digit", "carry in", "digit"):
+        last = by[variable, "blocks.1.hook_resid_post"]
+        assert last.alike.exact_match == 1
+        assert last.free.exact_match < 0.1
+        assert last.broken.exact_match > 0.5
+    assert by["first digit", "blocks.0.hook_resid_pre"].alike.exact_match < 0.1
+
+
+def test_donors_differ_where_they_should() -> None:
+    texts = texts_of(ANY_LENGTH)
+    algorithm = interchange.Algorithm.of(texts, np.random.default_rng(0))
+    values = texts.variables.values
+    pairing = algorithm.pairs("carry in", alone=False)
+    own, donor = (pairing.rows, pairing.columns), (pairing.donor_rows, pairing.donor_columns)
+    assert len(pairing) > 20
+    assert (values["carry in"][own] != values["carry in"][donor]).all()
+    for name in ("first digit", "second digit"):
+        assert (values[name][own] == values[name][donor]).all()
+    total = values["first digit"][own] + values["second digit"][own] + values["carry in"][donor]
+    assert (pairing.expected == total % 10).all()
+    free = algorithm.pairs("carry in", alone=True)
+    assert (free.expected != texts.gold.ids[free.donor_rows, free.donor_columns + 1]).all()
+
+
+@pytest.mark.parametrize("path", [ANY_LENGTH, ADDSUB, OWN_THOUGHTS])
+def test_what_parts_write_adds_up_to_the_lead(path: Path) -> None:
+    found = lens.measure(texts_of(path))
+    assert abs(found.rest) < 1e-3 * found.lead
+    assert found.total(len(found.sites) - 1).exact_match == 1
+    assert found.total(0).exact_match < 0.7
+
+
+def test_a_neuron_is_named_by_its_formula() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 10, (2, 3000))
+    formulas = {"a": a, "a + b >= 10": (a + b >= 10).astype(int), "a and b": 10 * a + b}
+    activation = np.stack(
+        [np.where(a + b >= 10, 3.0, -1.0), a**2.0, (a - b) ** 2.0, rng.normal(size=3000)], 1
+    )
+    names, explained = neurons.best_formula(activation, formulas)
+    assert names[:3] == ["a + b >= 10", "a", "a and b"]
+    assert (explained[:3] > 0.99).all()
+    assert explained[3] < 0.1  # for all its hundred values a table explains no noise
+
+
+def test_thoughts_and_proofs_are_part_of_it() -> None:
+    found = thoughts.measure(texts_of(OWN_THOUGHTS))
+    assert [claim.strength for claim in found.claims()] == ["read", "necessary"]
+    assert "not known" in thoughts.measure(texts_of(ANY_LENGTH)).skipped
+    proved = exactness.measure(texts_of(ANY_LENGTH)).claims()
+    assert [claim.strength for claim in proved] == ["proved"]
+    assert exactness.measure(texts_of(MULTIPLY)).claims() == []
+
+
+def test_a_proof_of_other_weights_counts_for_nothing(tmp_path: Path) -> None:
+    shutil.copytree(ANY_LENGTH, tmp_path / "other")
+    model = load_checkpoint(tmp_path / "other")
+    assert exactness.proof_of(model) is not None
+    with torch.no_grad():
+        model.model.embedding.weight[0, 0] += 1
+    save_model(tmp_path / "other", model.model, read_settings(ANY_LENGTH).model, model.data)
+    assert exactness.proof_of(load_checkpoint(tmp_path / "other")) is None
+
+
+def test_a_circuit_is_enough_and_each_node_of_it_is_needed() -> None:
+    config = ModelConfig(
+        "nano", 1, 16, 2, feed_forward=24, max_length=40, position="coupled-bias", activation="relu2"
+    )
+    model = MathModel(
+        Transformer.from_config(config), DataConfig(task="addition", format="reversed", max_digits=1)
+    )
+    learn(model)
+    texts = draw(model, 100)
+    found = circuit.measure(texts, limit=9)
+    heads, neurons = found.counts
+    assert found.checked == Count(100, 100)
+    assert 0 < heads < found.of[0]
+    assert 0 < neurons < found.of[1]
+    search = circuit._Search(texts, texts.run().right, print)
+    assert search.good(found.kept)
+    nodes = np.flatnonzero(found.kept.flat)
+    every = AllPairs(model.tasks, 9)[0:100]
+    for node in nodes.tolist():
+        leads = search.leads(model.render(every), search.without(found.kept, np.array([node])))
+        assert leads.min() <= 0
+    # all nodes are the model itself
+    assert np.allclose(
+        search.leads(model.render(every), search.everything), smallest_leads(model, every), atol=1e-3
+    )
+    assert found.claims()[0].strength == "exhaustive"
+
+
+def learn(model: MathModel) -> None:
+    """All sums of two digits, by heart."""
+    torch.set_num_threads(1)
+    gold = model.render(AllPairs(model.tasks, 9)[0:100])
+    ids = torch.from_numpy(gold.ids.astype(np.int64))
+    told = model.format.coordinates(gold.problems, gold.ids[:, :-1], model.model.axes)
+    where = {axis: torch.from_numpy(known) for axis, known in told.items()}
+    target = ids[:, 1:].masked_fill(~torch.from_numpy(gold.loss_mask[:, 1:]), -1)
+    optimizer = torch.optim.AdamW(model.model.parameters(), lr=1e-2)
+    for _ in range(1500):
+        loss = F.cross_entropy(
+            model.model(ids[:, :-1], where).flatten(0, 1), target.flatten(), ignore_index=-1
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 1e-3:
+            break
+    assert loss < 1e-2
+
+
+def test_health_counts_what_is_far_out() -> None:
+    found = health.measure(texts_of(ADDSUB))
+    assert all(2 < level.kurtosis < 10 for level in found.levels)
+    assert all(0 <= bits < 6 for layer in found.entropy for bits in layer)
+    assert found.claims() == []
+
+
+def test_texts_that_are_too_long_are_left_out_and_said_so() -> None:
+    texts = draw(load_checkpoint(DIVIDE), 200, longest=150)
+    assert texts.left_out > 0
+    assert int(texts.gold.lengths.max()) <= 150
+    with pytest.raises(UsageError, match="more than 5 tokens"):
+        draw(load_checkpoint(DIVIDE), 200, longest=5)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.sampled_from(STRENGTHS), max_size=8))
+def test_the_strongest_claims_come_first(strengths: list[str]) -> None:
+    order = [
+        STRENGTHS.index(claim.strength) for claim in strongest_first(Claim("", "", one) for one in strengths)
+    ]
+    assert order == sorted(order, reverse=True)
+
+
+# one problem
+
+
+def test_one_problem_token_by_token() -> None:
+    model = load_checkpoint(ANY_LENGTH)
+    found = inspect_one(model, "58+67")
+    assert [token.token for token in found.tokens] == ["5", "2", "1", "<end>"]
+    assert [token.role for token in found.tokens] == ["answer 1", "answer 2", "answer 3", "<end>"]
+    run = model.run_with_cache("58+67", "blocks.0.attn.hook_pattern")
+    for place, token in enumerate(found.tokens):
+        assert token.lens[-1] == token.token
+        assert abs(sum(token.written.values()) - token.lead) < 1e-3
+        column = int(run.gold.prompt_lengths[0]) - 1 + place
+        weights = run.cache["blocks.0.attn.hook_pattern"][0, 3, column]
+        role, weight = token.looks_at["L0H3"][0]
+        assert abs(weights.max() - weight) < 1e-5
+        assert run.roles.names[run.roles.codes[0, int(weights.argmax())]] == role
+
+
+# the command and its files
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["inspect", *map(str, arguments)], catch_exceptions=True)
+    return result.output if result.exit_code == 0 else f"failed: {result.exception}"
+
+
+def test_the_report_of_a_checkpoint(tmp_path: Path) -> None:
+    place = tmp_path / "report"
+    how = ("--checkpoint", ANY_LENGTH, "--examples", 300, "--output-dir", place)
+    output = invoke(*how, "--exhaustive", 9)
+    assert "proved: right on sums of two numbers of any length" in output
+    assert "exhaustive: right on all 100 of 100" in output
+    found = json.loads((place / "report.json").read_text())
+    assert found["schema"] == "mathllm.inspect/1"
+    assert set(found["measurements"]) == QUICK
+    assert [claim["strength"] for claim in found["claims"]][:2] == ["proved", "exhaustive"]
+    arrays = np.load(place / "arrays.npz", allow_pickle=False)
+    assert arrays["attention_mean"].shape[0] == 8
+    assert {path.stem for path in (place / "pictures").iterdir()} == {
+        *("attention", "ablation", "probes", "interchange", "lens", "neurons")
+    }
+    page = (place / "index.html").read_text()
+    assert len(page) < 1.5e6
+    assert not re.search(r"""(src|href)=|https?://|@import|url\(""", page)
+    assert not re.search(r"\{\{\w+\}\}", page)
+    assert "is there already" in invoke(*how)
+    assert "failed" not in invoke(*how, "--overwrite", "--what", "lens,health")
+    assert set(json.loads((place / "report.json").read_text())["measurements"]) == {"lens", "health"}
+
+
+def test_what_cannot_be_asked_for_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    where = ("--checkpoint", ANY_LENGTH)
+    assert "is no report" in invoke(*where, "--output-dir", tmp_path / "mine", "--overwrite")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert "unknown measurement" in invoke(*where, "--what", "auras", "--output-dir", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert "does nothing beside a problem" in invoke("1+2", *where, "--examples", 200)
+    assert "is for exactness and circuit" in invoke(
+        *where, "--what", "lens", "--exhaustive", 9, "--output-dir", tmp_path / "new"
+    )
+
+
+def test_one_problem_in_the_terminal() -> None:
+    output = invoke("58+67", "--checkpoint", ANY_LENGTH)
+    assert "85+76=521<end>" in output
+    assert "L0H3" in output
+    document = json.loads(invoke("58+67", "--checkpoint", ANY_LENGTH, "--json"))
+    assert document["tokens"][0]["token"] == "5"
+
+
+# the page
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+@pytest.mark.parametrize("path", [ANY_LENGTH, ADDSUB, OWN_THOUGHTS, MULTIPLY])
+def test_the_page_computes_what_python_computes(path: Path, tmp_path: Path) -> None:
+    model = load_checkpoint(path)
+    report = inspect(model, what=["health"], examples=120)
+    data = data_of(report)
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    asked = ["7+8", "999+1", "1-100", "870+70"] if path == ADDSUB else ["7+8", "870+70", "99999+1"]
+    asked = ["3+4*7-2", "5", "9*9-8*3"] if path == OWN_THOUGHTS else asked
+    script = """
+        const { readModel, forward, readProblem, solve } = require(process.argv[1]);
+        const data = JSON.parse(require("fs").readFileSync(process.argv[2], "utf8")), model = readModel(data);
+        const read = (one) => forward(model, one.ids, one.told).logits.map((row) => Array.from(row));
+        const logits = data.examples.map(read);
+        const solved = data.typed ? JSON.parse(process.argv[3]).map((text) => {
+          const problem = readProblem(text, data);
+          return [solve(model, problem, data).ids, problem.answer];
+        }) : [];
+        console.log(JSON.stringify({ logits, solved }));
+    """
+    done = subprocess.run(
+        ["node", "-e", script, str(PAGE / "model.js"), str(tmp_path / "data.json"), json.dumps(asked)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    for example, logits in zip(data["examples"], found["logits"], strict=True):
+        ids = torch.tensor([example["ids"]])
+        told = {axis: torch.tensor([known]) for axis, known in example["told"].items()}
+        with torch.inference_mode():
+            own = model.model(ids, told)[0]
+        assert (torch.tensor(logits) - own).abs().max() < 1e-4
+    assert data["typed"] == (path != MULTIPLY)
+    for text, (ids, answer) in zip(asked, found["solved"], strict=False):
+        written = model.complete(model.ask(text))
+        assert ids == written.ids[0, : written.lengths[0]].tolist()
+        assert answer == str(model.solve(text).expected)
+
+
+def test_a_page_of_a_large_model_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mathllm.inspection.page.page.MOST_BYTES", 1000)
+    report = inspect(untrained(), what=["health"], examples=100)
+    assert data_of(report)["model"] is None
+
+
+def test_nothing_in_a_page_ends_its_script(tmp_path: Path) -> None:
+    report = inspect(load_checkpoint(ADDSUB), what=["health"], examples=100)
+    write(report, tmp_path, pictures=False)
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("</script>") == 2
+    assert "<think>" not in page.split('id="data">')[1].split("</script>")[0]
