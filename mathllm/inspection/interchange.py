@@ -241,11 +241,13 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What comes next by what the variables are, as texts show it: of the M known tokens their moment, the values of
-    variables, row, column and next token. At most `most` tokens of a moment are tried."""
+    """What comes next by what the variables are, as texts show it: of the M known tokens their moment, which operands
+    reach their place, the values of variables, row, column and next token. At most `most` tokens of a moment are
+    tried."""
 
     rng: np.random.Generator
     moment: Ints
+    reached: Ints
     values: Mapping[str, Ints]
     rows: Ints
     columns: Ints
@@ -260,9 +262,9 @@ class Algorithm:
         rows, columns = np.nonzero(moment >= 0)
         values = {name: value[rows, columns] for name, value in texts.variables.values.items()}
         following = texts.gold.ids[rows, columns + 1].astype(np.int64)
-        return cls(
-            rng, moment[rows, columns], values, rows, columns, following, max(PAIRS, len(texts) // TEXTS)
-        )
+        reached = (_column(texts, rows, columns) >= 0) @ (1 << np.arange(len(operands_of(texts))))
+        most = max(PAIRS, len(texts) // TEXTS)
+        return cls(rng, moment[rows, columns], reached, values, rows, columns, following, most)
 
     def pairs(self, variable: str, *, alone: bool) -> Pairing:
         """At most so many tokens of every moment with donors that have another value, so that another token should
@@ -270,7 +272,9 @@ class Algorithm:
         group = [name for name in (INPUTS if variable in INPUTS else OUTPUTS) if name in self.values]
         others = [self.values[name] for name in group if name != variable]
         base = self.rng.permutation(len(self.rows))
-        donor = self._drawn(self.moment if alone else _codes([self.moment, *others]), base)
+        # a digit that is not there cannot be replaced
+        alike = [self.moment, self.reached] if alone else [self.moment, self.reached, *others]
+        donor = self._drawn(_codes(alike), base)
         swapped = [self.values[name][donor if name == variable else base] for name in group]
         expected = self._looked_up(group, self.moment[base], swapped)
         good = (self.values[variable][donor] != self.values[variable][base]) & (expected >= 0)
@@ -354,11 +358,16 @@ def _followed_by(texts: Texts, place: Place, held: Tensor, pairing: Pairing) -> 
     return np.asarray(_said(texts, place, value, tokens, pairing) == pairing.expected)
 
 
+def operands_of(texts: Texts) -> Ints:
+    """The kinds of tokens that are digits of a problem's numbers."""
+    return np.flatnonzero([name in OPERANDS for name in texts.kind_names])
+
+
 def _column(texts: Texts, rows: Ints, columns: Ints) -> Ints:
     """Where the operands' digits stand that are of the place of the next token [M, K]; -1 where there is none."""
     about = texts.place[rows, columns + 1][:, None]
     found = []
-    for kind in np.flatnonzero([name in OPERANDS for name in texts.kind_names]):
+    for kind in operands_of(texts):
         here = (texts.kind[rows] == kind) & (texts.place[rows] == about) & ~texts.gold.loss_mask[rows]
         found.append(np.where(here.any(1), here.argmax(1), -1))
     return np.stack(found, 1)
