@@ -13,7 +13,8 @@ import mathllm
 from mathllm.cli import options
 from mathllm.cli.options import number, option
 from mathllm.cli.output import Output, progress_bar, tell
-from mathllm.errors import UsageError, remark
+from mathllm.errors import MathLLMError, UsageError, remark
+from mathllm.files import new_directory, read_json
 from mathllm.flags import PROBLEMS
 
 if TYPE_CHECKING:
@@ -78,16 +79,12 @@ def inspect(
         return
 
     from mathllm.evaluation.plots import check_plot
-    from mathllm.files import new_directory
     from mathllm.inspection.report import inspect as measure
-    from mathllm.inspection.writing import REPORT, write
+    from mathllm.inspection.writing import write
 
     loaded = mathllm.load(checkpoint, device)
-    place = output_dir or Path("inspect") / loaded.path.resolve().name
-    if place.exists() and not overwrite:
-        raise UsageError(f"{place} is there already", "choose another --output-dir, or give --overwrite")
-    if place.exists() and not (place / REPORT).is_file():
-        raise UsageError(f"{place} is no report, and is not replaced", "choose another --output-dir")
+    place = output_dir or Path("inspect") / run_of(loaded.path.resolve())
+    check_place(place, overwrite)
     try:
         check_plot(place / "picture.png")
         pictures = True
@@ -97,7 +94,14 @@ def inspect(
     names = [name.strip() for name in what.split(",")] if what else []
     with progress_bar("measurements") as progress:
         report = measure(
-            loaded, what=names, examples=examples, exhaustive=exhaustive, seed=seed, progress=progress
+            loaded,
+            what=names,
+            examples=examples,
+            task=task,
+            exhaustive=exhaustive,
+            seed=seed,
+            progress=progress,
+            say=remark,
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     with new_directory(place) as temporary:
@@ -105,40 +109,68 @@ def inspect(
     output.give(report.to_dict(), lambda console: show(console, report, place))
 
 
+def run_of(path: Path) -> str:
+    """The name of a checkpoint, with that of its run where it is one of several."""
+    return f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint-") else path.name
+
+
+def check_place(place: Path, overwrite: bool) -> None:
+    """Raises UsageError for a directory that must not be written: one that is there, or is no report and nothing
+    else."""
+    from mathllm.inspection.writing import FILES, REPORT, SCHEMA
+
+    if not place.exists():
+        return
+    if not overwrite:
+        raise UsageError(f"{place} is there already", "choose another --output-dir, or give --overwrite")
+    try:
+        written = place.is_dir() and read_json(place / REPORT)
+        ours = isinstance(written, dict) and written.get("schema") == SCHEMA
+    except (OSError, ValueError, MathLLMError):
+        ours = False
+    if not ours or {path.name for path in place.iterdir()} - FILES:
+        raise UsageError(
+            f"{place} holds more than a report, and is not replaced", "choose another --output-dir"
+        )
+
+
 def show(console: Console, report: Report, place: Path) -> None:
     """The claims, the strongest first, and where the rest is."""
-    about = f"{len(report.texts):,} problems like those of training"
+    used = report.used.values()
+    about = f"{min(used):,} to {max(used):,} problems a measurement, like those of training"
     left = f" ({report.texts.left_out:,} longer ones left out)" * (report.texts.left_out > 0)
     tell(console, f"{report.texts.model.path}: {about}{left}, {sum(report.seconds.values()):.0f} s\n")
     if not report.claims:
         console.print(
-            "[bold yellow]nothing is claimed[/]: the model is not right often enough to say why it is"
+            "[bold yellow]nothing is claimed[/]: none of these measurements allows it, of this model"
         )
     for claim in report.claims:
         console.print(f"[bold]{claim.strength}[/]", end=": ", highlight=False)
         tell(console, claim.text)
         tell(console, f"    {claim.evidence}", "dim")
-    skipped = {name: why for name, found in report.found.items() if (why := found.to_dict().get("skipped"))}
-    for name, why in skipped.items():
-        tell(console, f"no {name}: {why}", "dim")
+    for name, found in report.found.items():
+        if why := found.to_dict().get("skipped"):
+            tell(console, f"no {name}: {why}", "dim")
     tell(console, f"\n{place}/index.html is the page, {place}/report.json has every figure")
 
 
 def show_one(console: Console, inspected: Inspected) -> None:
     """A line for each token: what the lens says on the way; below it what heads look at and parts write."""
-    tell(console, inspected.text)
+    from mathllm.interp.sites import short
+
+    tell(console, f"{inspected.text}  {'right' if inspected.right else 'the model would write another text'}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
-    for title in ("token", "what it is", "lead", *map(_short, inspected.sites)):
+    for title in ("token", "what it is", "lead", *map(short, inspected.sites)):
         table.add_column(title, justify="right" if title == "lead" else "left")
     for token in inspected.tokens:
         lens = (said if said == token.token else f"[dim]{_escaped(said)}[/]" for said in token.lens)
-        lead = "only" if token.lead == float("inf") else f"{token.lead:.1f}"
+        lead = "only" if token.lead is None else f"{token.lead:.1f}"
         table.add_row(_escaped(token.token), _escaped(token.role), lead, *lens)
     console.print("\nwhat would come next, if the model ended there\n", style="bold")
     console.print(table)
     console.print("\nwhere heads look, and what parts write for the right token\n", style="bold")
     for token in inspected.tokens:
-        if token.lead == float("inf"):
+        if token.lead is None:
             continue
         tell(console, f"{token.token}  {token.role}", "bold")
         for head, looks in token.looks_at.items():
@@ -148,12 +180,6 @@ def show_one(console: Console, inspected: Inspected) -> None:
             f"{name} {lead:+.1f}" for name, lead in token.written.items() if name not in token.looks_at
         )
         tell(console, f"  {rest}")
-
-
-def _short(site: str) -> str:
-    """`blocks.0.hook_resid_post` as `L0 post`."""
-    _, layer, name = site.split(".")
-    return f"L{layer} {name.removeprefix('hook_resid_')}"
 
 
 def _escaped(text: str) -> str:

@@ -1,8 +1,7 @@
 """What each head looks at: its weights by what is looked for and at, and whether that is all that it needs.
 
-A map of mean weights hides what is needed rarely (`Texts.first` pairs of tokens that lead to a carry, say), so the
-largest weight is shown beside the mean, and the map counts only with its test: along the edges that it shows alone,
-are answers still right?"""
+A map of mean weights hides what is needed rarely, so the largest weight is shown beside the mean; and the map counts
+only with its test: along the edges that it shows alone, are answers still right?"""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from mathllm.evaluation.breakdown import Count
 from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.texts import DISTANCE, Texts
+from mathllm.interp import forward
 from mathllm.interp.edits import Edit, KeepEdges
 from mathllm.tasks.numbers import Ints
 
@@ -58,11 +58,11 @@ class Attention:
     kept_by_mean: int
     kept_by_most: int
 
-    def named(self, head: Head, most: int = 4) -> list[tuple[str, float, float]]:
+    def named(self, head: Head, most: int = 4) -> list[tuple[str, float, float, float]]:
         """What a head mostly looks at, over all predictions of the completion: a kind of token and how far away, its
-        mean and largest weight."""
+        mean and largest weight, and the mean weight that it would have by its place alone (0 without a bias)."""
         keys = sorted(set(self.edges.keys))
-        weight, largest = np.zeros((2, len(keys)))
+        weight, largest, alone = np.zeros((3, len(keys)))
         place = np.array([keys.index(key) for key in self.edges.keys])
         counts = {
             name: count
@@ -71,9 +71,15 @@ class Attention:
         }
         share = np.array([counts.get(name, 0) for name in self.edges.queries]) / max(1, sum(counts.values()))
         np.add.at(weight, place, head.mean * share)
+        if head.by_place is not None:
+            np.add.at(alone, place, head.by_place * share)
         np.maximum.at(largest, place, np.where(share > 0, head.most, 0))
         order = np.argsort(-weight)[:most]
-        return [(keys[i], float(weight[i]), float(largest[i])) for i in order if weight[i] >= SHOWN]
+        return [
+            (keys[i], float(weight[i]), float(largest[i]), float(alone[i]))
+            for i in order
+            if weight[i] >= SHOWN
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -85,8 +91,8 @@ class Attention:
                 {
                     "head": head.name,
                     "looks_at": [
-                        {"what": what, "mean": mean, "largest": largest}
-                        for what, mean, largest in self.named(head, 8)
+                        {"what": what, "mean": mean, "largest": largest, "by_place_alone": alone}
+                        for what, mean, largest, alone in self.named(head, 8)
                     ],
                 }
                 for head in self.heads
@@ -125,12 +131,11 @@ def measure(texts: Texts) -> Attention:
         f"blocks.{layer}.attn.hook_{part}" for layer in range(texts.depth) for part in ("pattern", "bias")
     ]
     patterns = [name for name in names if name.endswith("pattern")]
-    biased = texts.model.model.positions.pairs is not None
     run = texts.run((), _known(texts, names))
     heads = []
     code = torch.from_numpy(edges.code)
     for layer, name in enumerate(patterns):
-        pattern, bias = run.cache[name], run.cache.get(name.replace("pattern", "bias")) if biased else None
+        pattern, bias = run.cache[name], run.cache.get(name.replace("pattern", "bias"))
         placed = None if bias is None else _by_place(bias)
         for head in range(pattern.shape[1]):
             mean, most = _by_edge(pattern[:, head].cpu(), code, edges)
@@ -143,9 +148,7 @@ def measure(texts: Texts) -> Attention:
 
 
 def _known(texts: Texts, names: list[str]) -> list[str]:
-    from mathllm.interp.forward import sites_of
-
-    sites = set(sites_of(texts.model.model))
+    sites = set(forward.sites_of(texts.model.model))
     return [name for name in names if name in sites]
 
 

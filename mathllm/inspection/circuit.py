@@ -19,14 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mathllm.errors import UsageError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.exact_match import Progress
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.formats import Rendered
 from mathllm.inference.scoring import gold_lead
+from mathllm.inference.texts import pad_ids
 from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.texts import Texts
 from mathllm.interp.edits import Edit, means_by_role
+from mathllm.interp.texts import run_texts
 from mathllm.tasks import Problems, by_task, concatenate
 from mathllm.tasks.numbers import Bools, Ints
 
@@ -116,19 +119,20 @@ def measure(
     clean = texts.run()
     before = Count.of(clean.right)
     search = _Search(texts, clean.right, say or (lambda text: None))
-    kept = search.pruned(search.everything)
+    kept = search.pruned(search.everything) if clean.right.any() else search.everything
     rounds, checked, every = 0, Count(len(search.pool), len(search.pool)), ""
     if limit is not None:
         tasks = [task for task, _ in by_task(texts.gold.problems)]
         pairs = AllPairs(tasks, limit, texts.model.data.signed, texts.model.data.second_digits)
         while True:
-            wrong, tried = search.wrong(pairs, kept, progress)
+            wrong, tried, missed = search.wrong(pairs, kept, progress)
             search.say(f"{len(wrong):,} of {tried:,} wrong")
             if len(wrong) == 0 or rounds == ROUNDS:
                 break
             rounds += 1
             kept = search.mended(kept, wrong)
-        checked, every = Count(tried - len(wrong), tried), pairs.about
+        checked = Count(tried - len(wrong) - missed, tried)
+        every = pairs.about if tried == len(pairs) else ""
     of = int(search.everything.heads.sum()), int(search.everything.neurons.sum())
     return Circuit(before, kept, texts.role_names, of, checked, every, rounds)
 
@@ -150,9 +154,9 @@ class _Search:
         self.post = [f"blocks.{layer}.mlp.hook_post" for layer in range(texts.depth)]
         clean = texts.run((), [*self.z, *self.post])
         count = len(texts.role_names)
-        role = torch.from_numpy(texts.role[:, :-1])
+        role = torch.from_numpy(texts.role[:, :-1]).to(texts.model.device)
         # by role [role, ...]: what stands for a head, or a neuron, that is left out
-        self.means = {name: _by_role(held.cpu(), role, count) for name, held in clean.cache.items()}
+        self.means = {name: _by_role(held, role, count) for name, held in clean.cache.items()}
         occurs = np.zeros(count, np.bool_)
         occurs[np.unique(texts.role[:, :-1][texts.there])] = True
         heads = np.broadcast_to(occurs, (texts.depth, model.heads, count)).copy()
@@ -167,11 +171,13 @@ class _Search:
         found, known = [], role >= 0
         at = role.clamp_min(0)
         for layer, name in enumerate(self.z):
-            left_out = ~torch.from_numpy(kept.heads[layer]).T[at] & known[..., None]  # (B, T, H)
+            left_out = (
+                ~torch.from_numpy(kept.heads[layer]).T.to(role.device)[at] & known[..., None]
+            )  # (B, T, H)
             if left_out.any():
                 found.append(Edit(name, self.means[name][at], where=left_out[..., None]))
         for layer, name in enumerate(self.post):
-            left_out = ~torch.from_numpy(kept.neurons[layer])[None, None] & known[..., None]
+            left_out = ~torch.from_numpy(kept.neurons[layer])[None, None].to(role.device) & known[..., None]
             if left_out.any():
                 found.append(Edit(name, self.means[name][at], where=left_out))
         return found
@@ -191,8 +197,13 @@ class _Search:
 
     def roles_of(self, texts: Texts) -> Tensor:
         """The roles of tokens (B, T), by the numbers that they have here."""
+        unknown = [name for name in texts.role_names if name not in self.names]
+        if unknown:
+            what = f"no text of the sample has a token like {unknown[0]!r}, whose mean would be needed"
+            raise UsageError(what, "give more --examples, or a smaller --exhaustive")
         codes = np.array([self.names[name] for name in texts.role_names] + [-1])
-        return torch.from_numpy(np.where(texts.there, codes[texts.role[:, :-1]], -1))
+        known = np.where(texts.there, codes[texts.role[:, :-1]], -1)
+        return torch.from_numpy(known).to(texts.model.device)
 
     def good(self, kept: Nodes) -> bool:
         """Is all of the pool right with what is kept? The problems that were weakest last come first."""
@@ -269,8 +280,6 @@ class _Search:
         return total
 
     def _scores(self, texts: Texts, kept: Nodes) -> Tensor:
-        from mathllm.interp.texts import run_texts
-
         role = self.roles_of(texts)
         with torch.enable_grad():
             run = run_texts(
@@ -281,7 +290,7 @@ class _Search:
                 names=[*self.z, *self.post],
             )
             leads = gold_lead(run.logits, texts.targets)
-            loss = leads.clamp_max(20)[torch.from_numpy(texts.counted)].sum()
+            loss = leads.clamp_max(20)[torch.from_numpy(texts.counted).to(leads.device)].sum()
             gradients = torch.autograd.grad(loss, list(run.cache.values()))
         at, known = role.clamp_min(0), role >= 0
         heads = torch.zeros(len(self.z), self.everything.heads.shape[1], self.everything.heads.shape[2])
@@ -291,41 +300,42 @@ class _Search:
             cost = (held.detach() - self.means[name][at]) * gradient
             if name in self.z:
                 worth = cost.sum(-1) * known[..., None]  # (B, T, H)
-                flat = torch.zeros(count, worth.shape[-1]).scatter_reduce_(
+                flat = worth.new_zeros(count, worth.shape[-1]).scatter_reduce_(
                     0, at.flatten()[:, None].expand(-1, worth.shape[-1]), worth.flatten(0, 1).abs(), "amax"
                 )
-                heads[self.z.index(name)] = flat.T
+                heads[self.z.index(name)] = flat.T.cpu()
             else:
-                neurons.append((cost * known[..., None]).sum(1).abs().amax(0))
+                neurons.append((cost * known[..., None]).sum(1).abs().amax(0).cpu())
         return torch.cat([heads.flatten(), *neurons]).double()
 
     # counterexamples
 
-    def wrong(self, pairs: AllPairs, kept: Nodes, progress: Progress | None) -> tuple[Problems, int]:
-        """Problems among all pairs that are wrong with what is kept: the first ENOUGH, and how many were tried."""
-        found, tried = [], 0
+    def wrong(self, pairs: AllPairs, kept: Nodes, progress: Progress | None) -> tuple[Problems, int, int]:
+        """Problems among all pairs that are wrong with what is kept, and right with everything: the first ENOUGH; how
+        many were tried, and how many of them the model itself gets wrong."""
+        found, tried, missed = [], 0, 0
         for start in range(0, len(pairs), CHECKED):
             problems = pairs[start : start + CHECKED]
-            leads = self.leads(self.texts.model.render(problems), kept)
-            found.append(problems[np.flatnonzero(leads <= 0)])
+            wrong = problems[np.flatnonzero(self.leads(self.texts.model.render(problems), kept) <= 0)]
+            if len(wrong):
+                own = self.leads(self.texts.model.render(wrong), self.everything) > 0
+                missed += int((~own).sum())
+                found.append(wrong[np.flatnonzero(own)])
             tried += len(problems)
             if progress is not None:
                 progress(tried, len(pairs))
             if sum(map(len, found)) >= ENOUGH:
                 break
-        return concatenate(found), tried
+        return concatenate(found), tried, missed
 
     def mended(self, kept: Nodes, wrong: Problems) -> Nodes:
         """With these problems in the pool: nodes come back by their scores until all is right, and what can go again
         goes."""
-        width = self.pool.ids.shape[1]
-        fresh = self.texts.model.render(wrong)
-        wide = np.full((len(fresh), max(width, fresh.ids.shape[1])), 15, np.uint8)
-        wide[:, : fresh.ids.shape[1]] = fresh.ids
-        old = self.pool
+        fresh, old = self.texts.model.render(wrong), self.pool
+        width = max(fresh.ids.shape[1], old.ids.shape[1])
         self.pool = Rendered(
             concatenate([fresh.problems, old.problems]),
-            np.concatenate([wide[:, :width], old.ids]),
+            np.concatenate([pad_ids(fresh.ids, width), pad_ids(old.ids, width)]),
             np.concatenate([fresh.lengths, old.lengths]),
             np.concatenate([fresh.prompt_lengths, old.prompt_lengths]),
         )
@@ -346,7 +356,7 @@ class _Search:
 def _by_role(held: Tensor, role: Tensor, count: int) -> Tensor:
     """The mean of what a site holds (B, T, ...) by role (count, ...)."""
     means = means_by_role(held, role, count)
-    found = torch.zeros(count, *held.shape[2:])
+    found = held.new_zeros(count, *held.shape[2:])
     known = role >= 0
     found[role[known]] = means[known]
     return found

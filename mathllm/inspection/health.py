@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mathllm.inspection.claims import Claim
+from mathllm.evaluation.breakdown import Count
+from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.lens import streams_of
 from mathllm.inspection.texts import Texts
 
@@ -33,6 +34,7 @@ class Health:
     """`entropy` [layer][head]: of attention, in bits, averaged over predictions; `resting` [layer]: the share of
     neurons that are 0 at more than 99% of them."""
 
+    before: Count
     levels: tuple[Level, ...]
     entropy: tuple[tuple[float, ...], ...]
     resting: tuple[float, ...]
@@ -48,6 +50,8 @@ class Health:
         return {"attention_entropy": np.array(self.entropy)}
 
     def claims(self) -> list[Claim]:
+        if self.before.exact_match < RIGHT:
+            return []
         heavy = [level for level in self.levels if level.kurtosis > HEAVY]
         return [
             Claim(
@@ -76,7 +80,7 @@ def measure(texts: Texts) -> Health:
         float(((run.cache[name][here].abs() > 1e-6).float().mean(0) < 0.01).float().mean())
         for name in neurons
     ]
-    return Health(tuple(levels), tuple(entropy), tuple(resting))
+    return Health(Count.of(run.right), tuple(levels), tuple(entropy), tuple(resting))
 
 
 def _level(site: str, stream: Tensor) -> Level:

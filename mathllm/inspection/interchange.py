@@ -3,11 +3,12 @@ problem, and the next token should be what the algorithm gives with that problem
 (interchange interventions, arXiv 2106.02997).
 
 A donor is another problem's token of the same kind, with another value of the variable, such that another token should
-come next. Two kinds of donors are tried. One that is alike in all other inputs shows that the site is enough to turn
-the answer; anything close to the answer is, so it says little alone. One that is drawn freely shows that the site holds
-this variable and nothing else that matters: had it brought the donor's other digits along, another token would come.
-The third figure is how often the token comes out wrong when the site holds the mean of its role instead: whether the
-site is needed. A site of the whole column is the same at the operands' digits of that place, too."""
+come next. Two kinds of donors are tried. One that is alike in all else that decides the next token shows that the site
+is enough to turn it; anything close to the answer is, so it says little alone. One that is drawn freely shows that the
+site holds this variable and nothing else that matters: had it brought the donor's other digits along, another token
+would come. The third figure is how often the token comes out wrong when the site holds the mean of its role instead:
+whether the site is needed. A site of the whole column is the same at the operands' digits of that place, too, so with
+a free donor these come along."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from mathllm.evaluation.breakdown import NOTHING, Count
 from mathllm.inspection.claims import RIGHT, Claim
-from mathllm.inspection.probes import sites_of
+from mathllm.inspection.probes import sites_of, why_not
 from mathllm.inspection.texts import Texts
 from mathllm.inspection.variables import INPUTS, OUTPUTS
 from mathllm.interp.edits import Edit, means_by_role
@@ -83,7 +84,7 @@ class Interchanges:
                     "behind": one.behind,
                     "variable": one.variable,
                     "site": one.place,
-                    "followed_alike_in_all_else": one.alike.to_dict(),
+                    "followed_alike_in_what_else_decides": one.alike.to_dict(),
                     "followed_any_donor": one.free.to_dict(),
                     "wrong_with_role_mean": one.broken.to_dict(),
                 }
@@ -128,7 +129,8 @@ def _holds(ones: list[Interchange]) -> Claim:
     one, least = ones[0], min((one.free for one in ones), key=lambda count: count.exact_match)
     variables = " and the ".join(one.variable for one in ones)
     text = f"behind `{one.behind}` {one.place} holds the {variables}, and nothing else that decides what comes next"
-    evidence = f"{_followed(least)} with any donor; wrong with the role mean there: {percent(one.broken.exact_match)}"
+    broken = percent(one.broken.exact_match) if one.broken.num_examples else "not measured"
+    evidence = f"{_followed(least)} with any donor; wrong with the role mean there: {broken}"
     return Claim(text, evidence, "necessary" if one.broken.exact_match > BREAKS else "sufficient")
 
 
@@ -160,14 +162,16 @@ def measure(texts: Texts, *, seed: int = 0) -> Interchanges:
     clean = texts.run((), sorted({place.site for place in places}))
     before = Count.of(clean.right)
     if not texts.moments:
-        return Interchanges(before, (), "the numbers of the algorithm are not known for these problems")
+        return Interchanges(before, (), why_not(texts))
     algorithm = Algorithm.of(texts, np.random.default_rng(seed))
     pairings = {
         name: (algorithm.pairs(name, alone=False), algorithm.pairs(name, alone=True))
-        for name in texts.variables.varied
+        for name in texts.variables.values
         if name in (*INPUTS, *OUTPUTS)
     }
     shown = _telling([alike for alike, _ in pairings.values()], len(texts.moments))
+    if not shown:
+        return Interchanges(before, (), why_not(texts))
     behind = {number: list(texts.moments)[number] for number in shown}
     pairings = {
         name: (alike.of(shown), free.of(shown if name in INPUTS else []))

@@ -84,26 +84,20 @@ class Lens:
             n for n, count in enumerate(totals) if count.exact_match >= 0.99 * totals[-1].exact_match
         )
         most = max(self.written, key=lambda one: one.lead)
-        evidence = (
-            f"{percent(totals[decided].exact_match)} of {totals[0].num_examples:,} tokens by the logit lens there"
-            + (
-                f", {percent(totals[decided - 1].exact_match)} at {self.sites[decided - 1]}"
-                if decided
-                else ""
-            )
-        )
         found = [
             Claim(
-                f"the next token can be read off the residual stream at {self.sites[decided]}",
-                evidence,
-                "read",
-            ),
-            Claim(
-                f"{most.part} writes most of the lead of the right token",
+                f"{most.part} writes more of the lead of the right token than any other part",
                 f"{most.lead:.1f} of {self.lead:.1f} logits on average (direct attribution)",
                 "read",
-            ),
+            )
         ]
+        if 0 < decided < len(totals) - 1:  # at the end it can be read of any model that is right
+            before = f"{percent(totals[decided - 1].exact_match)} at {self.sites[decided - 1]}"
+            evidence = (
+                f"{percent(totals[decided].exact_match)} of {totals[0].num_examples:,} tokens there, {before}"
+            )
+            text = f"the next token can be read off the residual stream at {self.sites[decided]} (logit lens)"
+            found.append(Claim(text, evidence, "read"))
         erasing = [one.part for one in self.written if one.cosine < ERASES]
         if erasing:
             evidence = (
@@ -184,13 +178,16 @@ def attribution_of(
     toward = (directions[target] - directions[best]) * cast(Tensor, model.final_norm.weight)
     if isinstance(model.final_norm, nn.LayerNorm):
         toward = toward - toward.mean(-1, keepdim=True)
-    return parts_of(run, counted, model.depth), toward / run.cache["ln_final.hook_scale"][counted]
+    return parts_of(run, counted, model), toward / run.cache["ln_final.hook_scale"][counted]
 
 
-def parts_of(run: Run, counted: Tensor, depth: int) -> list[tuple[str, Tensor]]:
+def parts_of(run: Run, counted: Tensor, model: Transformer) -> list[tuple[str, Tensor]]:
     """What each part writes at the tokens that count (M, C), in the order of the pass."""
-    found = [("embedding", run.cache["hook_embed"][counted] + run.cache["hook_pos_embed"][counted])]
-    for layer in range(depth):
+    embedding = run.cache["hook_embed"][counted] + run.cache["hook_pos_embed"][counted]
+    found = []
+    for layer in range(model.depth):
+        if layer % len(model.blocks) == 0:  # every repetition sees it again
+            found.append(("embedding" if layer == 0 else f"embedding, before L{layer}", embedding))
         heads = run.cache[f"blocks.{layer}.attn.hook_result"][counted]
         found += [(f"L{layer}H{head}", heads[:, head]) for head in range(heads.shape[1])]
         found.append((f"L{layer}MLP", run.cache[f"blocks.{layer}.hook_mlp_out"][counted]))

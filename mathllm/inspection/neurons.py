@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from mathllm.evaluation.breakdown import Count
 from mathllm.inspection.claims import RIGHT, Claim
+from mathllm.inspection.probes import why_not
 from mathllm.inspection.texts import Texts
-from mathllm.inspection.variables import BELOW, INPUTS, Variables
+from mathllm.inspection.variables import BELOW, INPUTS, NONE, Variables
 from mathllm.tasks.numbers import Bools, Ints
 
 NAMED = 0.9  # of the variance over tokens: a formula names a neuron
@@ -41,7 +42,7 @@ class Neuron:
 
 @dataclass(frozen=True)
 class Neurons:
-    """`resting` of all neurons are 0 at all of these tokens."""
+    """`resting` of all neurons have a mean activation below ALIVE at all of these tokens."""
 
     before: Count
     neurons: tuple[Neuron, ...]
@@ -112,7 +113,7 @@ def measure(texts: Texts) -> Neurons:
     before = Count.of(clean.right)
     moment = next(((name, here) for name, here in telling(texts) if here.sum() >= LEAST_TOKENS), None)
     if moment is None:
-        return Neurons(before, (), skipped="the numbers of the algorithm are not known for these problems")
+        return Neurons(before, (), skipped=why_not(texts))
     behind, here = moment
     formulas = {name: codes[here] for name, codes in formulas_of(texts.variables, here).items()}
     first, second = (texts.variables.values[name][here] for name in ("first digit", "second digit"))
@@ -132,19 +133,19 @@ def measure(texts: Texts) -> Neurons:
 
 def telling(texts: Texts) -> list[tuple[str, Bools]]:
     """Kinds of tokens, those first behind which the most variables vary, and the most tokens are."""
-    varied = texts.variables.varied
 
     def worth(pair: tuple[str, Bools]) -> tuple[int, int]:
         following = texts.gold.ids[:, 1:][pair[1]]
-        vary = sum(len(np.unique(texts.variables.values[name][pair[1]])) > 1 for name in varied)
-        return -vary - (len(np.unique(following)) > 2), -int(pair[1].sum())
+        vary = len(texts.variables.varied(pair[1])) + (len(np.unique(following)) > 2)
+        return -vary, -int(pair[1].sum())
 
     return sorted(texts.moments.items(), key=worth)
 
 
 def formulas_of(variables: Variables, here: Bools) -> dict[str, Ints]:
     """Codes [N, T] by what they are a formula of, the simplest first."""
-    values, found = variables.values, {}
+    values = {name: value for name, value in variables.values.items() if (value[here] != NONE).all()}
+    found: dict[str, Ints] = {}
     a, b, c = (values.get(name, np.zeros(here.shape, np.int64)) for name in INPUTS[1:])
     if "carry out" in values:
         found["carry in"] = c

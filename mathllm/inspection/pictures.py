@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from mathllm.evaluation.plots import check_plot, picture
 from mathllm.inspection.ablation import MEAN, RESAMPLE, WAYS, ZERO, Ablation
 from mathllm.inspection.attention import Attention
+from mathllm.inspection.circuit import Circuit
 from mathllm.inspection.interchange import Interchanges
 from mathllm.inspection.lens import Lens
 from mathllm.inspection.neurons import NAMED, Neurons
 from mathllm.inspection.probes import Probes
+from mathllm.interp.sites import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,11 +47,11 @@ def draw_all(report: Report, directory: Path) -> list[Path]:
 def _attention(found: Attention, path: Path) -> None:
     """For each head what it looks at, over all predictions: mean weight, with the largest beside it."""
     looks = [found.named(head, 6) for head in found.heads]
-    keys = list(dict.fromkeys(what for some in looks for what, _, _ in some))
+    keys = list(dict.fromkeys(what for some in looks for what, *_ in some))
     weights = np.zeros((len(keys), len(found.heads)))
     largest = np.zeros_like(weights)
     for column, some in enumerate(looks):
-        for what, mean, most in some:
+        for what, mean, most, _ in some:
             weights[keys.index(what), column], largest[keys.index(what), column] = mean, most
     names = [head.name for head in found.heads]
     with picture(path, 3.6 + 0.62 * len(names), 1.6 + 0.34 * len(keys)) as figure:
@@ -82,7 +84,7 @@ def _probes(found: Probes, path: Path) -> None:
         *(arrays["probe_accuracy"], arrays["probe_control"]),
         titles=("read rightly by a linear probe", "its control: random labels"),
         rows=arrays["probe_rows"].tolist(),
-        columns=[_short(site) for site in arrays["probe_sites"].tolist()],
+        columns=[short(site) for site in arrays["probe_sites"].tolist()],
         label="held-out accuracy",
     )
 
@@ -94,7 +96,7 @@ def _interchange(found: Interchanges, path: Path) -> None:
         *(arrays["interchange_alike"], arrays["interchange_free"]),
         titles=("followed a donor alike in all else", "followed any donor: it holds this alone"),
         rows=arrays["interchange_rows"].tolist(),
-        columns=[_short(site) for site in arrays["interchange_sites"].tolist()],
+        columns=[short(site) for site in arrays["interchange_sites"].tolist()],
         label="share of interchanges",
     )
 
@@ -125,7 +127,7 @@ def _lens(found: Lens, path: Path) -> None:
     names = [one.part for one in found.written]
     with picture(path, 11.5, max(3.2, 1.8 + 0.3 * max(len(kinds), len(names)))) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        image = _heat(left, share, kinds, [_short(site) for site in found.sites])
+        image = _heat(left, share, kinds, [short(site) for site in found.sites])
         left.set_title("right if the model ended there (logit lens)", fontsize="medium")
         left.set_ylabel("next token")
         figure.colorbar(image, ax=left)
@@ -159,6 +161,22 @@ def _neurons(found: Neurons, path: Path) -> None:
         figure.suptitle(f"mean activation behind `{shown[0].behind}`", fontsize="medium")
 
 
+def _circuit(found: Circuit, path: Path) -> None:
+    """Which heads are kept behind tokens of which roles, and how many neurons of each layer."""
+    layers, heads, _ = found.kept.heads.shape
+    shown = np.flatnonzero(found.kept.heads.any((0, 1)))
+    kept = found.kept.heads[..., shown].reshape(layers * heads, len(shown)).astype(float)
+    names = [f"L{layer}H{head}" for layer in range(layers) for head in range(heads)]
+    with picture(path, 3.2 + 0.27 * len(shown), 2.8 + 0.27 * len(names)) as figure:
+        axis = figure.subplots()
+        _heat(axis, kept, names, [found.roles[role] for role in shown])
+        neurons = ", ".join(f"L{layer}: {int(one.sum())}" for layer, one in enumerate(found.kept.neurons))
+        of = found.kept.neurons.shape[1]
+        axis.set_title(
+            f"heads kept behind tokens of a role\n(neurons kept of {of}: {neurons})", fontsize="medium"
+        )
+
+
 def _heat(axis: Axes, share: NDArray[Any], rows: list[str], columns: list[str], numbers: bool = False) -> Any:
     image = axis.imshow(share, vmin=0, vmax=1, cmap="viridis", interpolation="nearest", aspect="auto")
     axis.set_xticks(
@@ -173,14 +191,6 @@ def _heat(axis: Axes, share: NDArray[Any], rows: list[str], columns: list[str], 
     return image
 
 
-def _short(site: str) -> str:
-    """`blocks.0.hook_resid_post` as `L0 resid_post`."""
-    parts = site.replace("attn.hook_z, head ", "head ").replace(" of the whole column", ", column").split(".")
-    if parts[0] != "blocks":
-        return site.replace("hook_", "")
-    return f"L{parts[1]} " + ".".join(parts[2:]).replace("hook_", "").replace("mlp.post", "neurons")
-
-
 DRAWN: dict[type, Callable[[Any, Path], None]] = {
     Attention: _attention,
     Ablation: _ablation,
@@ -188,4 +198,5 @@ DRAWN: dict[type, Callable[[Any, Path], None]] = {
     Interchanges: _interchange,
     Lens: _lens,
     Neurons: _neurons,
+    Circuit: _circuit,
 }

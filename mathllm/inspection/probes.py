@@ -1,10 +1,10 @@
-"""Where a number of the algorithm can be read: a linear map from what a site holds to the number, fitted on some texts
-and tried on others (ridge regression to one-hot values, the largest taken).
+"""Where a number of the algorithm can be read: a linear map from what a site holds to the number (ridge regression to
+one-hot values, the largest taken), tried on inputs that it was not fitted to.
 
-A probe may find what the model does not use, and what is only a key to the inputs: so each stands beside its control,
-the same fit to labels that are drawn at random for each combination of inputs (Hewitt & Liang, "Designing and
-Interpreting Probes with Control Tasks", arXiv 1909.03368), as many and as frequent. What is found is `read`, never
-`used`."""
+A probe may find what the model does not use. What it finds is `read`, never `used`. Beside it stands a control, the
+same fit to labels that are drawn at random for each combination of inputs, as frequent as the true ones, and tried on
+other texts with the same inputs: what can be learned by heart there (Hewitt & Liang, "Designing and Interpreting Probes
+with Control Tasks", arXiv 1909.03368, where the probe itself is given inputs again, too)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from mathllm.evaluation.breakdown import Count
 from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.texts import Texts
-from mathllm.inspection.variables import INPUTS, Variables
+from mathllm.inspection.variables import BELOW, INPUTS, Variables
 from mathllm.interp.texts import Run
 from mathllm.percent import percent
 from mathllm.tasks.numbers import Ints
@@ -79,7 +79,7 @@ class Probes:
         }
 
     def claims(self) -> list[Claim]:
-        """The first site at which each variable is readable."""
+        """The first site at which each variable is readable, and whether it can be read at the end, too."""
         if self.before.exact_match < RIGHT:
             return []
         first: dict[tuple[str, str], Probe] = {}
@@ -90,18 +90,25 @@ class Probes:
         together: dict[tuple[str, str], list[Probe]] = {}
         for one in first.values():
             together.setdefault((one.variable, one.site), []).append(one)
-        return [_claim(variable, site, probes) for (variable, site), probes in together.items()]
+        return [self._claim(variable, site, ones) for (variable, site), ones in together.items()]
 
-
-def _claim(variable: str, site: str, probes: list[Probe]) -> Claim:
-    least = min(probes, key=lambda one: one.right.exact_match)
-    where = ", ".join(f"`{one.behind}`" for one in probes)
-    evidence = (
-        f"behind {where}; a linear probe is right for {percent(least.right.exact_match)} of "
-        f"{least.right.num_examples:,} held-out tokens{' or more' * (len(probes) > 1)}, its control for at most "
-        f"{percent(max(one.control.exact_match for one in probes))}"
-    )
-    return Claim(f"the {variable} can be read from {site} on", evidence, "read")
+    def _claim(self, variable: str, site: str, ones: list[Probe]) -> Claim:
+        least = min((one.right for one in ones), key=lambda count: count.exact_match)
+        control = max(one.control.exact_match for one in ones)
+        later = [
+            two.right.exact_match
+            for one in ones
+            for two in self.found[self.found.index(one) :]
+            if (two.behind, two.variable) == (one.behind, one.variable)
+        ]
+        where = ", ".join(f"`{one.behind}`" for one in ones)
+        more, most = " or more" * (len(ones) > 1), percent(control)
+        evidence = (
+            f"behind {where}; a linear probe is right for {percent(least.exact_match)} of {least.num_examples:,} tokens"
+            f"{more} with inputs that it was not fitted to (random labels: at most {most}), and for "
+            f"{percent(min(later))} at the later site where it is lowest"
+        )
+        return Claim(f"the {variable} can be read at {site}", evidence, "read")
 
 
 def measure(texts: Texts, *, seed: int = 0) -> Probes:
@@ -118,7 +125,7 @@ def measure(texts: Texts, *, seed: int = 0) -> Probes:
         some = rng.permutation(len(rows))[:MOST_TOKENS]
         found += _behind(behind, clean, variables, (rows[some], columns[some]), rng)
     if not found:
-        return Probes(before, (), "the numbers of the algorithm are not known for these problems")
+        return Probes(before, (), why_not(texts))
     return Probes(before, tuple(found))
 
 
@@ -126,29 +133,45 @@ def _behind(
     behind: str, clean: Run, variables: Variables, tokens: tuple[Ints, Ints], rng: np.random.Generator
 ) -> list[Probe]:
     """The probes for tokens, given as rows and columns, at all sites of a run."""
-    # by inputs, so that no combination of them is in both parts: what is read has to be more than learned by heart
-    inputs = np.stack([variables.values[name][tokens] for name in INPUTS if name in variables.values], 1)
-    _, combination = np.unique(inputs, axis=0, return_inverse=True)
-    combination = combination.ravel()
-    held_out = rng.random(combination.max() + 1)[combination] < HELD_OUT
-    labels = {name: variables.values[name][tokens] for name in variables.varied}
-    labels = {name: label for name, label in labels.items() if len(np.unique(label)) > 1}
-    if held_out.sum() < LEAST_TOKENS * HELD_OUT / 2 or held_out.all():
+    here = np.zeros(variables.known.shape, np.bool_)
+    here[tokens] = True
+    labels = {name: variables.values[name][tokens] for name in variables.varied(here)}
+    given = [name for name in INPUTS if name in labels]
+    if not given:
+        return []
+    combination = _combinations([labels[name] for name in given])
+    with_below = _combinations([labels[name] for name in (*given, *BELOW) if name in labels])
+    unseen = rng.random(with_below.max() + 1)[with_below] < HELD_OUT
+    others = rng.random(tokens[0].max() + 1)[tokens[0]] < HELD_OUT  # of other texts
+    if min(unseen.sum(), others.sum()) < LEAST_TOKENS * HELD_OUT / 2 or unseen.all() or others.all():
         return []
     controls = {name: _control(label, combination, rng) for name, label in labels.items()}
     found = []
     for site, held in clean.cache.items():
-        solver = _Ridge(_standard(held[tokens].flatten(1).double().cpu(), held_out), held_out)
+        features = held[tokens].flatten(1).double().cpu()
+        own, by_heart = (_Ridge(_standard(features, part), part) for part in (unseen, others))
         for name in labels:
-            own, control = (solver.right(label) for label in (labels[name], controls[name]))
-            found.append(Probe(behind, name, site, own, control))
+            found.append(Probe(behind, name, site, own.right(labels[name]), by_heart.right(controls[name])))
     return found
+
+
+def why_not(texts: Texts) -> str:
+    """Why there is nothing to say of the numbers of the algorithm."""
+    if texts.variables.known.any():
+        return "there are too few tokens of any one kind: give more examples"
+    return "the numbers of the algorithm are not known for these problems"
 
 
 def sites_of(texts: Texts) -> list[str]:
     """The sites where something is looked for, in the order of the pass."""
     parts = ("hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_resid_post")
     return ["blocks.0.hook_resid_pre", *(f"blocks.{i}.{part}" for i in range(texts.depth) for part in parts)]
+
+
+def _combinations(parts: list[Ints]) -> Ints:
+    """A number for each combination of values."""
+    _, codes = np.unique(np.stack(parts, 1), axis=0, return_inverse=True)
+    return codes.ravel()
 
 
 def _control(label: Ints, combination: Ints, rng: np.random.Generator) -> Ints:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from mathllm import __version__
 from mathllm.errors import UsageError, check_choice
 from mathllm.evaluation.exact_match import Progress
+from mathllm.inference.engine import as_tensors
 from mathllm.inspection import (
     ablation,
     attention,
@@ -27,10 +29,13 @@ from mathllm.inspection import (
 )
 from mathllm.inspection.claims import Claim, strongest_first
 from mathllm.inspection.texts import Texts, draw
+from mathllm.interp.edits import run
 from mathllm.math_model import MathModel
 from mathllm.prove.certificate import certificate
+from mathllm.tasks import by_task
 
 EXAMPLES = 2000
+MOST_OFF = 1e-4  # of the explicit forward pass, as a share of the largest logit
 
 
 class Measured(Protocol):
@@ -71,11 +76,28 @@ MEASUREMENTS = {
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A measurement that could not be taken, and why."""
+
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"skipped": self.why}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def claims(self) -> list[Claim]:
+        return []
+
+
+@dataclass(frozen=True)
 class Report:
-    """What was found, by measurement; on which texts, and in how many seconds each."""
+    """What was found, by measurement: on how many of the texts, and in how many seconds each."""
 
     texts: Texts
     found: dict[str, Measured]
+    used: dict[str, int]
     seconds: dict[str, float]
     seed: int
 
@@ -84,19 +106,18 @@ class Report:
         return strongest_first(claim for measured in self.found.values() for claim in measured.claims())
 
     def to_dict(self) -> dict[str, Any]:
-        about = certificate(self.texts.model, "inspect")
         return {
-            **about,
-            "mathllm": __version__,
-            "tasks": [task.name for task in self.texts.model.tasks],
+            **certificate(self.texts.model, "inspect"),
+            "tasks": [task.name for task, _ in by_task(self.texts.gold.problems)],
             "format": self.texts.model.format.name,
-            "problems": len(self.texts),
+            "problems_drawn": len(self.texts),
             "left_out": self.texts.left_out,
             "seed": self.seed,
             "claims": [vars(claim) for claim in self.claims],
             "measurements": {
                 name: {
                     "question": MEASUREMENTS[name].question,
+                    "problems": self.used[name],
                     "seconds": round(self.seconds[name], 2),
                     **measured.to_dict(),
                 }
@@ -117,10 +138,13 @@ def inspect(
     exhaustive: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Report:
     """Measures a model on up to so many problems like those of its training, of one task if it is named: all
     MEASUREMENTS that take seconds, or those named. `exhaustive` also tries all pairs of operands from 0 to it. Raises
-    UsageError for a measurement or a task that is unknown."""
+    UsageError for a measurement or a task that is unknown, and where the explicit forward pass differs from the
+    model's; a measurement that cannot be taken is skipped, and says why. `progress` is of the measurements, `say` is
+    told how a long one goes."""
     names = list(what) or [name for name, one in MEASUREMENTS.items() if not one.long]
     for name in names:
         check_choice("measurement", name, tuple(MEASUREMENTS))
@@ -129,12 +153,34 @@ def inspect(
             "--exhaustive is for exactness and circuit", "leave out --what, or name one of them there"
         )
     texts = draw(model, examples, task=task, seed=seed)
-    found, seconds = {}, {}
+    check_forward(texts.first(1))
+    found: dict[str, Measured] = {}
+    used, seconds = {}, {}
     for number, name in enumerate(names):
         start, one = time.perf_counter(), MEASUREMENTS[name]
+        some = texts.first(one.tokens * examples // EXAMPLES)
         measure = partial(one.measure, limit=exhaustive) if one.exhaustive else one.measure
-        found[name] = measure(texts.first(one.tokens * examples // EXAMPLES))
-        seconds[name] = time.perf_counter() - start
+        measure = partial(measure, say=say) if one.long else measure
+        try:
+            found[name] = measure(some)
+        except UsageError as error:
+            found[name] = Skipped(f"{error.message} ({error.hint})")
+        used[name], seconds[name] = len(some), time.perf_counter() - start
         if progress is not None:
             progress(number + 1, len(names))
-    return Report(texts, found, seconds, seed)
+    return Report(texts, found, used, seconds, seed)
+
+
+def check_forward(texts: Texts) -> None:
+    """Raises UsageError where the explicit pass, which all measurements go by, gives other logits than the model."""
+    gold, model = texts.gold, texts.model
+    told = model.format.coordinates(gold.problems, gold.ids[:, :-1], model.model.axes)
+    where = as_tensors(told, model.device)
+    ids = torch.from_numpy(gold.ids[:, :-1].astype(np.int64)).to(model.device)
+    with torch.inference_mode():
+        own, explicit = model.model(ids, where), run(model.model, ids, where)[0]
+    off = float((own - explicit).abs().max() / own.abs().max().clamp_min(1))
+    if off > MOST_OFF:
+        raise UsageError(
+            f"the explicit forward pass is off by {off:.1e}", "this is a defect of mathllm: report it"
+        )

@@ -14,9 +14,11 @@ from mathllm.data.sources import sampling
 from mathllm.errors import UsageError, check_choice
 from mathllm.formats import Rendered
 from mathllm.formats.roles import kind_of, roles
+from mathllm.inference.texts import pad_ids
 from mathllm.inspection.variables import Variables, variables_of
 from mathllm.interp.edits import Edit
 from mathllm.interp.texts import Run, run_texts
+from mathllm.limits import check_range
 from mathllm.math_model import MathModel
 from mathllm.registry import OWN
 from mathllm.tasks import by_task, carry_lengths, sample, sizes
@@ -26,6 +28,9 @@ from mathllm.tasks.numbers import Bools, Ints
 
 LONGEST = 256  # tokens of a text that is looked into
 MOST_CHAIN = 3  # of carries: longer ones are counted together
+ALIKE = 8  # tokens that a mean is taken over, or another one is drawn from, at least
+MOST_SCORES = 1 << 27  # of all heads and layers in one pass
+MOST_EXAMPLES = 1_000_000
 DISTANCE = 2  # places: what is further away is counted together
 AXES = ("place", "row", "block", "step")
 
@@ -43,9 +48,15 @@ class Texts:
         return len(self.gold)
 
     def first(self, tokens: int) -> Texts:
-        """As many of them as have about so many tokens, at least a few."""
-        rows = max(16, tokens // self.gold.ids.shape[1])
-        return Texts(self.model, self.gold[np.arange(min(rows, len(self)))], self.left_out)
+        """As many of them as have about so many tokens, at least a few, and scores that fit into memory."""
+        length, transformer = self.gold.ids.shape[1], self.model.model
+        scores = length**2 * transformer.depth * transformer.heads
+        rows = max(1, min(max(16, tokens // length), MOST_SCORES // scores))
+        return self.among(np.arange(min(rows, len(self))))
+
+    def among(self, rows: Ints) -> Texts:
+        """These of them."""
+        return Texts(self.model, self.gold[rows], self.left_out)
 
     def run(self, edits: Iterable[Edit] = (), names: str | Iterable[str] = ()) -> Run:
         """The model's pass over them, see interp.texts."""
@@ -87,16 +98,28 @@ class Texts:
 
     @cached_property
     def pair(self) -> Ints:
-        """A number for the role of each token together with that of the next [N, T], -1 behind the end."""
-        both = self.role[:, :-1] * (len(self.role_names) + 1) + self.role[:, 1:]
-        _, codes = np.unique(np.where(self.there, both, -1), return_inverse=True)
-        codes = codes.reshape(both.shape)
-        return codes - 1 if not self.there.all() else codes
+        """A number for tokens that are alike [N, T]: of one role, and before one role; of one kind, where fewer than
+        ALIKE have that; -1 for what has still fewer like it, and behind the end."""
+        codes = np.full(self.there.shape, -1)
+        for role, count in ((self.role, len(self.role_names)), (self.kind, len(self.kind_names))):
+            rest = self.there & (codes < 0)
+            both = role[:, :-1] * (count + 1) + role[:, 1:]
+            _, which, many = np.unique(both[rest], return_inverse=True, return_counts=True)
+            which = which.ravel()
+            enough = many >= ALIKE
+            number = np.where(enough, np.cumsum(enough) + codes.max(initial=-1), -1)
+            codes[rest] = number[which]
+        return codes
 
     @cached_property
     def pairs(self) -> int:
         """How many such numbers there are."""
         return int(self.pair.max()) + 1
+
+    @property
+    def unlike(self) -> float:
+        """The share of tokens that have too few like them to be replaced by others."""
+        return float((self.there & (self.pair < 0)).sum() / self.there.sum())
 
     @cached_property
     def kind_names(self) -> tuple[str, ...]:
@@ -176,8 +199,6 @@ class Texts:
     def moments(self) -> dict[str, Bools]:
         """Behind which tokens [N, T] the numbers of the algorithm are known, by what these tokens are (and by their
         task, where several have such); the most frequent ones first."""
-        if not self.variables.values:
-            return {}
         known, found = self.variables.known, {}
         tasks = by_task(self.gold.problems)
         for code, name in enumerate(self.kind_names):
@@ -200,6 +221,7 @@ def draw(model: MathModel, examples: int, *, task: str = "", seed: int = 0, long
     """Texts of up to that many different problems, drawn as in training, of one task if it is named. What the model
     chooses itself to think stands in them as it writes it. Raises UsageError for a task that the model has not learned,
     and where all texts are too long to look into."""
+    check_range("examples", examples, 1, MOST_EXAMPLES)
     tasks = {one.name: one for one in model.tasks}
     if task:
         check_choice("task", task, tuple(tasks))
@@ -207,8 +229,7 @@ def draw(model: MathModel, examples: int, *, task: str = "", seed: int = 0, long
     problems = sample(np.random.default_rng(seed), examples, chosen, sampling(model.data))
     _, first = np.unique(expressions(problems), return_index=True)
     gold, _ = model.fit(problems[np.sort(first)])
-    if model.format.counted:
-        gold = _as_written(model, gold)
+    gold = with_own_thoughts(model, gold)
     short = np.flatnonzero(gold.lengths <= longest)
     if len(short) == 0:
         raise UsageError(
@@ -224,13 +245,14 @@ def draw(model: MathModel, examples: int, *, task: str = "", seed: int = 0, long
     )
 
 
-def _as_written(model: MathModel, gold: Rendered) -> Rendered:
-    """The texts with what the model thinks, as far as they are as long as they should be."""
-    written = model.complete(gold)
-    alike = written.lengths == gold.lengths
-    width = min(written.ids.shape[1], gold.ids.shape[1])
-    ids = gold.ids.copy()
-    thought = np.cumsum(gold.loss_mask, 1) <= (gold.lengths - gold.prompt_lengths)[:, None] - 2
-    inside = (thought & gold.loss_mask & alike[:, None])[:, :width]
-    ids[:, :width] = np.where(inside, written.ids[:, :width], ids[:, :width])
+def with_own_thoughts(model: MathModel, gold: Rendered) -> Rendered:
+    """Where thoughts are the model's to choose, the texts with what it thinks in place of what stands there; answers
+    stay the true ones."""
+    if not model.format.counted:
+        return gold
+    written, parsed = model.complete(gold).ids, model.format.parse(gold.ids)
+    column = np.arange(gold.ids.shape[1])
+    inside = (column > parsed.thought_start[:, None]) & (column < parsed.thought_end[:, None] - 1)
+    thought = pad_ids(written, len(column))[:, : len(column)]
+    ids = np.where(inside & (thought < 10), thought, gold.ids)
     return Rendered(gold.problems, ids, gold.lengths, gold.prompt_lengths)

@@ -14,7 +14,7 @@ from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.texts import Texts
 from mathllm.percent import percent
 
-EXAMPLES = 500
+MOST = 2000
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ class Thoughts:
 
 
 def measure(texts: Texts) -> Thoughts:
-    """On chains as long as the longest of training; skipped where thoughts are not the model's own."""
+    """On as many chains as there are texts, of as many steps as the longest of training; skipped where thoughts are not
+    the model's own."""
     model = texts.model
+    steps = max(1, model.data.max_digits - 1)
     try:
-        return Thoughts(examine(model, model.tasks[0], model.data.max_digits - 1, EXAMPLES))
+        return Thoughts(examine(model, model.tasks[0], steps, min(len(texts), MOST)))
     except UsageError as error:
         return Thoughts(None, error.message)

@@ -5,7 +5,7 @@ Known are sums and differences of two numbers, chains, and the rows of partial p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,20 +26,20 @@ NONE = -1
 
 @dataclass(frozen=True)
 class Variables:
-    """Values [N, T] by name, NONE where a token is about none."""
+    """Values [N, T] by name, NONE where a token is about none; behind tokens that are `known` [N, T] all are there
+    that its task has."""
 
-    values: dict[str, Ints] = field(default_factory=dict)
+    values: dict[str, Ints]
+    known: Bools
 
-    @property
-    def known(self) -> Bools:
-        """About which tokens [N, T] everything is known."""
-        found: Bools = np.all([value != NONE for value in self.values.values()], axis=0)
+    def varied(self, here: Bools) -> list[str]:
+        """Those that these tokens have, and that are not always the same."""
+        found = []
+        for name, value in self.values.items():
+            some = value[here]
+            if len(some) and (some != NONE).all() and (some != some[0]).any():
+                found.append(name)
         return found
-
-    @property
-    def varied(self) -> list[str]:
-        """Those that are not always the same."""
-        return [name for name, value in self.values.items() if len(np.unique(value[self.known])) > 1]
 
 
 def variables_of(
@@ -49,6 +49,7 @@ def variables_of(
     known."""
     shape = gold.ids.shape[0], gold.ids.shape[1] - 1
     values = {name: np.full(shape, NONE) for name in (*INPUTS, *OUTPUTS, *BELOW)}
+    known = np.zeros(shape, np.bool_)
     for task, rows in by_task(gold.problems):
         if task.name not in COLUMNS or (not task.one_digit and (gold.problems.num_operands[rows] > 2).any()):
             continue
@@ -61,8 +62,8 @@ def variables_of(
         found = columns(gold.problems[rows], np.where(about, place, 1), np.maximum(row, 1))
         for name, value in found.items():
             values[name][rows] = np.where(about, value, NONE)
-    known = {name: value for name, value in values.items() if (value != NONE).any()}
-    return Variables(known)
+            known[rows] = about
+    return Variables({name: value for name, value in values.items() if (value != NONE).any()}, known)
 
 
 def _about(kind: str, wanted: tuple[str, ...]) -> bool:
@@ -88,6 +89,8 @@ def _differences(problems: Problems, place: Ints, row: Ints) -> Columns:
 
 def _chains(problems: Problems, place: Ints, row: Ints) -> Columns:
     states = running_states(problems)
+    if states.shape[1] < 2:
+        return {}
     step = np.minimum(place, states.shape[1] - 1)
     return {
         "operator": np.take_along_axis(problems.operators, step - 1, 1).astype(np.int64),

@@ -11,6 +11,7 @@ from mathllm.inspection.page.page import write_page
 from mathllm.inspection.report import Report
 
 REPORT, ARRAYS, PICTURES, PAGE = "report.json", "arrays.npz", "pictures", "index.html"
+FILES, SCHEMA = {REPORT, ARRAYS, PICTURES, PAGE}, "mathllm.inspect/1"
 
 
 def write(report: Report, directory: Path, *, pictures: bool) -> list[Path]:

@@ -42,3 +42,14 @@ DEAR = "attn.hook_result"
 def axes_of(name: str) -> str:
     """The axes of what a site holds, by its name in a model: `blocks.0.attn.hook_z` has `BTHD`."""
     return ALL[name.split(".", 2)[2] if name.startswith("blocks.") else name]
+
+
+def short(name: str) -> str:
+    """A site for people: `L0 resid_post` for `blocks.0.hook_resid_post`, `L1 neurons` for `blocks.1.mlp.hook_post`."""
+    if not name.startswith("blocks."):
+        return name.replace("hook_", "")
+    _, layer, rest = name.split(".", 2)
+    rest = (
+        rest.replace("mlp.hook_post", "neurons").replace("attn.hook_z, head ", "head ").replace("hook_", "")
+    )
+    return f"L{layer} {rest}"

@@ -16,8 +16,10 @@ if (typeof document !== "undefined") {
 
   const token = (id) => data.vocabulary[id];
 
-  function probabilities(logits) {
-    const most = Math.max(...logits), powers = Array.from(logits, (value) => Math.exp(value - most));
+  // of the tokens that may come, if not all may
+  function probabilities(all, allowed = null) {
+    const logits = Array.from(all, (value, id) => (!allowed || allowed(id) ? value : -Infinity));
+    const most = Math.max(...logits), powers = logits.map((value) => Math.exp(value - most));
     const total = powers.reduce((sum, value) => sum + value, 0);
     return powers.map((value) => value / total);
   }
@@ -53,9 +55,8 @@ if (typeof document !== "undefined") {
   }
 
   function said(column) {
-    const logits = state.found.logits[column - 1], shares = probabilities(logits);
-    const best = logits.indexOf(Math.max(...logits));
-    return { best, share: shares[state.found.ids[column]], shares };
+    const shares = probabilities(state.found.logits[column - 1], (state.found.choices || [])[column - 1]);
+    return { best: shares.indexOf(Math.max(...shares)), share: shares[state.found.ids[column]], shares };
   }
 
   function verdict() {
@@ -71,6 +72,7 @@ if (typeof document !== "undefined") {
     if (digits[0] === MINUS) [sign, digits] = ["-", digits.slice(1)];
     if (data.units_first) digits = digits.reverse();
     const answer = ended && digits.length && digits.every((id) => id < 10) ? sign + digits.join("") : null;
+    if (!ended) return [`there is no room for more than ${data.room} tokens: the text is cut`, false];
     const right = answer === state.problem.answer;
     if (right) return [`right: ${answer}`, true];
     return [`wrong: it says ${answer === null ? "no number" : answer}, true is ${state.problem.answer}`, false];
@@ -144,13 +146,17 @@ if (typeof document !== "undefined") {
       const name = `L${layer}H${head}`;
       rows.push([name + (state.off.has(name) ? " (off)" : ""), Array.from(lines[query], (weight, key) => {
         const edge = `${name} ${key}`, hidden = state.hidden.has(edge);
+        const itself = key === query;
         const seen = hidden ? "×" : weight >= 0.005 ? weight.toFixed(2) : "·";
         const about = `${seen} from ${name} on token ${key + 1}, ${token(ids[key])}${hidden ? ": hidden" : ""}`;
         const cell = heat(weight, "", about);
-        const button = make("button", seen, { type: "button", class: "bare", "aria-label": about, "aria-pressed": String(hidden) });
+        const button = make("button", seen, { type: "button", class: "bare", "aria-label": about, "aria-pressed": String(hidden), "data-edge": edge });
+        button.disabled = itself; // a token always sees itself
         button.addEventListener("click", () => {
           if (hidden) state.hidden.delete(edge); else state.hidden.add(edge);
           compute();
+          const again = at("looks").querySelector(`[data-edge="${edge}"]`);
+          if (again) again.focus();
         });
         cell.append(button);
         return cell;
@@ -165,7 +171,7 @@ if (typeof document !== "undefined") {
     for (let column = prompt; column < ids.length; column++) columns.push(column);
     const names = lens.map((_, depth) => (depth === 0 ? "embedding" : `L${(depth - 1) >> 1} ${depth % 2 ? "attention" : "feed-forward"}`));
     const rows = lens.map((logits, depth) => [names[depth], columns.map((column) => {
-      const shares = probabilities(logits[column - 1]), best = shares.indexOf(Math.max(...shares));
+      const shares = probabilities(logits[column - 1], (state.found.choices || [])[column - 1]), best = shares.indexOf(Math.max(...shares));
       return heat(shares[best], token(best), `${(100 * shares[best]).toFixed(1)} percent`);
     })]);
     at("lens").replaceChildren(table("behind each part, the likeliest next token", columns.map((column) => token(ids[column])), rows));
@@ -199,7 +205,7 @@ if (typeof document !== "undefined") {
       item.append(make("span", claim.strength, { class: "strength" }), claim.text, make("small", claim.evidence));
       return item;
     }));
-    if (!data.claims.length) at("claims").replaceWith(make("p", "Nothing: the model is not right often enough to say why it is."));
+    if (!data.claims.length) at("claims").replaceWith(make("p", "Nothing: none of the measurements allows it, of this model."));
     for (const sheet of data.tables) {
       const rows = sheet.rows.map((name, row) => [name, sheet.values[row].map((share, column) => (
         share === null ? make("td") : heat(share, share === 1 ? "1" : share.toFixed(2), `${name}, ${sheet.columns[column]}`)
@@ -221,7 +227,7 @@ if (typeof document !== "undefined") {
   }
 
   function example(number) {
-    if (data.typed) {
+    if (data.typed && typeof readProblem(data.examples[number].problem, data) !== "string") {
       at("problem").value = data.examples[number].problem;
       ask(data.examples[number].problem);
       return;
@@ -239,7 +245,13 @@ if (typeof document !== "undefined") {
     at("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(at("problem").value); });
     at("neurons").addEventListener("change", () => {
       for (const name of [...state.off].filter((one) => one.includes("N"))) state.off.delete(name);
-      for (const name of at("neurons").value.toUpperCase().match(/L\d+N\d+/g) || []) state.off.add(name);
+      const unknown = [];
+      for (const name of at("neurons").value.toUpperCase().split(/[\s,;]+/).filter(Boolean)) {
+        const [, layer, neuron] = /^L(\d+)N(\d+)$/.exec(name) || [null, Infinity, Infinity];
+        const there = Number(layer) < model.layers * model.loops && Number(neuron) < model.tensors["blocks.0.feed_forward.up.weight"].shape[0];
+        if (there) state.off.add(name); else unknown.push(name);
+      }
+      at("unknown").textContent = unknown.length ? `There is no neuron ${unknown.join(", ")}.` : "";
       compute();
     });
     at("all-on").addEventListener("click", () => {

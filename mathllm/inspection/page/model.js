@@ -12,7 +12,21 @@ function readModel(data) {
     const size = shape.reduce((product, length) => product * length, 1);
     tensors[name] = { shape, values: floats.subarray(offset, offset + size) };
   }
-  return { ...data.model, tensors, axes: data.axes };
+  const lookup = {};
+  for (const [axis, values] of Object.entries(data.model.values)) lookup[axis] = new Map(values.map((value, i) => [value, i]));
+  return { ...data.model, tensors, lookup };
+}
+
+// coordinates as numbers of rows in the tables; a value that these do not have is an error
+function located(model, told) {
+  const found = {};
+  for (const [axis, rows] of Object.entries(model.lookup)) {
+    found[axis] = told[axis].map((value) => {
+      if (!rows.has(value)) throw new Error(`the page has no table for ${axis} ${value}`);
+      return rows.get(value);
+    });
+  }
+  return found;
 }
 
 // y (rows, outputs) of x (rows, inputs) and a weight (outputs, inputs)
@@ -70,13 +84,12 @@ function activated(model, x, rows, block) {
 // What every token's coordinates add: vectors, rotations, biases; tables by axis, see page.py
 function added(model, ids, told) {
   const width = model.hidden, rows = ids.length, table = model.tensors.embedding.values;
-  const x = new Float32Array(rows * width);
+  const x = new Float32Array(rows * width), base = model.tensors.embed.values;
   for (let row = 0; row < rows; row++) {
-    for (let i = 0; i < width; i++) x[row * width + i] = table[ids[row] * width + i];
-    for (const axis of model.axes) {
-      const vectors = model.tensors["embed." + axis];
+    for (let i = 0; i < width; i++) x[row * width + i] = table[ids[row] * width + i] + base[i];
+    for (const axis of Object.keys(model.lookup)) {
+      const vectors = model.tensors["embed." + axis], place = told[axis][row];
       if (!vectors) continue;
-      const place = Math.min(told[axis][row], vectors.shape[0] - 1);
       for (let i = 0; i < width; i++) x[row * width + i] += vectors.values[place * width + i];
     }
   }
@@ -84,12 +97,12 @@ function added(model, ids, told) {
 }
 
 function turned(model, x, rows, heads, told) {
-  for (const axis of model.axes) {
+  for (const axis of Object.keys(model.lookup)) {
     const turns = model.tensors["turn." + axis];
     if (!turns) continue;
     const half = model.head_width / 2;
     for (let row = 0; row < rows; row++) {
-      const place = Math.min(told[axis][row], turns.shape[0] - 1);
+      const place = told[axis][row];
       for (let head = 0; head < heads; head++) {
         for (let i = 0; i < half; i++) {
           const at = (row * heads + head) * model.head_width + 2 * i, from = (place * half + i) * 2;
@@ -107,8 +120,7 @@ function biasOf(model, layer, head, query, key, told) {
   for (const [axis, keyAxis] of model.bias_axes) {
     const { shape, values } = model.tensors["bias." + axis];
     const [, heads, size] = shape;
-    const q = Math.min(told[axis][query], size - 1), k = Math.min(told[keyAxis][key], size - 1);
-    sum += values[((layer * heads + head) * size + q) * size + k];
+    sum += values[((layer * heads + head) * size + told[axis][query]) * size + told[keyAxis][key]];
   }
   return sum;
 }
@@ -188,7 +200,7 @@ const NOTHING_OFF = { off: new Set(), hidden: new Set() };
 // `told` has the coordinates of the tokens by axis; edits.off names heads (L0H1), layers (L0MLP) and neurons (L0N12)
 // that are set to zero, edits.hidden keys that a head does not see ("L0H1 3").
 function forward(model, ids, told, edits = NOTHING_OFF) {
-  const rows = ids.length, coordinates = { ...told, index: ids.map((_, row) => row) };
+  const rows = ids.length, coordinates = located(model, { ...told, index: ids.map((_, row) => row) });
   const embedded = added(model, ids, coordinates), kept = { patterns: [] }, streams = [];
   const add = (one, other) => one.map((value, i) => value + other[i]);
   let x = embedded;
@@ -234,12 +246,13 @@ function readProblem(text, data) {
     if (numbers.length !== 2 || !data.tasks.includes(name)) {
       return `this model was trained on ${data.tasks.join(", ")}, of two numbers here`;
     }
-    if (numbers.some((number) => number.length > 24)) return "the page has room for 24 digits; the model for more";
+    if (numbers.some((number) => number.length > 24)) return "the page has room for numbers of 24 digits";
     if (numbers.some((number) => /^0\d/.test(number))) return "leave out leading zeros";
   }
   const ids = [];
   parts.forEach((part, i) => ids.push(...(i % 2 ? OPERATORS[part] : digitsOf(part, data.units_first))));
   ids.push(EQUALS);
+  if (ids.length >= data.room) return `there is room for ${data.room} tokens, and the problem alone takes ${ids.length}`;
   return { ids, numbers, operators, chain, answer: trueAnswer(numbers, operators, chain) };
 }
 
@@ -276,12 +289,14 @@ function follow(problem, ids, data) {
     segment.push(0);
   }
   const follower = problem.chain ? stepsFollower(problem) : data.thinks ? columnFollower(problem) : answerFollower();
+  const choices = new Array(prompt).fill(null); // what may come behind each token
   for (let i = prompt; i < ids.length; i++) {
     place.push(follower.push(ids[i]));
     segment.push(1);
+    choices.push(follower.allowed());
   }
   const own = (values) => values.map((value, i) => (i <= prompt ? (i < prompt ? value : 0) : values[i - 1]));
-  return { told: { place, segment, own_place: own(place), own_segment: own(segment) }, allowed: follower.allowed() };
+  return { told: { place, segment, own_place: own(place), own_segment: own(segment) }, choices };
 }
 
 const ANYTHING = () => null;
@@ -334,11 +349,10 @@ function stepsFollower(problem) {
   return {
     push(id) {
       here++;
-      const closing = id === END_THINK && !answering;
       answering = answering || id === END_THINK;
       over = over || id === END;
       if (over) return 0;
-      if (closing) return length + 1;
+      if (id === END_THINK) return length + 1;
       return answering ? 0 : Math.min(Math.max(here, 0), length + 1);
     },
     allowed() {
@@ -349,21 +363,27 @@ function stepsFollower(problem) {
   };
 }
 
-// The text that a model writes for a problem, greedily. `forced` are tokens that it does not choose itself, by column.
-function solve(model, problem, data, edits = NOTHING_OFF, forced = new Map(), most = 160) {
+// The text that a model writes for a problem, greedily, as far as there is room. `forced` are tokens that it does not
+// choose itself, by column.
+function solve(model, problem, data, edits = NOTHING_OFF, forced = new Map()) {
   const ids = [...problem.ids];
-  let found = null;
-  while (ids[ids.length - 1] !== END && ids.length < most) {
-    const { told, allowed } = follow(problem, ids, data);
-    found = forward(model, ids, told, edits);
-    const logits = found.logits[ids.length - 1];
-    let best = -1;
-    for (let id = 0; id < 16; id++) {
-      if ((allowed === null || allowed(id)) && (best < 0 || logits[id] > logits[best])) best = id;
-    }
+  let found = null, choices = [];
+  while (ids[ids.length - 1] !== END && ids.length < data.room) {
+    const followed = follow(problem, ids, data);
+    choices = followed.choices;
+    found = forward(model, ids, followed.told, edits);
+    const best = likeliest(found.logits[ids.length - 1], choices[ids.length - 1]);
     ids.push(forced.has(ids.length) ? forced.get(ids.length) : best);
   }
-  return { ids, ...found };
+  return { ids, choices, ...found };
+}
+
+function likeliest(logits, allowed) {
+  let best = -1;
+  for (let id = 0; id < 16; id++) {
+    if ((!allowed || allowed(id)) && (best < 0 || logits[id] > logits[best])) best = id;
+  }
+  return best;
 }
 
 if (typeof module !== "undefined") module.exports = { readModel, readProblem, follow, forward, solve };

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import copy
 import html
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,9 +20,10 @@ from torch import Tensor, nn
 
 from mathllm.files import write_bytes
 from mathllm.inspection.ablation import WAYS, Ablation
+from mathllm.interp.sites import short
+from mathllm.math_model import MathModel
 from mathllm.model.norms import EPSILON
 from mathllm.model.positions import Where
-from mathllm.model.positions.coupled_bias import SEGMENTS
 from mathllm.model.transformer import Block, Transformer
 from mathllm.registry import OWN
 from mathllm.tasks.expressions import expressions
@@ -30,9 +33,9 @@ if TYPE_CHECKING:
     from mathllm.inspection.report import Report
 
 PARTS = ("template.html", "style.css", "model.js", "app.js")
-PLACES, MOST_TOKENS = 40, 160  # of an axis, and of a text, that the tables have values for
+PLACES, MOST_TOKENS = 32, 160  # of problems that can be typed, and of a text
 EXAMPLES = 6
-MOST_BYTES = 4 << 20  # of weights: larger models are not put into a page
+MOST_BYTES = 3 << 18  # of weights: larger models are not put into a page
 # the formats, and their tasks, whose problems can be typed: model.js knows where their tokens stand
 TYPED = {"reversed": ("addition",), "column": ("addition", "subtraction"), "steps": ("chain",)}
 INDEX = "index"
@@ -42,80 +45,111 @@ def write_page(report: Report, path: Path) -> None:
     """Writes the page of a report into a file."""
     source = files("mathllm.inspection.page")
     part = {name: source.joinpath(name).read_text(encoding="utf-8") for name in PARTS}
-    filled = part["template.html"]
-    for name, value in {
-        "{{style}}": part["style.css"],
-        "{{code}}": part["model.js"] + part["app.js"],
-        "{{name}}": html.escape(report.texts.model.path.resolve().name),
+    filling = {
+        "style": part["style.css"],
+        "code": part["model.js"] + part["app.js"],
+        "name": html.escape(report.texts.model.path.resolve().name),
         # no `</script>` can stand in it
-        "{{data}}": json.dumps(data_of(report)).replace("<", "\\u003c"),
-    }.items():
-        filled = filled.replace(name, value)
+        "data": json.dumps(data_of(report)).replace("<", "\\u003c"),
+    }
+    filled = re.sub(r"\{\{(\w+)\}\}", lambda found: filling[found[1]], part["template.html"])
     write_bytes(path, filled.encode())
 
 
 def data_of(report: Report) -> dict[str, Any]:
     """All that the page is made of."""
-    model, transformer = report.texts.model, report.texts.model.model
+    model, transformer = report.texts.model, copy.deepcopy(report.texts.model.model).cpu()
     size = sum(parameter.numel() for parameter in transformer.parameters())
-    typed = TYPED.get(model.format.name, ())
+    shape = f"{size:,} parameters, {transformer.depth} layers of {transformer.heads} heads"
+    examples = examples_of(report)
     data: dict[str, Any] = {
         "name": model.path.resolve().name,
-        "about": f"{size:,} parameters, {transformer.depth} layers of {transformer.heads} heads,"
-        f" format {model.format.name}",
+        "about": f"{shape}, format {model.format.name}",
         "tasks": [task.name for task in model.tasks],
-        "typed": all(task.name in typed for task in model.tasks) and not model.format.zero_pad,
+        "typed": can_be_typed(model),
+        "room": min(model.max_length, MOST_TOKENS),
         "units_first": model.format.least_significant_first,
         "thinks": model.format.thinks,
         "vocabulary": list(TOKENS),
         "claims": [vars(claim) for claim in report.claims],
         "tables": [vars(table) for table in tables_of(report)],
-        "examples": examples_of(report),
+        "examples": examples,
         "model": None,
     }
     if 4 * size <= MOST_BYTES:
-        data |= weights_of(transformer)
+        data |= weights_of(transformer, values_of(transformer, examples, can_be_typed(model)))
     return data
+
+
+def can_be_typed(model: MathModel) -> bool:
+    """Does the page know where the tokens of any problem stand?"""
+    tasks, known = TYPED.get(model.format.name, ()), {"place", "segment", OWN + "place", OWN + "segment"}
+    two = model.data.max_operands == 2 or all(task.one_digit for task in model.tasks)
+    return (
+        all(task.name in tasks for task in model.tasks)
+        and two
+        and not model.format.zero_pad
+        and set(model.model.axes) <= known
+    )
 
 
 def examples_of(report: Report) -> list[dict[str, Any]]:
     """A few texts with what the model is told of their tokens: of different lengths, the shortest first."""
     texts, axes = report.texts, report.texts.model.model.axes
-    order = np.argsort(texts.gold.lengths, kind="stable")
+    short_enough = np.flatnonzero(texts.gold.lengths <= MOST_TOKENS)
+    order = short_enough[np.argsort(texts.gold.lengths[short_enough], kind="stable")]
     chosen = texts.gold[np.unique(order[np.linspace(0, len(order) - 1, EXAMPLES).astype(int)])]
     told = texts.model.format.coordinates(chosen.problems, chosen.ids, axes)
-    found = []
-    for row, (problem, length) in enumerate(
-        zip(expressions(chosen.problems), chosen.lengths.tolist(), strict=True)
-    ):
-        found.append(
-            {
-                "problem": problem,
-                "ids": chosen.ids[row, :length].tolist(),
-                "prompt": int(chosen.prompt_lengths[row]),
-                "told": {axis: known[row, :length].tolist() for axis, known in told.items()},
-            }
+    found = [
+        {
+            "problem": problem,
+            "ids": chosen.ids[row, :length].tolist(),
+            "prompt": int(chosen.prompt_lengths[row]),
+            "told": {axis: known[row, :length].tolist() for axis, known in told.items()},
+        }
+        for row, (problem, length) in enumerate(
+            zip(expressions(chosen.problems), chosen.lengths.tolist(), strict=True)
         )
+    ]
     return sorted(found, key=lambda one: len(one["ids"]))
 
 
 # the model in numbers
 
+Values = Mapping[str, Tensor]
+
+
+def values_of(model: Transformer, examples: list[dict[str, Any]], typed: bool) -> Values:
+    """By axis the coordinates that tokens of the page can have: those of the examples, and of what can be typed."""
+    found: dict[str, set[int]] = {axis: {0} for axis in model.axes}
+    for example in examples:
+        for axis, told in example["told"].items():
+            found[axis] |= set(told)
+    if typed:
+        for axis in found:
+            found[axis] |= set(range(2 if axis.endswith("segment") else PLACES))
+    for axis in found:  # a key's places are those of queries
+        if axis.startswith(OWN) and axis.removeprefix(OWN) in found:
+            found[axis] = found[axis.removeprefix(OWN)] = found[axis] | found[axis.removeprefix(OWN)]
+    longest = max(len(example["ids"]) for example in examples)
+    index = torch.arange(min(model.max_length, MOST_TOKENS) if typed else longest)
+    return {INDEX: index, **{axis: torch.tensor(sorted(values)) for axis, values in found.items()}}
+
 
 @torch.inference_mode()
-def weights_of(model: Transformer) -> dict[str, Any]:
-    """What model.js needs: the shapes, all weights as one text, and tables of what positions add."""
+def weights_of(model: Transformer, values: Values) -> dict[str, Any]:
+    """What model.js needs: the shapes, all weights as one text, and tables of what positions add for these values."""
     tensors = {
         name.removesuffix(".weight") if name.split(".")[0] in ("embedding", "head") else name: value
         for name, value in model.state_dict().items()
         if not name.startswith("positions.")
     }
-    tables, bias_axes = positions_of(model)
+    tables, bias_axes = positions_of(model, values)
     tensors |= tables
     flat, where, offset = [], {}, 0
     for name, value in tensors.items():
         where[name] = [offset, list(value.shape)]
-        flat.append(value.detach().float().cpu().numpy().ravel())
+        flat.append(value.detach().float().numpy().ravel())
         offset += value.numel()
     norm = model.final_norm
     first = cast(Block, model.blocks[0])
@@ -128,33 +162,32 @@ def weights_of(model: Transformer) -> dict[str, Any]:
         "qk_norm": first.attention.qk_norm,
         "scale": first.attention.scale,
         "bias_axes": bias_axes,
+        "values": {axis: value.tolist() for axis, value in values.items()},
     }
     weights = base64.b64encode(np.concatenate(flat).astype("<f4").tobytes()).decode()
-    return {"model": shape, "tensors": where, "weights": weights, "axes": [INDEX, *model.axes]}
+    return {"model": shape, "tensors": where, "weights": weights}
 
 
-def positions_of(model: Transformer) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
+def positions_of(model: Transformer, values: Values) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
     """What a scheme adds, by axis: vectors, rotations and biases for each value; and the axes of queries and keys that
     biases go by. Every scheme adds up over its axes, so each is asked with the others at 0."""
-    axes, found = [INDEX, *model.axes], {}
     zero = _Probe(model, {})
-    found["embed." + INDEX] = zero.embedding
-    for axis in axes:
-        probe = _Probe(model, {axis: torch.arange(_size(model, axis))})
+    found = {"embed": zero.embedding[0]}
+    for axis, value in values.items():
+        probe = _Probe(model, {axis: value})
         change = probe.embedding - zero.embedding
         if change.abs().max() > 0:
-            found["embed." + axis] = change + (zero.embedding if axis == INDEX else 0)
+            found["embed." + axis] = change
         if probe.turns is not None and zero.turns is not None:
             turn = probe.turns / zero.turns
             if (turn - 1).abs().max() > 1e-7:
                 found["turn." + axis] = torch.view_as_real(turn).flatten(1)
-    pairs = [(axis, OWN + axis if OWN + axis in axes else axis) for axis in axes if not axis.startswith(OWN)]
     kept = []
-    for query, key in pairs:
-        count = torch.arange(_size(model, query))
-        bias = _biases(model, {query: count}, {key: count})
+    for query in values:
+        key = OWN + query if OWN + query in values else query
+        bias = _biases(model, {query: values[query]}, {key: values[key]})
         start = _biases(model, {}, {})
-        if bias is None or start is None:
+        if query.startswith(OWN) or bias is None or start is None:
             continue
         change = bias - start
         if query == INDEX:  # what comes later is hidden anyhow
@@ -165,16 +198,10 @@ def positions_of(model: Transformer) -> tuple[dict[str, Tensor], list[tuple[str,
     return found, kept
 
 
-def _size(model: Transformer, axis: str) -> int:
-    if axis.endswith("segment"):
-        return SEGMENTS
-    return min(MOST_TOKENS if axis == INDEX else PLACES, model.max_length)
-
-
 class _Probe:
     """What a scheme adds to tokens of which one coordinate takes all values, and the others are 0."""
 
-    def __init__(self, model: Transformer, values: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: Transformer, values: Values) -> None:
         where = _where(model, values)
         nothing = torch.zeros(1, len(where.index), model.embedding.embedding_dim)
         self.embedding = model.positions.embed(nothing, where)[0]
@@ -182,14 +209,14 @@ class _Probe:
         self.turns = None if turns is None else turns.reshape(len(where.index), -1)
 
 
-def _where(model: Transformer, values: Mapping[str, Tensor]) -> Where:
+def _where(model: Transformer, values: Values) -> Where:
     length = max((len(value) for value in values.values()), default=1)
     told = {axis: torch.zeros(length, dtype=torch.long) for axis in (INDEX, *model.axes)} | dict(values)
     index = told.pop(INDEX)
     return Where(index, {axis: value[None] for axis, value in told.items()})
 
 
-def _biases(model: Transformer, query: Mapping[str, Tensor], key: Mapping[str, Tensor]) -> Tensor | None:
+def _biases(model: Transformer, query: Values, key: Values) -> Tensor | None:
     """Of all layers and heads, (layers, H, T, S)."""
     pairs = model.positions.pairs(_where(model, query), _where(model, key))
     found = [model.positions.bias(layer, pairs) for layer in range(len(model.blocks))]
@@ -261,7 +288,7 @@ TABLES = {
 
 
 def _names(array: NDArray[Any]) -> list[str]:
-    return [str(name).replace("blocks.", "L").replace("hook_", "") for name in array.tolist()]
+    return [short(str(name)) for name in array.tolist()]
 
 
 def _shares(values: NDArray[Any]) -> list[list[float | None]]:
