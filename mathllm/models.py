@@ -160,16 +160,20 @@ def find_models(
 
 
 def suitability(scope: Scope, texts: Sequence[str]) -> Ints:
-    """How well texts [N] suit a model: LEARNED where they are problems such as it has learned, else more than 1 where
-    it knows the task, and the more the longer its numbers were, 1 where it can be asked them, and 0 where it cannot."""
+    """How well texts [N] suit a model: LEARNED where they are problems such as it has learned, else more than 2 where
+    it knows the task, and the more the longer its numbers were, 2 if it has never seen such signs; 1 where it can be
+    asked them, and 0 where it cannot."""
     suits = np.zeros(len(texts), np.int64)
     known = [task.code for task in scope.tasks]
     for group in map(np.array, alike(texts)):
         problems, good = read_expressions([texts[row] for row in group.tolist()], scope.readable)
         rendered, refused = scope.fit(problems[good])
         rows = np.delete(group[good], list(refused))
-        unseen = [outside for _, outside in scope.unseen(rendered.problems)]
-        outside = np.any(unseen, axis=0) if unseen else np.zeros(len(rows), np.bool_)
-        partly = 1 + scope.size.max_digits * np.isin(rendered.problems.task, known)
+        outside, signs = np.zeros((2, len(rows)), np.bool_)
+        for _, those, sign in scope.ways(rendered.problems):
+            outside |= those
+            signs |= those & sign
+        learned = np.isin(rendered.problems.task, known)
+        partly = 1 + learned + scope.size.max_digits * (learned & ~signs)
         suits[rows] = np.where(outside, partly, LEARNED)
     return suits

@@ -127,7 +127,14 @@ def check_sampling(data: DataConfig) -> None:
             "leave out --expression-digits and --expression-numbers",
         )
     if data.max_operands > max(2, *(task.max_operands for task in tasks)):
-        names = listed(task.name for task in TASKS if task.max_operands > 2)
+        most, names = (
+            max(task.max_operands for task in tasks),
+            listed(task.name for task in TASKS if task.max_operands > 2),
+        )
+        if most > 2:
+            raise UsageError(
+                f"{data.task} has at most {most} operands, not {data.max_operands}", "give a smaller one"
+            )
         raise UsageError(f"only {names} takes more than two operands", "leave out --max-operands")
 
 

@@ -10,7 +10,7 @@ from mathllm.errors import UsageError
 from mathllm.formats import Rendered
 from mathllm.tasks import Problems, answer, by_task, extent, get_tasks, operands_asked, readable_beside
 from mathllm.tasks.base import Task, plural
-from mathllm.tasks.numbers import Bools, Numbers
+from mathllm.tasks.numbers import Bools, Ints, Numbers
 
 
 class Scope:
@@ -79,27 +79,43 @@ class Scope:
     def unseen(self, problems: Problems, truth: Numbers | None = None) -> list[tuple[str, Bools]]:
         """In what ways problems lie outside all that the model was trained on, each with the rows [N] that do; mostly
         in none. `truth` are their answers, where these are known."""
-        most = max(self.data.max_operands, 2)
-        expressions = [task for task in self.tasks if task.general]
-        found: list[tuple[str, Bools]] = []
+        return [(what, rows) for what, rows, _ in self.ways(problems, truth)]
+
+    def ways(self, problems: Problems, truth: Numbers | None = None) -> list[tuple[str, Bools, bool]]:
+        """The same, and whether it is a sign."""
+        found: list[tuple[str, Bools, bool]] = []
         for task, rows in by_task(problems):
             part = problems[rows]
             ways = [(f"a problem of {task.name}", np.full(len(part), task not in self.tasks))]
-            ways += task.unseen(part, self.size)
-            more = operands_asked(part) > most
-            if more.any() and expressions:
-                # as a whole expression it may have been seen all the same
-                outside = np.any([those for _, those in expressions[0].unseen(part, self.size)], axis=0)
-                more &= outside | (part.num_operands > expressions[0].most_operands(self.size))
-            ways.append((f"a problem of more than {plural(most, 'number')}", more))
-            if task.signed_operands and not self.data.signed:
-                ways.append((f"{task.signed} below zero", np.any(part.negative, axis=1)))
-            elif task.signed and not self.data.signed:
-                negative = answer(part).negative if truth is None else truth.negative[rows]
-                ways.append((f"{task.signed} below zero", negative))
-            for what, those in ways:
+            ways += [*task.unseen(part, self.size), self._numbers(task, part)]
+            told = [(what, those, False) for what, those in ways]
+            told += [(what, those, True) for what, those in self._signs(task, part, rows, truth)]
+            for what, those, sign in told:
                 if those.any():
                     outside = np.zeros(len(problems), np.bool_)
                     outside[rows] = those
-                    found.append((what, outside))
+                    found.append((what, outside, sign))
         return found
+
+    def _numbers(self, task: Task, part: Problems) -> tuple[str, Bools]:
+        """More numbers than in training."""
+        most = task.most_operands(self.size) if task.general else max(self.data.max_operands, 2)
+        more = operands_asked(part) > most
+        expressions = [one for one in self.tasks if one.general]
+        if more.any() and expressions and not task.general:
+            # as a whole expression it may have been seen all the same; these have no signs
+            outside = np.any([those for _, those in expressions[0].unseen(part, self.size)], axis=0)
+            outside |= part.num_operands > expressions[0].most_operands(self.size)
+            more &= outside | part.negative.any(1)
+        return f"a problem of more than {plural(most, 'number')}", more
+
+    def _signs(
+        self, task: Task, part: Problems, rows: Ints | slice, truth: Numbers | None
+    ) -> list[tuple[str, Bools]]:
+        """Numbers below zero where there were none in training."""
+        if not task.signed or self.data.signed:
+            return []
+        if task.signed_operands:
+            return [(f"{task.signed} below zero", np.any(part.negative, axis=1))]
+        negative = answer(part).negative if truth is None else truth.negative[rows]
+        return [(f"{task.signed} below zero", negative)]

@@ -366,3 +366,16 @@ def test_numbers_may_be_written_units_first(text: str, expected: str, tmp_path: 
         assert "--reversed-digits" in metadata["command"]
         with pytest.raises(DataError):
             read_problems(path)
+
+
+def test_products_of_two_numbers_below_zero_are_signed(tmp_path: Path) -> None:
+    """Their results are not below zero, and their texts are longer all the same."""
+    rows = [f"-{10**16 + n}*-{10**16 + 3 * n}={(10**16 + n) * (10**16 + 3 * n)}" for n in range(40)]
+    path = text_file(tmp_path / "rows.txt", rows)
+    metadata = import_dataset(path, DataConfig(format="plain"), tmp_path / "out")
+    assert metadata["data"]["signed"] is True
+
+
+def test_the_equals_of_full_width_is_one(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "rows.txt", ["12*34＝408"])
+    assert expressions(read_problems(path)) == ["12*34"]

@@ -27,6 +27,7 @@ NO_PRODUCT = "a product has 2 to 6 numbers, no operator but *, and at most 4,000
 NO_EXPRESSION = "an expression has 2 to 6 numbers, together of at most 4,000 digits"
 BY_ZERO = "nothing can be divided by zero"
 BELOW = "a number was expected here: only factors and results may be below zero"
+WHOLE = f"{BELOW}, and no number of a whole expression"
 NOBODY = "none of these tasks has that operator"
 zeros = st.integers(0, 3).map(lambda n: "0" * n)
 gaps = st.text(" \t", max_size=2)
@@ -73,8 +74,8 @@ def test_leading_zeros_spaces_and_an_equals_sign_are_allowed(
         ("1+ -2", 3, BELOW),
         ("1+− 2", 2, BELOW),
         ("-0+2", 0, BELOW),
-        ("-2*3+4", 0, BELOW),
-        ("2+-3*4", 2, BELOW),
+        ("-2*3+4", 0, WHOLE),
+        ("2+-3*4", 2, WHOLE),
         ("2--3", 2, BELOW),
         ("--2*3", 0, "a number was expected here"),
         ("2*+3", 2, "a number was expected here"),

@@ -26,6 +26,7 @@ ASKED = {
     "1234+5678": ANY_LENGTH,
     "9" * 40 + "+1": ANY_LENGTH,
     "1234*5678": MULTIPLY,
+    "-1234*5678": ARITHMETIC,  # which knows signs, though not such long numbers
     "12345678%12": DIVIDE,
     "1+2+3+4+5": ANY_LENGTH,  # nobody has learned that, but it has seen the longest numbers
     "1234-5": ARITHMETIC,  # nor that, which only one knows at all

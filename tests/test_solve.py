@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from shipped import OWN_THOUGHTS
+from shipped import ARITHMETIC, OWN_THOUGHTS
 from trained import parrot, trained_checkpoint
 
 from mathllm import math_model, scope
@@ -427,3 +427,17 @@ def test_many_texts_are_solved_or_refused_one_by_one(model_for_fuzzing, asked):
 @pytest.fixture(scope="module")
 def model_for_fuzzing() -> MathModel:
     return load_checkpoint(trained_checkpoint(task="addition,subtraction"))
+
+
+def test_what_was_never_seen_of_expressions_and_of_signed_products() -> None:
+    model = load_checkpoint(ARITHMETIC)
+
+    def unseen(text: str) -> list[str]:
+        return model.unseen(parse_expression(text, model.readable))
+
+    assert unseen("2+3*4-17") == []
+    assert unseen("2+3*4-17%5") == ["a problem of more than 4 numbers"]
+    assert unseen("100-50*3") == ["a number of more than 2 digits"]
+    # three factors it has seen as an expression, and these have no signs
+    assert unseen("2*3*4") == []
+    assert unseen("-2*3*4") == ["a problem of more than 2 numbers"]

@@ -86,7 +86,9 @@ def evaluate(
             metavar="KIND",
         ),
     ] = None,
-    operands: Annotated[int, number("Of sums drawn by --digits.", PROBLEMS, 2)] = 2,
+    operands: Annotated[
+        int, number("Numbers of a problem that --digits draws, as many as its task takes.", PROBLEMS, 2)
+    ] = 2,
     max_examples: Annotated[int | None, number("The first N problems.", PROBLEMS)] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 1024,

@@ -157,7 +157,7 @@ def import_dataset(
         expression_digits=0,
         expression_numbers=0,
         max_operands=int(operands_asked(problems).max()),
-        signed=bool(answer(problems).negative.any()),
+        signed=bool(problems.negative.any() or answer(problems).negative.any()),
     )
     with _replacing(output_dir, overwrite) as folder:
         dealer = Dealer(shares, [len(problems)] * len(SPLITS))

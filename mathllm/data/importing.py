@@ -22,6 +22,7 @@ from mathllm.limits import MAX_CELLS, MAX_ROW, check_widening
 from mathllm.tasks import Problems, Task, answer, concatenate
 from mathllm.tasks.expressions import (
     DEFAULT_TASKS,
+    fold,
     number_texts,
     parse_expression,
     read_expressions,
@@ -214,7 +215,7 @@ def true_equations(
 
 
 def _true_equations(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Problems, Bools]:
-    sides = [text.partition("=") for text in texts]
+    sides = [fold(text).partition("=") for text in texts]
     problems, good = read_expressions([left for left, _, _ in sides], tasks)
     stated, is_number = read_numbers([right for _, _, right in sides])
     good = good & is_number
@@ -226,7 +227,7 @@ def _true_equations(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Proble
 def _reason(equation: str, tasks: Sequence[Task]) -> str:
     """Why a text is no true equation."""
     shown = equation if len(equation) <= 60 else equation[:40] + " ..."
-    expression, equals, stated = equation.partition("=")
+    expression, equals, stated = fold(equation).partition("=")
     try:
         problem = parse_expression(expression, tasks)
     except ExpressionError as error:

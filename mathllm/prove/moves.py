@@ -16,7 +16,7 @@ def changed(rng: np.random.Generator, problems: Problems, scope: Scope) -> Probl
     """Problems, each changed in one of the MOVES. What is no problem of its task any more, or lies outside of the
     scope, is left out."""
     n, count, _ = problems.operands.shape
-    max_digits = scope.size.max_digits
+    max_digits = max(scope.size.max_digits, scope.size.of_expressions.max_digits)
     digits: Digits = np.zeros((n, count, max_digits), np.uint8)
     shared = min(max_digits, problems.operands.shape[2])
     digits[..., :shared] = problems.operands[..., :shared]

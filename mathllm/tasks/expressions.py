@@ -355,7 +355,9 @@ def _misfit(text: str, body: str, parts: list[_Part], tasks: Sequence[Task]) -> 
     if signed is not None and max(fits) == len(parts):
         kinds = {"factors" if task.signed_operands else "results": 0 for task in tasks if task.signed}
         message = "a number was expected here"
+        several = sum(part.digits > 0 for part in parts) > 2
         message += f": only {' and '.join(sorted(kinds))} may be below zero" * bool(kinds)
+        message += ", and no number of a whole expression" * bool(kinds and several)
         return ExpressionError(message, text, signed, hint)
     what = body[start : parts[first + 1].start if first + 1 < len(parts) else len(body)].strip()
     nobody = first == 1 and len(tasks) > 1 and max(fits) == min(fits)
