@@ -446,3 +446,14 @@ def test_datasets_of_before_have_products_by_one_digit_alone(tmp_path: Path) -> 
     assert "second_digits" not in read_metadata(tmp_path / "data")["data"]
     path.write_text(json.dumps({**said, "data": {**said["data"], "task": "addition"}}))
     assert "second_digits" not in read_metadata(tmp_path / "data")["data"]
+
+
+def test_files_do_not_depend_on_how_many_rows_are_written_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    how = DataConfig(task="multiplication,division", format="column", max_digits=4)
+    generate_dataset(how, 300, 0, tmp_path / "one")
+    monkeypatch.setattr("mathllm.data.files._CHUNK_TOKENS", 500)
+    generate_dataset(how, 300, 0, tmp_path / "two")
+    for name in ("train.jsonl", "val.jsonl", "test.jsonl", "metadata.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -69,7 +69,7 @@ METADATA = "metadata.json"
 
 Progress = Callable[[int, int], None]  # rows written, rows wanted
 
-_CHUNK_ROWS, _CHUNK_DIGITS = 1 << 15, 1 << 19
+_CHUNK_ROWS, _CHUNK_DIGITS, _CHUNK_TOKENS = 1 << 15, 1 << 19, 1 << 21
 # when to give up looking for more different problems: when fewer than the second of as many as the first are new
 _LOOKED_AT, _WORTHWHILE = 1 << 17, 1 << 7
 
@@ -274,11 +274,15 @@ def _write_rows(
     with ExitStack() as opened:
         files = [opened.enter_context((folder / name).open("wb")) for name in FILES]
         for split, problems in parts:
-            files[split].write(_json_rows(problems, format))
             hashes[split].append(hash_problems(problems))
-            done += len(problems)
-            if progress:
-                progress(done, total)
+            # a long working has many times the digits of its problem
+            rows = max(1, _CHUNK_TOKENS // int(format.estimates(problems).max(initial=1)))
+            for start in range(0, len(problems), rows):
+                some = problems[start : start + rows]
+                files[split].write(_json_rows(some, format))
+                done += len(some)
+                if progress:
+                    progress(done, total)
     whole = map(np.concatenate, hashes)
     return [{"rows": len(part), "distinct_problems": len(np.unique(part))} for part in whole]
 
