@@ -41,7 +41,8 @@ def test_what_is_there_comes_in_batches() -> None:
 @given(st.lists(st.binary(max_size=5), max_size=8), st.sampled_from([b"\n", b"\r\n", b"\r"]))
 def test_lines_are_those_of_text(parts: list[bytes], end: bytes) -> None:
     raw = end.join(parts)
-    expected = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", "replace").read().split("\n")
+    # decoded whole: piece by piece Python loses a lone first byte of a byte order mark
+    expected = io.StringIO(raw.decode("utf-8-sig", "replace"), newline=None).read().split("\n")
     assert lines_of(raw) == expected[: len(expected) - (expected[-1] == "")]
 
 

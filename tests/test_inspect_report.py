@@ -79,8 +79,8 @@ def test_the_report_of_a_checkpoint(tmp_path: Path) -> None:
     assert not re.search(r"""(src|href)=|https?://|@import|url\(""", page)
     assert not re.search(r"\{\{\w+\}\}", page)
     assert "is there already" in invoke(*how)
-    assert "failed" not in invoke(*how, "--overwrite", "--what", "lens,health", "--task", "addition")
-    assert "unknown task" in invoke(*how, "--overwrite", "--task", "subtraction")
+    assert "failed" not in invoke(*how, "--overwrite", "--what", "lens,health", "--only", "addition")
+    assert "unknown task" in invoke(*how, "--overwrite", "--only", "subtraction")
     assert set(json.loads((place / "report.json").read_text())["measurements"]) == {"lens", "health"}
 
 

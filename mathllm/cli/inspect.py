@@ -41,7 +41,10 @@ def inspect(
     examples: Annotated[
         int, number("Problems; each measurement takes as many of them as it has time for.", PROBLEMS, 100)
     ] = 2000,
-    task: Annotated[str, option("Only problems of this task.", PROBLEMS, default="all of the model")] = "",
+    only: Annotated[
+        str,
+        option("Only problems of this task.", PROBLEMS, default="all that it has learned", metavar="TASK"),
+    ] = "",
     exhaustive: Annotated[int | None, options.ALL_PAIRS] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -62,11 +65,11 @@ def inspect(
     mathllm inspect 658+189 --checkpoint addsub-3digit
     mathllm inspect --checkpoint add-any-length
     mathllm inspect --what interchange --examples 20000
-    mathllm inspect --checkpoint addsub-3digit --task addition --what circuit --exhaustive 999
+    mathllm inspect --checkpoint addsub-3digit --only addition --what circuit --exhaustive 999
     """
     output = Output(as_json)
     if problem is not None:
-        for name in ("what", "examples", "task", "exhaustive", "seed", "output_dir", "overwrite"):
+        for name in ("what", "examples", "only", "exhaustive", "seed", "output_dir", "overwrite"):
             if options.given(context, name):
                 raise UsageError(
                     f"--{name.replace('_', '-')} does nothing beside a problem", "leave one of them out"
@@ -97,7 +100,7 @@ def inspect(
             loaded,
             what=names,
             examples=examples,
-            task=task,
+            task=only,
             exhaustive=exhaustive,
             seed=seed,
             progress=progress,
