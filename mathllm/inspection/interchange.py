@@ -58,8 +58,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Interchange:
-    """One variable at one place, behind tokens of one kind: of interchanges with donors alike in all else, and with
-    any, how many the next token followed; and how many tokens came out wrong with the mean there."""
+    """One variable at one place, behind tokens of one kind: of interchanges with donors alike in what else decides the
+    next token, and with any, how many it followed; and how many tokens came out wrong with the mean there."""
 
     behind: str
     variable: str
@@ -137,10 +137,10 @@ def _holds(ones: list[Interchange]) -> Claim:
 def _decides(ones: list[Interchange]) -> Claim:
     one, least = ones[0], min((one.alike for one in ones), key=lambda count: count.exact_match)
     variables = ", ".join(one.variable for one in ones)
-    text = f"behind `{one.behind}` the next token follows what {one.place} holds: of {variables}"
+    text = f"behind `{one.behind}` the next token follows what {one.place} holds of {variables}"
     return Claim(
         text,
-        f"{_followed(least)} with donors alike in all else" + ", or more" * (len(ones) > 1),
+        f"{_followed(least)} with donors alike in what else decides it" + ", or more" * (len(ones) > 1),
         "sufficient",
     )
 
