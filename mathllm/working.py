@@ -21,6 +21,8 @@ from mathllm.tasks.expressions import expressions
 from mathllm.tokenizer import END, TOKENS, decode
 
 INDENT = "  "  # as wide as the chat's prompt, so that a caret stands under what was typed
+MEANING = "\t"  # begins what a row says, in a thought laid out
+MARGIN = 12  # columns of a row, and of the space behind it, besides its digits
 THOUGHT, ANSWER, RIGHT, WRONG, TALK = "cyan", "bold", "green", "red", "dim"  # styles
 
 
@@ -39,7 +41,7 @@ def work_out(
     # an answer that starts with its units is shown as it is written first, and the right way round then
     backwards = model.format.least_significant_first
     lead, style = (INDENT + decode(prompt), THOUGHT) if backwards else (equation, ANSWER)
-    page = Page(console, lead, style, partial(layout, model, asked))
+    page = Page(console, lead, style, partial(layout, model, asked, console.width))
     ids: list[int] = []
     for step in steps:
         written.append(step)
@@ -80,8 +82,9 @@ class Page:
             thought, answer = (thought, held.sub("", answer)) if answer else (held.sub("", thought), "")
         parts = (thought, self.thought, THOUGHT), (answer, self.answer, self.answer_style)
         for text, shown, style in parts:
-            if len(text) > len(shown):
-                self.console.out(text[len(shown) :], style=style, end="")
+            for piece in re.split(f"({MEANING}[^\n]*)", text[len(shown) :]):
+                said = piece.startswith(MEANING)
+                self.console.out(piece.removeprefix(MEANING), style=TALK if said else style, end="")
         self.thought, self.answer = thought, answer
 
     def end_line(self) -> None:
@@ -90,9 +93,11 @@ class Page:
             self.console.print()
 
 
-def layout(model: MathModel, asked: Rendered, ids: list[int]) -> tuple[str, str]:
+def layout(model: MathModel, asked: Rendered, width: int, ids: list[int]) -> tuple[str, str]:
     """The thought and the answer in a completion: what a token adds never depends on the ones behind it, but
-    for the digit or sign in front of it."""
+    for the digit or sign in front of it. Behind a finished row stands what it says, where there is room for that."""
+    says = model.format.reader(asked)
+    margin = int(asked.problems.widths.max()) + MARGIN
     (text,) = model.format.texts(asked.problems, np.array([ids], np.uint8))
     pieces = re.split("(</?think>| )", text.removesuffix(TOKENS[END]))
     thought, depth = "", 0
@@ -104,6 +109,10 @@ def layout(model: MathModel, asked: Rendered, ids: list[int]) -> tuple[str, str]
         if place % 2 == 0:  # between two of these
             thought += INDENT * depth * (thought[-1:] in ("", "\n")) + piece if piece else ""
         elif thought[-1:] not in ("", "\n"):
+            row = thought[thought.rfind("\n") + 1 :]
+            meaning = says(row.strip())
+            if meaning and margin + len(meaning) < width:
+                thought += MEANING + " " * (margin - len(row)) + meaning
             thought += "\n"
     return thought, ""
 

@@ -19,7 +19,7 @@ from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
 from mathllm.models import find_models
 from mathllm.tokenizer import TOKENS, encode
-from mathllm.working import Page, layout, make_console
+from mathllm.working import MEANING, Page, layout, make_console
 
 
 @pytest.fixture
@@ -464,12 +464,13 @@ def talk_raw(model: MathModel, terminal: Terminal) -> str:
     return terminal.getvalue()
 
 
-@example([11, 10, 10])  # a % that turns out to be a - and a *
-@given(st.lists(st.integers(0, 14), max_size=40))
-def test_streaming_shows_what_is_there_in_the_end(ids):
+@example("column", [11, 10, 10])  # a % that turns out to be a - and a *
+@example("scratchpad", encode("<think>*4=840+=840*3").tolist())
+@given(st.sampled_from(["column", "scratchpad"]), st.lists(st.integers(0, 14), max_size=40))
+def test_streaming_shows_what_is_there_in_the_end(notation, ids):
     terminal = Terminal()
-    model = parrot("<end>")
-    lay_out = partial(layout, model, model.ask("12+34"))
+    model = parrot("<end>", task="multiplication", format=notation)
+    lay_out = partial(layout, model, model.ask("12*34"), 80)
     page = Page(make_console(terminal), "LEAD", "bold", lay_out)
     shown = ""
     for length in range(1, len(ids) + 1):
@@ -478,7 +479,14 @@ def test_streaming_shows_what_is_there_in_the_end(ids):
         shown = terminal.getvalue()
     page.show(ids, done=True)
     thought, answer = lay_out(ids)
-    assert terminal.getvalue() == thought + ("LEAD" + answer if answer else "")
+    assert terminal.getvalue() == thought.replace(MEANING, "") + ("LEAD" + answer if answer else "")
+
+
+def test_rows_of_working_say_what_they_are_where_there_is_room():
+    model = parrot("<think>*4=840+=940</think>904<end>", task="multiplication", format="scratchpad")
+    shown = talk(model, "12*34")
+    assert "  *4=840      12*4 = 48\n  +=940       so far 49\n" in shown
+    assert "12*4" not in layout(model, model.ask("12*34"), 20, encode("<think>*4=840+=940").tolist())[0]
 
 
 @given(st.text(max_size=30) | st.text("0123456789+-=/ quitexhlp<>#k", max_size=12))

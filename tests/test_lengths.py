@@ -196,7 +196,7 @@ def test_what_makes_no_sense_is_refused(checkpoint: Path, options: list[str], sa
 @pytest.mark.parametrize("task", TASKS[:3])
 def test_the_longest_text_is_known_at_any_length(task: Task) -> None:
     """Beyond what may be typed in one number, too."""
-    assert check_length(get_format("reversed"), 1 << 20, task, 100_000) > 200_000
+    assert check_length(get_format("reversed"), 1 << 20, task, 20_000) > 40_000
 
 
 def test_sums_that_hold_every_three_columns_in_a_row() -> None:

@@ -6,7 +6,7 @@ about. Rendering and parsing are the same for all of them and stand here; how te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from mathllm.tasks.slots import (
     signed_slots,
     stack,
 )
-from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, Ids, decode_rows
+from mathllm.tokenizer import END, END_THINK, EQUALS, THINK, TOKENS, Ids, decode, decode_rows
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,12 @@ class Format:
                 for row, (part,) in zip(chosen.tolist(), named, strict=True):
                     found[row] = part
         return found
+
+    def reader(self, asked: Rendered) -> Callable[[str], str]:
+        """What tells what the rows of the thought to one problem [1] say: see `Thought.reader`."""
+        ((task, _),) = by_task(asked.problems)
+        prompt = decode(asked.ids[0, : asked.prompt_lengths[0]]).partition(TOKENS[EQUALS])[0]
+        return self.thoughts.get(task.name, Thought()).reader(prompt)
 
     def step_starts(self, problems: Problems, ids: Ids) -> Bools | None:
         """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:

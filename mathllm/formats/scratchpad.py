@@ -16,6 +16,8 @@ Expressions of several operations are worked out one after the other, each with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mathllm.formats.base import Format
@@ -23,6 +25,7 @@ from mathllm.formats.follow import Follower, Walk
 from mathllm.formats.nested import kinds_of, merged, operations, workings
 from mathllm.formats.rows import AXES, RowsFollower, of_prompts, part_name
 from mathllm.formats.thought import Thought
+from mathllm.formats.words import Reader
 from mathllm.tasks import Problems
 from mathllm.tasks.numbers import (
     Bools,
@@ -211,6 +214,9 @@ class Rows(Thought):
         operators = order.operators.astype(np.int64)
         numbers, lengths = problems.num_operands, problems.lengths[:, :2]
         return RowsFollower(operators, left, right, numbers=numbers, lengths=lengths, steps=several)
+
+    def reader(self, expression: str) -> Callable[[str], str]:
+        return Reader(expression).says
 
     def step_starts(self, ids: Ids) -> Bools:
         return rows_begin(ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mathllm.formats.follow import Follower
@@ -62,6 +64,11 @@ class Thought:
         and where exactly that is."""
         start = (ids == THINK).argmax(1)
         return [[("thought", str(at)) for at in row] for row in (columns - start[:, None]).tolist()]
+
+    def reader(self, expression: str) -> Callable[[str], str]:
+        """What tells, row by row, what the rows of a thought say, in numbers as people write them; "" where a row needs
+        no such words. The expression is as the format writes it."""
+        return lambda row: ""
 
     def step_starts(self, ids: Ids) -> Bools | None:
         """Before which tokens [N, T] of texts a step begins that no token separates from the one before; None:
