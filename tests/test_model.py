@@ -11,7 +11,7 @@ from mathllm.checkpoint import load_checkpoint, save_model
 from mathllm.config import SIZES, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
-from mathllm.model.attention import turn
+from mathllm.model.attention import padded_keys, turn
 from mathllm.model.norms import EPSILON, make_norm, rms_norm
 from mathllm.model.positions import Shape, Where, axes_of, make_positions
 from mathllm.model.positions.order import Rope
@@ -319,3 +319,17 @@ def test_unknown_names_are_errors_where_they_are_used_too() -> None:
         make_optimizers(Transformer.from_config(TINY), "sgd", 0.1, 0.1, 0.0)
     with pytest.raises(UsageError, match="unknown schedule 'step'"):
         make_schedule("step", 0, 10)
+
+
+@pytest.mark.parametrize("seen", [7, 9, 16, 24, 31, 33, 63, 70])
+def test_hidden_keys_change_nothing(seen: int) -> None:
+    generator = torch.Generator().manual_seed(seen)
+    q, k, v = torch.randn(3, 3, 2, seen, 16, generator=generator)
+    bias = torch.randn(1, 2, seen, seen, generator=generator)
+    more = padded_keys(k, v, bias)
+    assert more[0].shape[2] == (-(-seen // 16) * 16 if seen in (9, 24, 31, 63) else seen)
+    without, with_them = (
+        torch.nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        for keys, values, mask in ((k, v, bias), more)
+    )
+    assert torch.allclose(without, with_them, atol=1e-6)

@@ -13,6 +13,8 @@ from mathllm.model.linear import BlockLinear
 from mathllm.model.norms import rms_norm
 from mathllm.model.positions import Where
 
+LANES = 16  # numbers that a vector instruction takes at once
+NARROW = 16  # heads up to this width gain by whole vectors of keys more than padding costs
 MANY_ROWS = 32  # from here on, two products for all heads are faster than a fused kernel for each
 
 
@@ -54,12 +56,26 @@ class Attention(nn.Module):
         elif mask is not None and mask.requires_grad and self.heads == self.kv_heads and not q.is_cuda:
             y = attend(q, k, v, mask, self.scale)
         else:
+            alike = mask is not None and mask.dtype == q.dtype and len(mask) == 1 < length
+            if mask is not None and alike and not q.is_cuda:
+                k, v, mask = padded_keys(k, v, mask)
             shared, causal = self.heads != self.kv_heads, mask is None and length > 1
             y = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=shared
             )
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
+
+
+def padded_keys(k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values (B, H, S, D) and their bias (1, H, T, S), with as many hidden keys more as make S a multiple of
+    `LANES`, where that is faster: PyTorch's fused kernel takes the rest of a row of scores number by number."""
+    width, seen = k.shape[-1], k.shape[2]
+    missing = -seen % LANES
+    if not 0 < missing <= LANES // 2 or width > NARROW or seen > 64:
+        return k, v, bias
+    k, v = (F.pad(x, (0, 0, 0, missing)) for x in (k, v))
+    return k, v, F.pad(bias, (0, missing), value=-torch.inf)
 
 
 def attend_once(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
