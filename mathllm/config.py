@@ -121,7 +121,7 @@ class DataConfig:
     in the registry that reasons about the tasks and goes with the objective: `mathllm.resolve` fills it in.
     `second_digits` (0: as many as `max_digits`) are those of all operands but the first, where these may be shorter.
     `expression_digits` and `expression_numbers` (0: `max_digits`, `max_operands`) are the bounds of whole expressions,
-    whose workings are long.
+    whose workings are long; with `task_weights` arithmetic:3 they come three times as often as another task.
     `thought_length` is that of format `slots` (0: one token more than the longer operand has digits).
     """
 
@@ -141,6 +141,7 @@ class DataConfig:
     second_digits: int = setting(0, "Digits of further factors, or of the divisor.", shown="as many")
     expression_digits: int = setting(0, "Digits of numbers in whole expressions.", shown="as all")
     expression_numbers: int = setting(0, "Numbers in whole expressions.", shown="as all")
+    task_weights: str = setting("", "How often tasks are drawn: arithmetic:3.", shown="equally")
     sampling: str = setting("digits", f"{described(SAMPLINGS)}; or equal shares of several: digits,balanced.")
     signed: bool = setting(False, "Let differences and factors be negative: 3-5, -12*34.")
     train_ratio: float = setting(0.9, "Share of problems to train on.")

@@ -114,6 +114,11 @@ def check_sampling(data: DataConfig) -> None:
     if data.signed and not any(task.signed for task in tasks):
         names = listed(task.name for task in TASKS if task.signed)
         raise UsageError(f"only {names} has signed numbers", "leave out --signed, or add the task")
+    for name in sampling(data).weights:
+        if len(tasks) == 1 or name not in [task.name for task in tasks]:
+            raise UsageError(
+                f"{name} is none of several tasks, so it has no weight", "leave out --task-weights"
+            )
     if data.second_digits and not any(task.second for task in tasks):
         names = listed(task.name for task in TASKS if task.second)
         raise UsageError(f"only {names} has a second number to bound", "leave out --second-digits")

@@ -23,8 +23,10 @@ from strategies import (
     questions_of,
 )
 
+from mathllm.config import DataConfig
 from mathllm.errors import UsageError
 from mathllm.formats import Format
+from mathllm.resolve import check_sampling
 from mathllm.tasks import (
     SAMPLINGS,
     TASK_NAMES,
@@ -543,3 +545,31 @@ def test_unknown_tasks_are_refused(names: str, message: str, hint: str | None) -
 def test_impossible_samplings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Sampling(**settings)  # type: ignore[arg-type]
+
+
+def test_a_task_with_a_weight_comes_that_much_more_often() -> None:
+    tasks = get_tasks("addition,subtraction,multiplication")
+    drawn = [
+        sample(np.random.default_rng(0), 20_000, tasks, Sampling(3, task_weights=weights)).task
+        for weights in ("", "subtraction:3", "addition:1, subtraction:1")
+    ]
+    counts = [np.bincount(names, minlength=3) / len(names) for names in drawn]
+    assert np.allclose(counts[0][:3], 1 / 3, atol=0.02)
+    assert np.allclose(counts[1][:3], [0.2, 0.6, 0.2], atol=0.02)
+    assert (drawn[0] == drawn[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "weights", "said"),
+    [
+        ("addition,subtraction", "addition", "weights are of tasks"),
+        ("addition,subtraction", "addition:2,addition:3", "weights are of tasks"),
+        ("addition,subtraction", "addition:0", "at least 1"),
+        ("addition,subtraction", "addition:5000", "at most 1,000"),
+        ("addition,subtraction", "division:2", "division is none of several tasks"),
+        ("addition", "addition:2", "addition is none of several tasks"),
+    ],
+)
+def test_weights_that_make_no_sense_are_refused(task: str, weights: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        check_sampling(DataConfig(task=task, task_weights=weights))

@@ -22,7 +22,7 @@ OF_DATA = [
 # what only sampling looks at: with --from, the file says all of it
 OF_SAMPLING = (
     *("task", "num_examples", "max_digits", "second_digits", "max_operands"),
-    *("expression_digits", "expression_numbers"),
+    *("expression_digits", "expression_numbers", "task_weights"),
     *("sampling", "signed", "seed"),
 )
 

@@ -156,6 +156,7 @@ def import_dataset(
         second_digits=_second_digits(problems),
         expression_digits=0,
         expression_numbers=0,
+        task_weights="",
         max_operands=int(operands_asked(problems).max()),
         signed=bool(problems.negative.any() or answer(problems).negative.any()),
     )
@@ -308,8 +309,11 @@ def _json_rows(problems: Problems, format: Format) -> bytes:
     return join_pieces(flat, _PIECES)
 
 
-# settings that say nothing where they are 0
-_AS_ELSEWHERE = ("thought_length", "second_digits", "expression_digits", "expression_numbers")
+# settings that say nothing where they are 0 or empty
+_AS_ELSEWHERE = (
+    *("thought_length", "second_digits", "expression_digits", "expression_numbers"),
+    "task_weights",
+)
 _OF_TRAINING = ("data_dir", "num_examples", "curriculum_steps", "curriculum_start")
 
 
@@ -328,7 +332,7 @@ def _write_metadata(
 ) -> dict[str, Any]:
     words = ["mathllm", "gen-data"]
     for name, value in options.items():
-        if value is not False and not (name in _AS_ELSEWHERE and value == 0):
+        if value is not False and (value or name not in _AS_ELSEWHERE):
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     metadata = {
         "mathllm": __version__,

@@ -23,7 +23,7 @@ from mathllm.tasks.splits import SPLITS, TRAIN, Dealer, SplitRatios, split_of
 # what describes a stream; a data directory's metadata says it of the problems there
 STREAM_SETTINGS = (
     *("task", "max_digits", "second_digits", "max_operands", "expression_digits", "expression_numbers"),
-    *("sampling", "signed"),
+    *("task_weights", "sampling", "signed"),
     *("train_ratio", "val_ratio"),
 )
 
@@ -130,7 +130,8 @@ def _no_problem(split: int) -> UsageError:
 
 def sampling(data: DataConfig) -> Sampling:
     """How a DataConfig draws operands."""
-    own = {name: getattr(data, name) for name in ("second_digits", "expression_digits", "expression_numbers")}
+    names = ("second_digits", "expression_digits", "expression_numbers", "task_weights")
+    own = {name: getattr(data, name) for name in names}
     return Sampling(data.max_digits, data.max_operands, data.sampling, data.signed, **own)
 
 

@@ -94,7 +94,7 @@ def _interchange(found: Interchanges, path: Path) -> None:
     _two(
         path,
         *(arrays["interchange_alike"], arrays["interchange_free"]),
-        titles=("followed a donor alike in all else", "followed any donor: it holds this alone"),
+        titles=("followed a donor alike in what else decides it", "followed any donor: it holds this alone"),
         rows=arrays["interchange_rows"].tolist(),
         columns=[short(site) for site in arrays["interchange_sites"].tolist()],
         label="share of interchanges",

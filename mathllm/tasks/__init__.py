@@ -112,8 +112,11 @@ def extent(names: str, size: Sampling) -> str:
 
 
 def sample(rng: np.random.Generator, n: int, tasks: Sequence[Task], how: Sampling) -> Problems:
-    """n problems; tasks, methods of sampling and numbers of operands (2 and up) each with equal probability."""
-    which, method = rng.integers(0, len(tasks), n), rng.integers(0, len(how.methods), n)
+    """n problems; methods of sampling and numbers of operands (2 and up) each with equal probability, and tasks, unless
+    they have weights."""
+    shares = np.cumsum([how.weights.get(task.name, 1) for task in tasks])
+    which = np.searchsorted(shares, rng.integers(0, shares[-1], n), side="right")
+    method = rng.integers(0, len(how.methods), n)
     parts, order = [], []
     for i, j in np.ndindex(len(tasks), len(how.methods)):
         rows = np.flatnonzero((which == i) & (method == j))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from mathllm.limits import MAX_LENGTH, MAX_OPERANDS, check_range
 from mathllm.tasks.numbers import Digits, Ints, random_digits
 
 SAMPLINGS = tuple(registry.SAMPLINGS)
+MAX_WEIGHT = 1000  # of a task
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Sampling:
 
     `second_digits` (0: as many as max_digits) are those of every operand but the first, of tasks that have a name for
     such operands (`Task.second`); `expression_digits` and `expression_numbers` (0: as elsewhere) bound whole
-    expressions.
+    expressions. Of several tasks each is drawn equally often, but for those that `task_weights` name: with `arithmetic:3`
+    whole expressions come three times as often as another task.
     """
 
     max_digits: int = 3
@@ -40,6 +43,7 @@ class Sampling:
     second_digits: int = 0
     expression_digits: int = 0
     expression_numbers: int = 0
+    task_weights: str = ""
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -52,6 +56,21 @@ class Sampling:
         check_range("second_digits", self.second_digits, 0, MAX_LENGTH)
         check_range("expression_digits", self.expression_digits, 0, MAX_LENGTH)
         check_range("expression_numbers", self.expression_numbers, 0, MAX_OPERANDS)
+        for name, weight in self.weights.items():
+            check_range(f"the weight of {name}", weight, 1, MAX_WEIGHT)
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """The tasks that are named with a weight of their own."""
+        parts = [part.strip() for part in self.task_weights.split(",")] if self.task_weights.strip() else []
+        matches = [re.fullmatch(r"([a-z]+):(\d{1,9})", part) for part in parts]
+        found = {match[1]: int(match[2]) for match in matches if match}
+        if len(found) < len(parts):
+            raise UsageError(
+                f"weights are of tasks, each named once, not {self.task_weights!r}",
+                "for example --task-weights arithmetic:3",
+            )
+        return found
 
     @property
     def methods(self) -> tuple[str, ...]:

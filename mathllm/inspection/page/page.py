@@ -275,7 +275,7 @@ TABLES = {
     "interchange": [
         (
             "Where they are used, together with the rest",
-            "share of interchanges that the next token followed, donors alike in all else",
+            "share of interchanges that the next token followed, donors alike in what else decides it",
             *("interchange_rows", "interchange_sites", "interchange_alike"),
         ),
         (
