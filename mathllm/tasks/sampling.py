@@ -32,8 +32,8 @@ class Sampling:
 
     `second_digits` (0: as many as max_digits) are those of every operand but the first, of tasks that have a name for
     such operands (`Task.second`); `expression_digits` and `expression_numbers` (0: as elsewhere) bound whole
-    expressions. Of several tasks each is drawn equally often, but for those that `task_weights` name: with `arithmetic:3`
-    whole expressions come three times as often as another task.
+    expressions. Of several tasks each is drawn equally often, but for those that `task_weights` names: with
+    `arithmetic:3` whole expressions come three times as often as another task.
     """
 
     max_digits: int = 3
