@@ -1,12 +1,13 @@
-"""The one decoding loop, for evaluation, chat, the API and every server: batched, with a key/value cache.
+"""The one decoding loop, for evaluation, chat, the API and the server: batched, with a key/value cache.
 
-Prompts of one length are decoded together, so that no prompt is padded and no mask is needed; rows that have
-ended leave the batch.
+Prompts of one length are decoded together, so that no prompt is padded and no mask is needed, unless others join them
+on the way (continuous batching, as in Orca, OSDI 2022; here the last tokens of all rows are in one column, with room on
+the left of those that came later). Rows that have ended leave the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,182 @@ def room_in(model: Transformer) -> int:
     return min(model.max_length, CACHE_BYTES // model.cache_bytes)
 
 
-@torch.inference_mode()
+class Running:
+    """Rows that are being decoded, which may come and go: groups are admitted at any time, and those that have ended
+    leave. What a row writes does not depend on its company, but for the last bits of its logits.
+
+    A group is decoded with parameters and random numbers of its own, until its rows have written `stop` or have no room
+    left; its `walk`, which has seen nothing yet, tells the model where its tokens stand, and holds it to what may
+    follow."""
+
+    def __init__(self, model: Transformer, stop: int = END) -> None:
+        self.model, self.stop, self.device = model, stop, model.embedding.weight.device
+        self.groups: list[Group] = []
+        self.alive = self.admitted = 0
+        none = torch.zeros(0, dtype=torch.int64, device=self.device)
+        # by row of the cache: its number, what room it has left, and whether it still runs
+        self.rows, self.left, self.running = none, none, none.bool()
+        self.least_left = 0
+        self.cache: KeyValueCache | None = None
+        # of each row, the logits that its next token is picked from; or that token, which the model has not read yet
+        self.logits: Tensor | None = None
+        self.picked: Tensor | None = None
+
+    @torch.inference_mode()
+    def admit(
+        self,
+        prompts: Tensor,
+        room: int,
+        *,
+        params: SamplingParams = GREEDY,
+        generator: torch.Generator | None = None,
+        walk: Walk | None = None,
+    ) -> range:
+        """Takes in prompts (B, P) of one length, to be followed by at most `room` tokens each, and returns the numbers
+        of their rows.
+
+        Prompt and completion together never take more than `room_in(model)` tokens; a prompt that leaves no room is not
+        taken in."""
+        batch, length = prompts.shape
+        room = min(room, room_in(self.model) - length)
+        if room <= 0 or batch == 0:
+            return range(0)
+        self._read_picked()
+        cache, coordinates = self.model.make_cache(batch, length + room), {}
+        if walk is not None:
+            told = walk.read(prompts.cpu().numpy().astype(np.uint8))
+            coordinates = as_tensors(told, self.device)
+        for piece in read(self.model, prompts, coordinates, cache):
+            logits = piece[:, -1]  # of the last piece
+        numbers = range(self.admitted, self.admitted + batch)
+        rows = torch.arange(numbers.start, numbers.stop, device=self.device)
+        left, running = torch.full_like(rows, room), torch.ones_like(rows, dtype=torch.bool)
+        if self.cache is None or self.logits is None:
+            self.cache, self.logits = cache, logits
+            self.rows, self.left, self.running, self.groups = rows, left, running, []
+        else:
+            self.cache.join(cache, max(room, int(self.left.max())))
+            self.logits = torch.cat([self.logits, logits])
+            self.rows, self.left = torch.cat([self.rows, rows]), torch.cat([self.left, left])
+            self.running = torch.cat([self.running, running])
+        self.least_left = int(self.left.min())
+        self.groups.append(Group(params, generator, walk, torch.arange(batch, device=self.device), batch))
+        self.admitted, self.alive = numbers.stop, self.alive + batch
+        return numbers
+
+    @torch.inference_mode()
+    def step(self) -> Step:
+        """The next token of every row that still runs."""
+        self._read_picked()
+        assert self.logits is not None, "no row runs"
+        logits = self.logits
+        parts = logits.split([group.count for group in self.groups])
+        parts = tuple(group.held(part) for group, part in zip(self.groups, parts, strict=True))
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        picked = [group.pick(part) for group, part in zip(self.groups, parts, strict=True)]
+        ids = picked[0] if len(picked) == 1 else torch.cat(picked)
+        if self.alive == len(self.rows):
+            found = Step(self.rows, ids, logits)
+        else:
+            live = self.running.nonzero()[:, 0]
+            found = Step(self.rows[live], ids[live], logits[live])
+        self.left, self.least_left = self.left - 1, self.least_left - 1
+        self.running = self.running & (ids != self.stop) & (self.left > 0)
+        self.alive = int(self.running.sum())
+        self.logits, self.picked = None, ids
+        return found
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Goes on without these rows."""
+        self.running = self.running & ~torch.isin(self.rows, torch.tensor(numbers, device=self.device))
+        self.alive = int(self.running.sum())
+
+    def _read_picked(self) -> None:
+        """The model reads the tokens picked last; where many rows have ended, they go."""
+        if self.picked is None or self.cache is None:
+            return
+        if self.alive == 0:
+            self.cache = self.picked = None
+            return
+        ids = self.picked
+        if self.alive < 0.7 * len(self.rows) or self.least_left == 0:
+            # copying the cache costs about one step, so it pays only where many rows have ended; a row without room
+            # has no position left
+            kept = self.running.nonzero()[:, 0]
+            self.cache.keep(kept)
+            self.rows, self.left, ids = self.rows[kept], self.left[kept], ids[kept]
+            self._keep_groups(self.running)
+            self.running, self.least_left = self.running[kept], int(self.left.min())
+        coordinates = self._told(ids.cpu().numpy().astype(np.uint8)) if self._walks else {}
+        (logits,) = read(self.model, ids[:, None], coordinates, self.cache)
+        self.logits, self.picked = logits[:, -1], None
+
+    def _keep_groups(self, running: Tensor) -> None:
+        parts = running.split([group.count for group in self.groups])
+        for group, part in zip(self.groups, parts, strict=True):
+            if not part.all():
+                group.keep(part.nonzero()[:, 0])
+        self.groups = [group for group in self.groups if group.count]
+
+    @property
+    def _walks(self) -> bool:
+        walks = [group.walk for group in self.groups]
+        return any(walk is not None and (walk.axes or walk.restricts) for walk in walks)
+
+    def _told(self, ids: Ids) -> dict[str, Tensor]:
+        """The coordinates (R, 1) of the tokens picked last."""
+        start, told = 0, []
+        for group in self.groups:
+            assert group.walk is not None, "rows that are followed and rows that are not do not go together"
+            told.append(group.walk.push(ids[start : start + group.count]))
+            start += group.count
+        joined = (
+            told[0]
+            if len(told) == 1
+            else {axis: np.concatenate([one[axis] for one in told]) for axis in told[0]}
+        )
+        return as_tensors({axis: known[:, None] for axis, known in joined.items()}, self.device)
+
+
+@dataclass
+class Group:
+    """Rows that were admitted together, `size` of them, and which of them [R] still are there; how their tokens are
+    picked, and what follows them."""
+
+    params: SamplingParams
+    generator: torch.Generator | None
+    walk: Walk | None
+    kept: Tensor
+    size: int
+
+    @property
+    def count(self) -> int:
+        return len(self.kept)
+
+    def held(self, logits: Tensor) -> Tensor:
+        """Logits (R, V) of what may follow; -inf of what may not."""
+        may = None if self.walk is None else self.walk.allowed()
+        return (
+            logits
+            if may is None
+            else logits.masked_fill(~torch.from_numpy(may).to(logits.device), -torch.inf)
+        )
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """Next ids (R). A random number is drawn for those that have ended, too, so that which ones these are changes
+        nothing."""
+        if self.params.temperature == 0:
+            return logits.argmax(-1)
+        chances = torch.rand(self.size, generator=self.generator, device=logits.device)
+        return pick(logits, self.params, chances=chances[self.kept])
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these of its rows."""
+        self.kept = self.kept[rows]
+        if self.walk is not None:
+            self.walk.keep(rows.cpu().numpy())
+
+
 def decode(
     model: Transformer,
     prompts: Tensor,
@@ -75,49 +251,12 @@ def decode(
     generator: torch.Generator | None = None,
     walk: Walk | None = None,
 ) -> Iterator[Step]:
-    """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop`.
-
-    A `walk` that has seen nothing yet tells the model where its tokens stand, and holds it to what may follow. Prompt
-    and completion together never take more than `room_in(model)` tokens; a prompt that leaves no room gives no
-    Step."""
-    batch, length = prompts.shape
-    room = min(max_new_tokens, room_in(model) - length)
-    if room <= 0 or batch == 0:
-        return
-    cache, device = model.make_cache(batch, length + room), prompts.device
-    rows = torch.arange(batch, device=device)  # the row of the batch that each row of the cache is
-    running = torch.ones(batch, dtype=torch.bool, device=device)
-    alive = batch
-    tokens, coordinates = prompts, {}
-    if walk is not None:
-        coordinates = as_tensors(walk.read(prompts.cpu().numpy().astype(np.uint8)), device)
-    for step in range(room):
-        for piece in read(model, tokens, coordinates, cache):
-            logits = piece[:, -1]  # of the last piece
-        may = None if walk is None else walk.allowed()
-        if may is not None:
-            logits = logits.masked_fill(~torch.from_numpy(may).to(device), -torch.inf)
-        ids = pick(logits, params, generator)
-        if alive == len(rows):
-            yield Step(rows, ids, logits)
-        else:
-            live = running.nonzero()[:, 0]
-            yield Step(rows[live], ids[live], logits[live])
-        running &= ids != stop
-        alive = int(running.sum())
-        if alive == 0 or step == room - 1:
-            return
-        if alive < 0.7 * len(rows):
-            # copying the cache costs about one step, so it pays only where many rows have ended
-            kept = running.nonzero()[:, 0]
-            cache.keep(kept)
-            rows, ids, running = rows[kept], ids[kept], running[kept]
-            if walk is not None:
-                walk.keep(kept.cpu().numpy())
-        tokens = ids[:, None]
-        if walk is not None and (walk.axes or walk.restricts):
-            told = walk.push(ids.cpu().numpy().astype(np.uint8))
-            coordinates = as_tensors({axis: known[:, None] for axis, known in told.items()}, device)
+    """Decodes prompts (B, P) of one length, a Step at a time, until every row has written `stop` or has no room left:
+    see Running."""
+    running = Running(model, stop)
+    running.admit(prompts, max_new_tokens, params=params, generator=generator, walk=walk)
+    while running.alive:
+        yield running.step()
 
 
 def as_tensors(coordinates: Mapping[str, NDArray[np.int64]], device: torch.device) -> dict[str, Tensor]:

@@ -36,14 +36,23 @@ class SamplingParams:
 GREEDY = SamplingParams()
 
 
-def pick(logits: Tensor, params: SamplingParams, generator: torch.Generator | None = None) -> Tensor:
-    """Next ids (B) from logits (B, V)."""
+def pick(
+    logits: Tensor,
+    params: SamplingParams,
+    generator: torch.Generator | None = None,
+    chances: Tensor | None = None,
+) -> Tensor:
+    """Next ids (B) from logits (B, V). Where they are drawn, `chances` (B), numbers from 0 to 1, decide, or such as the
+    generator makes: one a row, so that a row's token does not depend on the other rows."""
     if params.temperature == 0:
         return logits.argmax(-1)
+    if chances is None:
+        chances = torch.rand(len(logits), generator=generator, device=logits.device)
     weights = truncate((logits / max(params.temperature, COLDEST)).softmax(-1), params)
     if weights.isnan().any():
         raise MathLLMError("the model's outputs are not numbers: its weights are damaged")
-    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+    sums = weights.double().cumsum(-1)
+    return (sums <= chances[:, None] * sums[:, -1:]).sum(-1)
 
 
 def truncate(weights: Tensor, params: SamplingParams) -> Tensor:

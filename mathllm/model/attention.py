@@ -111,10 +111,13 @@ def attention_mask(bias: Tensor | None, query: Where, key: Where) -> Tensor | No
     The bias where a query may look, which is at what came before it and at itself, and -inf elsewhere. None
     where causal attention needs no mask: without a past, or for a single query.
     """
-    length = len(query.index)
-    if length == 1 or (bias is None and length == len(key.index)):
+    if key.index.dim() == 2:  # of rows that began at different times, some have no token yet in a column
+        hidden = (query.behind(key) < 0) | (key.index < 0)[:, None]
+        bias = torch.zeros((), device=hidden.device) if bias is None else bias
+        return torch.where(hidden[:, None], -torch.inf, bias)
+    if query.length == 1 or (bias is None and query.length == key.length):
         return bias
-    visible = key.index <= query.index[:, None]
+    visible = query.behind(key) >= 0
     return visible if bias is None else bias.masked_fill(~visible, -torch.inf)
 
 

@@ -34,22 +34,27 @@ class KeyValueCache:
         # one row for all of them, until they stand apart
         self.coordinates = {axis: like.new_zeros((1, max_length), dtype=torch.int64) for axis in axes}
         self.length, self.reach = 0, reach or {}
+        self.start: Tensor | None = (
+            None  # the first column (B) that is a token of each row; None: of all the first
+        )
         self.columns: Tensor | None = None  # the tokens that count for the next queries; None: all
 
     def append(self, where: Where, axes: Sequence[str]) -> Where:
         """Notes where tokens stand, on the axes that keys need, that are about to come; returns where those stand that
         they may look at."""
-        end = self.length + len(where.index)
+        end = self.length + where.length
         for axis in axes:
             told, known = where.axes[axis], self.coordinates[axis]
             if len(told) > len(known):
                 self.coordinates[axis] = known.expand(len(told), -1).clone()
             self.coordinates[axis][:, self.length : end] = told
         self.columns = self._near(where, end)
-        if self.columns is None:
-            index = torch.arange(end, device=where.index.device)
-            return Where(index, {axis: known[:, :end] for axis, known in self.coordinates.items()})
-        return Where(self.columns, {axis: known[:, self.columns] for axis, known in self.coordinates.items()})
+        seen = {
+            axis: known[:, :end] if self.columns is None else known[:, self.columns]
+            for axis, known in self.coordinates.items()
+        }
+        index = torch.arange(end, device=where.index.device) if self.columns is None else self.columns
+        return Where(index if self.start is None else index - self.start[:, None], seen)
 
     def _near(self, where: Where, end: int) -> Tensor | None:
         """Which of the first `end` columns are within reach of the queries on every axis, in any row, if it is but
@@ -85,17 +90,67 @@ class KeyValueCache:
 
     def keep(self, rows: Tensor) -> None:
         """Keeps only these rows of the batch, in this order."""
-        self.keys = [self._kept(key, rows) for key in self.keys]
-        self.values = [self._kept(value, rows) for value in self.values]
+        first = 0  # columns before it are no token of any row any more
+        if self.start is not None:
+            start = self.start[rows]
+            first = int(start.min())
+            self.start = start - first if bool((start > first).any()) else None
+        self.keys = [self._kept(key, rows, first) for key in self.keys]
+        self.values = [self._kept(value, rows, first) for value in self.values]
         self.coordinates = {
-            axis: known[rows] if len(known) > 1 else known for axis, known in self.coordinates.items()
+            axis: (known[rows] if len(known) > 1 else known)[:, first:]
+            for axis, known in self.coordinates.items()
         }
+        self.length -= first
 
-    def _kept(self, filled: Tensor, rows: Tensor) -> Tensor:
+    def _kept(self, filled: Tensor, rows: Tensor, first: int) -> Tensor:
         # what is not filled yet need not be copied: of a long cache that is most
-        kept = filled.new_empty((len(rows), *filled.shape[1:]))
-        kept[:, :, : self.length] = filled[rows, :, : self.length]
+        kept = filled.new_empty((len(rows), filled.shape[1], filled.shape[2] - first, filled.shape[3]))
+        kept[:, :, : self.length - first] = filled[rows, :, first : self.length]
         return kept
+
+    def join(self, other: KeyValueCache, room: int) -> None:
+        """Takes in the rows of another cache behind its own, the last tokens of all in one column, with room for so
+        many more."""
+        length, parts = max(self.length, other.length), (self, other)
+        starts = [length - part.length + part._starts() for part in parts]
+        start = torch.cat(starts)
+        self.keys, self.values = (
+            [
+                _joined(
+                    [(part.length, of[layer]) for part, of in zip(parts, pair, strict=True)], length, room
+                )
+                for layer in range(len(self.keys))
+            ]
+            for pair in ((self.keys, other.keys), (self.values, other.values))
+        )
+        self.coordinates = {
+            axis: _joined(
+                [
+                    (part.length, part.coordinates[axis].expand(len(one), -1)[:, None, :, None])
+                    for part, one in zip(parts, starts, strict=True)
+                ],
+                *(length, room),
+            )[:, 0, :, 0]
+            for axis in self.coordinates
+        }
+        self.start, self.length = start if bool(start.any()) else None, length
+
+    def _starts(self) -> Tensor:
+        rows = self.keys[0].shape[0]
+        return self.keys[0].new_zeros(rows, dtype=torch.int64) if self.start is None else self.start
+
+
+def _joined(parts: Sequence[tuple[int, Tensor]], length: int, room: int) -> Tensor:
+    """Tensors (B, H, T, D), of each of which so many tokens are filled, as one whose filled ones end at `length`."""
+    first = parts[0][1]
+    rows = sum(len(part) for _, part in parts)
+    whole = first.new_zeros((rows, first.shape[1], length + room, first.shape[3]))
+    at = 0
+    for filled, part in parts:
+        whole[at : at + len(part), :, length - filled : length] = part[:, :, :filled]
+        at += len(part)
+    return whole
 
 
 class GrowingCache:
@@ -103,6 +158,8 @@ class GrowingCache:
 
     For training on what the model has emitted itself. It has room for anything, and leaves nothing out.
     """
+
+    start: Tensor | None = None  # all rows have begun with the first column
 
     def __init__(self) -> None:
         self.keys: dict[int, Tensor] = {}
@@ -113,7 +170,7 @@ class GrowingCache:
     def append(self, where: Where, axes: Sequence[str]) -> Where:
         """Notes where tokens stand, on the axes that keys need, that are about to come; returns where those stand that
         they may look at."""
-        index = torch.arange(self.length + len(where.index), device=where.index.device)
+        index = torch.arange(self.length + where.length, device=where.index.device)
         past = self.coordinates
         self.coordinates = {
             axis: torch.cat([past[axis], where.axes[axis]], 1) if past else where.axes[axis] for axis in axes

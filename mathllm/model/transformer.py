@@ -126,7 +126,9 @@ class Transformer(nn.Module):
         past = cache.length if cache is not None else 0
         length = tokens.shape[1]
         coordinates, positions = coordinates or {}, self.positions
-        where = Where(torch.arange(past, past + length, device=tokens.device), coordinates)
+        index = torch.arange(past, past + length, device=tokens.device)
+        start = None if cache is None else cache.start
+        where = Where(index if start is None else index - start[:, None], coordinates)
         assert coordinates.keys() >= set(self.axes), f"this model has to be told {self.axes}"
         seen = where if cache is None else cache.append(where, positions.key_axes)
         looked_up = tokens if tokens.is_floating_point() else self.embedding(tokens)

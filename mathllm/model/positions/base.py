@@ -19,13 +19,22 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Where:
-    """Where tokens stand: `index` (T) counts from the start of the text, and `axes` are further coordinates (B, T) by
-    name, for schemes that use them: `place` is the digit place that each token is about (units 1; 0: none), `run` the
-    position of a digit in its own number, `segment` 1 from `=` on. `own_place` and so on are those of
-    the tokens themselves."""
+    """Where tokens stand: `index` (T) counts from the start of the text, or (B, T) where texts of a batch began at
+    different times (below 0: there is no token yet); and `axes` are further coordinates (B, T) by name, for schemes
+    that use them: `place` is the digit place that each token is about (units 1; 0: none), `run` the position of a digit
+    in its own number, `segment` 1 from `=` on. `own_place` and so on are those of the tokens themselves."""
 
     index: Tensor
     axes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """How many tokens there are in a row."""
+        return self.index.shape[-1]
+
+    def behind(self, key: Where) -> Tensor:
+        """By how many tokens these come behind others ([B,] T, S); below 0: before them."""
+        return self.index[..., :, None] - key.index[..., None, :]
 
 
 @dataclass(frozen=True)

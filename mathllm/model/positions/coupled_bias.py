@@ -227,15 +227,17 @@ class CoupledBias(Placed):
         parts = self.parts
         # rows that stand alike are one; those of a cache may
         batch = max(len(told) for axis in parts for told in (query.axes[axis], key.axes[self.own + axis]))
-        length, seen = len(query.index), len(key.index)
+        hidden = query.behind(key) < 0
+        if key.index.dim() == 2:
+            hidden = (hidden | (key.index < 0)[:, None])[:, None]
+            batch = len(hidden)
+        length, seen = query.length, key.length
         counts = [*(part.count for part in parts.values()), 1]
         planes = next(self.parameters()).new_empty(batch, sum(counts), length, seen)
         own = planes.split(counts, dim=1)
         for (axis, part), filled in zip(parts.items(), own, strict=False):
             part.fill(filled, query.axes[axis], key.axes[self.own + axis])
-        own[-1][:] = (
-            key.index > query.index[:, None]
-        )  # what comes later is hidden: one plane more costs least
+        own[-1][:] = hidden  # what comes later: one plane more costs least
         weights = torch.cat([part.weights() for part in parts.values()], dim=1) * UNIT  # (layers, planes, H)
         layers, _, heads = weights.shape
         weights = torch.cat([weights, weights.new_full((layers, 1, heads), HIDDEN)], dim=1)

@@ -84,10 +84,10 @@ class Alibi(Scheme):
         self.register_buffer("slopes", slopes, persistent=False)
 
     def pairs(self, query: Where, key: Where) -> Tensor:
-        return (query.index[:, None] - key.index).abs()  # (T, S)
+        return query.behind(key).abs()  # ([B,] T, S)
 
     def bias(self, layer: int, pairs: Tensor) -> Tensor:
-        return (-self.slopes[:, None, None] * pairs)[None]
+        return -self.slopes[:, None, None] * pairs.view(-1, 1, *pairs.shape[-2:])
 
 
 class Fire(Scheme):
@@ -108,18 +108,18 @@ class Fire(Scheme):
         self.threshold = nn.Parameter(torch.ones(shape.layers))  # in units of THRESHOLD
 
     def pairs(self, query: Where, key: Where) -> tuple[Tensor, Tensor]:
-        distance = (query.index[:, None] - key.index).clamp(min=0)  # (T, S): 0 where nothing is seen
+        distance = query.behind(key).clamp(min=0)  # ([B,] T, S): 0 where nothing is seen
         return query.index.float(), distance.float()
 
     def bias(self, layer: int, pairs: tuple[Tensor, Tensor]) -> Tensor:
         index, distance = pairs
         frequency, threshold = self.frequency[layer].abs(), (self.threshold[layer] * self.THRESHOLD).abs()
         most = torch.log(frequency * torch.maximum(index, threshold) + 1)
-        relative = torch.log(frequency * distance + 1) / (most[:, None] + 1e-6)
+        relative = torch.log(frequency * distance + 1) / (most[..., None] + 1e-6)
         # in full precision: bf16 cannot tell distant neighbours apart
         with torch.autocast(relative.device.type, enabled=False):
-            by_head: Tensor = self.networks[layer](relative[..., None].float())  # (T, S, H)
-        return by_head.movedim(-1, 0)[None]
+            by_head: Tensor = self.networks[layer](relative[..., None].float())  # ([B,] T, S, H)
+        return by_head.view(-1, *by_head.shape[-3:]).movedim(-1, 1)
 
 
 class Randomized(Scheme):
