@@ -23,7 +23,7 @@ from mathllm.evaluation.report import Report, evaluate_problems
 from mathllm.formats import Parsed, Rendered, Walk
 from mathllm.inference.engine import ENDED, REASONS, Step, as_tensors, decode, generate, read, room_in
 from mathllm.inference.sampling import GREEDY, SamplingParams, pick
-from mathllm.inference.scoring import score_gold
+from mathllm.inference.scoring import Draft, draft, score_gold
 from mathllm.inference.texts import Written, join, most_tokens, pack
 from mathllm.interp.edits import Edit
 from mathllm.interp.texts import Run, run_texts
@@ -253,6 +253,10 @@ class MathModel:
             walk=lambda rows: Walk(self.format, texts.problems[rows], self.model.axes),
         )
         return join(texts, written, limits)
+
+    def draft(self, gold: Rendered) -> Draft:
+        """See inference.scoring.draft."""
+        return draft(self.model, self.format, gold)
 
     def score(self, gold: Rendered, *, batch_size: int = 1024) -> Iterator[tuple[Ints, Ints, Bools]]:
         """See inference.scoring.score_gold."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,6 +53,38 @@ def gold_leads(
     yield from ((rows, *found) for rows, found in zip(batches, scores, strict=True))
 
 
+@dataclass(frozen=True)
+class Draft:
+    """Gold texts as drafts of what a model writes greedily (speculative decoding, arXiv 2211.17192, with the truth in
+    place of a smaller model): how many tokens of each completion it surely writes (`accepted` [N]), and the logits
+    [N, C, V] that they are picked from, -inf for what may not stand there."""
+
+    accepted: Ints
+    logits: NDArray[np.float32]
+
+
+def draft(model: Transformer, format: Format, gold: Rendered) -> Draft:
+    """Reads gold texts in parallel, as far as the model would write them itself."""
+    walk = Walk(format, gold.problems, model.axes)
+    told = walk.read(gold.ids[:, :-1]) if walk.axes or walk.restricts else {}
+    choices = walk.choices if walk.restricts else None
+    completion = gold.lengths - gold.prompt_lengths
+    width, device = int(completion.max(initial=0)), model.embedding.weight.device
+    logits = np.zeros((len(gold), width, model.vocab_size), np.float32)
+    sure = np.zeros((len(gold), width), np.bool_)
+    for rows in _batches(gold.lengths, told, len(gold), device.type):
+        found, ids, first = _logits(model, gold, rows, told, choices)
+        lead = gold_lead(found, ids).cpu().numpy()
+        scores = found.cpu().numpy()
+        column = np.arange(int(completion[rows].max()))
+        at = np.minimum(gold.prompt_lengths[rows, None] - 1 - first + column, scores.shape[1] - 1)
+        row = np.arange(len(rows))[:, None]
+        logits[rows, : len(column)], sure[rows, : len(column)] = scores[row, at], lead[row, at] > TIE
+    beyond = np.arange(width) >= completion[:, None]
+    unsure = np.pad(~sure & ~beyond, ((0, 0), (0, 1)), constant_values=True)
+    return Draft(np.minimum(unsure.argmax(1), completion), logits)
+
+
 def _batches(lengths: Ints, told: Mapping[str, Ints], batch_size: int, device: str) -> list[Ints]:
     """All rows [N] in batches: where many stand alike, by themselves, as what a model makes of coordinates it then
     makes once for all of them; the others by length."""
@@ -79,7 +112,6 @@ def alike(told: Mapping[str, Ints]) -> Mapping[str, Ints]:
     return {axis: known[:1] for axis, known in told.items()} if same else told
 
 
-@torch.inference_mode()
 def _score_rows(
     model: Transformer,
     gold: Rendered,
@@ -87,23 +119,36 @@ def _score_rows(
     told: Mapping[str, Ints],
     choices: NDArray[np.uint8] | None,
 ) -> tuple[NDArray[np.float32], Bools]:
-    """`choices` [N, T] say what may follow each token, as indexes into formats.ALLOWED."""
+    logits, ids, first = _logits(model, gold, rows, told, choices)
+    column = np.arange(int(gold.lengths[rows].max()))
+    counted = (column >= gold.prompt_lengths[rows, None]) & (column < gold.lengths[rows, None])
+    lead = np.zeros(counted.shape, np.float32)
+    lead[:, first + 1 :] = gold_lead(logits, ids).cpu().numpy()
+    return lead, counted
+
+
+@torch.inference_mode()
+def _logits(
+    model: Transformer,
+    gold: Rendered,
+    rows: Ints,
+    told: Mapping[str, Ints],
+    choices: NDArray[np.uint8] | None,
+) -> tuple[Tensor, Tensor, int]:
+    """Logits (R, T, V) of some rows behind token `first` and on, the gold tokens (R, T) that come there, and `first`.
+    `choices` [N, T] say what may follow each token, as indexes into formats.ALLOWED."""
     width = int(gold.lengths[rows].max())
     # what stands before the last token of the shortest prompt predicts nothing that counts
     first = int(gold.prompt_lengths[rows].min()) - 1
     device = model.embedding.weight.device
     ids = torch.from_numpy(gold.ids[rows, :width]).to(device).long()
-    column = np.arange(width)
-    counted = (column >= gold.prompt_lengths[rows, None]) & (column < gold.lengths[rows, None])
     stand = alike({axis: known[rows, : width - 1] for axis, known in told.items()})
     coordinates = as_tensors(stand, device)
     logits = torch.cat(list(read(model, ids[:, :-1], coordinates)), dim=1)[:, first:]
     if choices is not None:
         may = torch.from_numpy(ALLOWED[choices[rows, first : width - 1]]).to(device)
         logits = logits.masked_fill(~may, -torch.inf)
-    lead = np.zeros(counted.shape, np.float32)
-    lead[:, first + 1 :] = gold_lead(logits, ids[:, first + 1 :]).cpu().numpy()
-    return lead, counted
+    return logits, ids[:, first + 1 :], first
 
 
 def gold_lead(logits: Tensor, gold: Tensor) -> Tensor:
