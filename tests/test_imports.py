@@ -26,7 +26,7 @@ LEVELS = [
     {"checkpoint"},
     {"models", "working", "prove"},
     {"training"},
-    {"chat", "api", "study", "bench", "inspection"},
+    {"chat", "api", "study", "bench", "inspection", "serve"},
     {"cli"},
     {"__main__"},
 ]

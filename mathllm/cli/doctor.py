@@ -19,7 +19,7 @@ from mathllm.errors import MathLLMError
 
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "wandb")
 # what each extra brings
-EXTRAS = {"plots": "matplotlib"}
+EXTRAS = {"plots": "matplotlib", "serve": "fastapi"}
 
 
 def doctor(*, checkpoint: options.Checkpoint = None, as_json: options.Json = False) -> None:

@@ -50,6 +50,7 @@ COMMANDS = {
     "thoughts": "thoughts",
     "prove": "prove",
     "inspect": "inspect",
+    "serve": "serve",
     "bench": "bench",
     "doctor": "doctor",
 }

@@ -1,0 +1,8 @@
+"""A server that asks models: `mathllm serve`. It needs the extra `serve`; nothing else of mathllm imports it.
+
+app.py        routes, and what starts and ends with the server        protocol.py   what comes in and goes out
+openai.py     the routes that OpenAI's clients know                   guard.py      who may ask, and how much
+engine.py     the one thread that computes                            observe.py    metrics and logs
+versions.py   the models, each known by its content                   health.py     the container's health check
+static/       the page
+"""

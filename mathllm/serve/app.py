@@ -1,0 +1,142 @@
+"""The server as one ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from mathllm import __version__
+from mathllm.errors import MathLLMError
+from mathllm.serve import openai, routes
+from mathllm.serve.guard import Guard
+from mathllm.serve.jobs import Refused
+from mathllm.serve.protocol import error_of
+from mathllm.serve.service import Gone, Service, Settings, Unknown
+
+STATUS = {"deadline": 504, "busy": 429}  # of work that was refused; else 503
+KINDS = {"": "text/html", "app.js": "text/javascript", "model.js": "text/javascript", "style.css": "text/css"}
+
+
+def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
+    """The routes with their guard around them, and what they share. The models are loaded once it has started."""
+    service = Service(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        tasks = [asyncio.create_task(service.load()), asyncio.create_task(service.tell())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.to_thread(service.engine.stop)
+
+    # no page of documentation: it would come from somewhere else
+    app = FastAPI(
+        title="mathllm",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.include_router(routes.router)
+    app.include_router(openai.router)
+    app.add_api_route("/", page, include_in_schema=False)
+    app.add_api_route("/static/{name}", page, include_in_schema=False)
+    handlers: dict[Any, Any] = {
+        RequestValidationError: invalid,
+        HTTPException: plain,
+        MathLLMError: unusable,
+        Unknown: unknown,
+        Refused: refused,
+        Gone: gone,
+    }
+    for error, handler in handlers.items():
+        app.add_exception_handler(error, handler)
+    guarded = Guard(
+        app,
+        metrics=service.metrics,
+        summary=service.summary,
+        keys=settings.keys,
+        admin_key=settings.admin_key,
+        hosts=settings.hosts,
+        origins=settings.origins,
+        rate=settings.rate,
+    )
+    return guarded, service
+
+
+async def page(name: str = "") -> Response:
+    """The page, and what belongs to it."""
+    if name not in KINDS:
+        raise HTTPException(404)
+    text = (files("mathllm.serve") / "static" / (name or "index.html")).read_bytes()
+    return Response(text, media_type=KINDS[name] + "; charset=utf-8")
+
+
+def failure(
+    request: Request, status: int, error: dict[str, Any], headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """An error as a route's clients expect it."""
+    known = request.state.request_id
+    if openai.is_openai(request):
+        error = openai.error_of(error)
+    return JSONResponse({"error": {**error, "request_id": known}}, status, headers)
+
+
+async def invalid(request: Request, error: RequestValidationError) -> Response:
+    """What is not JSON, or has another shape."""
+    if request.url.path == "/predict":
+        return await request_validation_exception_handler(request, error)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    found = {"type": "invalid_request", "message": f"{where}: {first['msg']}" if where else first["msg"]}
+    hint = {"hint": "/openapi.json has what each route takes"}
+    status = 400 if openai.is_openai(request) else 422
+    return failure(request, status, {**found, **hint, **({"param": where} if where else {})})
+
+
+async def plain(request: Request, error: HTTPException) -> Response:
+    """404, 405 and the like."""
+    names = {404: "not_found", 405: "method_not_allowed"}
+    hints = {404: "/openapi.json has all routes", 405: "/openapi.json has what each route takes"}
+    found = {"type": names.get(error.status_code, "invalid_request"), "message": str(error.detail)}
+    headers = dict(error.headers or {})
+    return failure(request, error.status_code, {**found, "hint": hints.get(error.status_code, "")}, headers)
+
+
+async def unusable(request: Request, error: MathLLMError) -> Response:
+    """A value that cannot be used."""
+    return failure(request, 400 if openai.is_openai(request) else 422, error_of(error))
+
+
+async def unknown(request: Request, error: Unknown) -> Response:
+    """A model that there is not."""
+    return failure(request, 404, {**error_of(error.error), "type": "unknown_model", "param": "model"})
+
+
+async def refused(request: Request, error: Refused) -> Response:
+    """Not now: 503 means us, 429 you, 504 that it was too late."""
+    request.scope["state"]["rejected"] = error.kind
+    status, headers = STATUS.get(error.kind, 503), {"retry-after": str(error.retry_after)}
+    if request.url.path == "/predict" and status == 503:
+        return JSONResponse(
+            {"detail": "Model not loaded" if error.kind == "loading" else error.message}, 503, headers
+        )
+    return failure(request, status, error_of(error), headers)
+
+
+async def gone(request: Request, error: Gone) -> Response:
+    return Response(status_code=499)

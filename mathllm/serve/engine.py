@@ -1,0 +1,156 @@
+"""The door between the thread of HTTP and the one thread that computes: jobs are admitted at once or refused at once,
+and their outcomes come back in one piece a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from mathllm.serve.jobs import Done, Job, Refused
+from mathllm.serve.versions import Shelf
+from mathllm.serve.worker import SLICE, Worker
+
+STALLED = 30.0  # seconds without a turn, while there is work, after which the engine counts as stuck
+
+log = logging.getLogger("mathllm.serve")
+
+
+class Engine:
+    """Admits jobs at once or refuses them at once, in the loop's thread; computes in a thread of its own.
+
+    `observe` is told what happens, by name and number: it must not block."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        max_requests: int = 512,
+        max_tokens: int = 65_536,
+        threads: int = 1,
+        observe: Callable[[str, float], None] = lambda name, value: None,
+    ) -> None:
+        self.shelf, self.max_requests, self.max_tokens, self.threads = (
+            shelf,
+            max_requests,
+            max_tokens,
+            threads,
+        )
+        self.observe = observe
+        self.requests = self.tokens = 0  # admitted, and not answered yet
+        self.draining = self.stopped = False
+        self.rate = 10_000.0  # tokens a second, as measured
+        self.progress = time.monotonic()
+        self.short: deque[Job] = deque()
+        self.long: deque[Job] = deque()
+        self.works: deque[Job] = deque()
+        self.changed = threading.Condition()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Takes a job in. Raises Refused, before any work is done for it, where there is no room."""
+        if self.draining:
+            raise Refused("draining", "this server is shutting down", 5)
+        if not self.shelf.loaded:
+            raise Refused("loading", "the models are being loaded", 2)
+        if self.full or (self.requests and self.tokens + job.cost > self.max_tokens):
+            raise Refused("overloaded", f"{self.requests:,} requests are waiting", self.wait)
+        self.requests, self.tokens = self.requests + 1, self.tokens + job.cost
+        job.submitted = job.touched = time.monotonic()
+        queue = self.works if job.work is not None else self.short if job.cost <= SLICE else self.long
+        with self.changed:
+            queue.append(job)
+            self.changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for it any more: what has not been computed will not be."""
+        if not job.cancelled and not job.answered.done():
+            job.cancelled = True
+            job.answered.cancel()
+            self._settle(job)
+
+    @property
+    def full(self) -> bool:
+        return self.requests >= self.max_requests or self.tokens >= self.max_tokens
+
+    @property
+    def wait(self) -> int:
+        """Seconds until all that was taken in should be done."""
+        return max(1, math.ceil(self.tokens / max(self.rate, 1.0)))
+
+    @property
+    def stalled(self) -> float:
+        """Seconds since the engine last did something although there is work, where that is too long; else 0."""
+        since = time.monotonic() - self.progress
+        alive = self.thread is not None and self.thread.is_alive()
+        return since if self.requests and (since > STALLED or not alive) else 0.0
+
+    async def drain(self, seconds: float) -> None:
+        """Takes nothing in any more, and lets what was taken in be done, for so long."""
+        self.draining = True
+        end = time.monotonic() + seconds
+        while self.requests and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+
+    def stop(self) -> None:
+        with self.changed:
+            self.stopped = True
+            self.changed.notify()
+        if self.thread is not None:
+            self.thread.join(5)
+
+    def deliver(self, events: Sequence[tuple[Job, Any]]) -> None:
+        """Hands on what the worker has found."""
+        for job, event in events:
+            if job.cancelled:
+                continue
+            if isinstance(event, Done):
+                if job.lines:
+                    job.outcomes[event.row] = event.outcome
+                elif event.outcome is not None:
+                    job.outcomes.append(event.outcome)
+                job.missing -= 1
+            if job.watch is not None:
+                job.watch(event)
+            if job.missing == 0 and not job.answered.done():
+                self._settle(job)
+                job.answered.set_result([one for one in job.outcomes if one is not None])
+
+    def _settle(self, job: Job) -> None:
+        self.requests, self.tokens = self.requests - 1, self.tokens - job.cost
+
+    def _run(self) -> None:
+        """The life of the thread that computes."""
+        torch.set_num_threads(self.threads)
+        worker = Worker(self.shelf, self.short, self.long, self.works, self.observe)
+        while True:
+            with self.changed:
+                while not (self.stopped or worker.busy):
+                    self.changed.wait()
+                if self.stopped:
+                    return
+            self.progress = started = time.monotonic()
+            try:
+                worker.turn()
+            except Exception:  # of the worker itself: what waits goes on
+                log.exception("a turn failed")
+            self.rate = worker.rate
+            if (events := worker.collect()) and self.loop is not None:
+                try:
+                    self.loop.call_soon_threadsafe(self.deliver, events)
+                except RuntimeError:  # the loop is closed: nobody waits
+                    return
+            self.observe("busy_seconds", time.monotonic() - started)

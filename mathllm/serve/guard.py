@@ -1,0 +1,270 @@
+"""Who may ask, and how much: what stands around all routes, as plain ASGI."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import math
+import re
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mathllm.serve.observe import Metrics, Summary, request_id
+
+MOST_BODY = 1 << 16  # bytes
+CALLERS = 10_000  # whose rate is remembered
+OPEN = ("/", "/health", "/livez", "/readyz", "/version")  # without a key; the page's files are open too
+PROBES = ("/health", "/livez", "/readyz", "/metrics")
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+log = logging.getLogger("mathllm.serve")
+
+
+class Rates:
+    """A bucket of requests for each caller, that fills again at `rate` a second."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.most = rate, max(1.0, rate)
+        self.buckets: dict[str, tuple[float, float]] = {}
+
+    def wait(self, caller: str) -> int:
+        """Takes one; 0, or the seconds until there is one again."""
+        now = time.monotonic()
+        left, since = self.buckets.get(caller, (self.most, now))
+        left = min(self.most, left + (now - since) * self.rate)
+        if left < 1:
+            return max(1, math.ceil((1 - left) / self.rate))
+        if len(self.buckets) >= CALLERS and caller not in self.buckets:
+            del self.buckets[next(iter(self.buckets))]
+        self.buckets.pop(caller, None)  # the last to come is the last to be forgotten
+        self.buckets[caller] = (left - 1, now)
+        return 0
+
+
+class Guard:
+    """Gives every request an id, checks Host, key, rate, kind and size before anything is read, adds the security
+    headers, and logs a line when it is answered."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        summary: Summary,
+        keys: Iterable[str] = (),
+        admin_key: str = "",
+        hosts: Iterable[str] = LOOPBACK,
+        origins: Iterable[str] = (),
+        rate: float = 0.0,
+    ) -> None:
+        self.app, self.metrics, self.summary = app, metrics, summary
+        self.keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self.admin = hashlib.sha256(admin_key.encode()).digest() if admin_key else None
+        self.hosts, self.origins = frozenset(host.lower() for host in hosts), frozenset(origins)
+        self.rates = Rates(rate) if rate else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        asked = headers.get("x-request-id", "")
+        known = asked if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", asked) else str(uuid.uuid4())
+        token = request_id.set(known)
+        scope.setdefault("state", {}).update(request_id=known)
+        started = time.monotonic()
+        answer = Answer(send, known, self._cors(headers), started)
+        body = Body(receive)
+        try:
+            refusal = self._refusal(scope, headers)
+            if refusal is not None:
+                await answer.refuse(*refusal)
+            else:
+                try:
+                    await self.app(scope, body.receive, answer.send)
+                except TooLarge:
+                    await answer.refuse(413, "too_large", f"a body has at most {MOST_BODY:,} bytes", {})
+        except Exception:
+            log.exception("a request failed")
+            if answer.status:
+                raise
+            await answer.refuse(
+                500, "internal", "something went wrong on our side; the id finds it in the log", {}
+            )
+        finally:
+            self._note(scope, answer, started, body)
+            request_id.reset(token)
+
+    def _refusal(
+        self, scope: Scope, headers: Mapping[str, str]
+    ) -> tuple[int, str, str, dict[str, str]] | None:
+        """Status, type, message and headers of why a request goes no further."""
+        path, method = scope["path"], scope["method"]
+        host = re.sub(r":\d+\Z", "", headers.get("host", "").lower())
+        if "*" not in self.hosts and host not in self.hosts:
+            return (
+                403,
+                "host_not_allowed",
+                "this server does not answer to that name: see --allowed-hosts",
+                {},
+            )
+        caller = (scope.get("client") or ("",))[0]
+        opened = path in OPEN or path.startswith("/static/") or method == "OPTIONS"
+        if path.startswith("/admin/"):
+            if self.admin is None or not same(key_of(headers), [self.admin]):
+                return (
+                    401,
+                    "unauthorized",
+                    "this needs the key in MATHLLM_ADMIN_KEY",
+                    {"www-authenticate": "Bearer"},
+                )
+        elif self.keys and not opened:
+            if not same(key_of(headers), self.keys):
+                message = "an API key is needed: Authorization: Bearer KEY, or X-API-Key"
+                return 401, "unauthorized", message, {"www-authenticate": "Bearer"}
+            caller = key_of(headers)
+        if self.rates is not None and not opened and path not in PROBES and (wait := self.rates.wait(caller)):
+            return 429, "rate_limited", "too many requests from you", {"retry-after": str(wait)}
+        if method in ("POST", "PUT", "PATCH"):
+            if int_of(headers.get("content-length", "0")) > MOST_BODY:
+                return 413, "too_large", f"a body has at most {MOST_BODY:,} bytes", {}
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                return 415, "not_json", "send JSON, with Content-Type: application/json", {}
+        return None
+
+    def _cors(self, headers: Mapping[str, str]) -> dict[str, str]:
+        origin = headers.get("origin", "")
+        if origin not in self.origins:
+            return {}
+        allowed = {"access-control-allow-origin": origin, "vary": "Origin"}
+        return allowed | {
+            "access-control-allow-headers": "authorization, content-type, x-api-key, x-request-id"
+        }
+
+    def _note(self, scope: Scope, answer: Answer, started: float, body: Body) -> None:
+        spent = time.monotonic() - started
+        route = getattr(scope.get("route"), "path", None) or "other"
+        status = answer.status or 499  # the client has gone
+        self.metrics.requests.labels(route, scope["method"], str(status)).inc()
+        self.metrics.duration.labels(route).observe(spent)
+        if answer.first is not None:
+            self.metrics.first.observe(answer.first)
+        fields = {
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "ms_total": round(1000 * spent, 2),
+        }
+        fields |= {"bytes_in": body.size} | scope["state"].get("fields", {})
+        if route in PROBES:
+            log.debug("request", extra={"fields": fields})
+            return
+        self.summary.add(spent, status)
+        if reason := scope["state"].get("rejected") or {
+            401: "key",
+            403: "host",
+            413: "size",
+            429: "rate",
+        }.get(status):
+            self.metrics.rejected.labels(reason).inc()
+        log.info("request", extra={"fields": fields})
+
+
+class TooLarge(Exception):
+    """More of a body than may be sent."""
+
+
+class Body:
+    """What a client sends, counted as it comes."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self.size = receive, 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.size += len(message.get("body", b""))
+            if self.size > MOST_BODY:
+                raise TooLarge
+        return message
+
+
+class Answer:
+    """What is sent: with the headers that all answers have, and a note of the status."""
+
+    def __init__(self, send: Send, known: str, more: Mapping[str, str], started: float) -> None:
+        self._send, self.started = send, started
+        self.headers = {**HEADERS, "x-request-id": known, **more}
+        self.status = 0
+        self.first: float | None = None  # seconds until the first piece of a stream
+        self._streams = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            given = [(name.lower(), value) for name, value in message.get("headers", [])]
+            names = {name for name, _ in given}
+            self._streams = (b"content-type", b"text/event-stream; charset=utf-8") in given
+            added = [(name.encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+            message = {**message, "headers": given + [pair for pair in added if pair[0] not in names]}
+        elif self._streams and self.first is None and message.get("body"):
+            self.first = time.monotonic() - self.started
+        await self._send(message)
+
+    async def refuse(self, status: int, kind: str, message: str, headers: Mapping[str, str]) -> None:
+        """An answer of our own."""
+        text = json.dumps(
+            {"error": {"type": kind, "message": message, "request_id": self.headers["x-request-id"]}}
+        )
+        pairs = {"content-type": "application/json", "content-length": str(len(text)), **headers}
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(name.encode(), value.encode()) for name, value in pairs.items()],
+            }
+        )
+        await self.send({"type": "http.response.body", "body": text.encode()})
+
+
+def key_of(headers: Mapping[str, str]) -> str:
+    """The key that a request brings."""
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def same(key: str, digests: Iterable[bytes]) -> bool:
+    """Is it one of these keys? All are compared, in a time that does not depend on which."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return bool(sum([hmac.compare_digest(digest, one) for one in digests]))
+
+
+def int_of(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def known_fields(scope: Scope, **fields: Any) -> None:
+    """What the log's line of this request is to say, too."""
+    scope["state"].setdefault("fields", {}).update(fields)

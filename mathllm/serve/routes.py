@@ -1,0 +1,191 @@
+"""The routes, but for those of OpenAI's clients."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from mathllm import __version__
+from mathllm.errors import UsageError
+from mathllm.serve import protocol
+from mathllm.serve.jobs import Done, Job, Outcome, Refused, Solved, Token
+from mathllm.serve.looks import explain, hunt, raw_of
+from mathllm.serve.service import service_of, sse, stream
+from mathllm.tasks.expressions import parse_expression
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(request: Request) -> dict[str, Any]:
+    """Is the process there, and has it its models?"""
+    return {"status": "ok", "model_loaded": service_of(request).shelf.loaded}
+
+
+@router.get("/livez")
+async def livez(request: Request) -> JSONResponse:
+    """Does the engine move, or has it nothing to do?"""
+    stalled = service_of(request).engine.stalled
+    if stalled:
+        return JSONResponse({"status": "stalled", "seconds": round(stalled)}, 503)
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> JSONResponse:
+    """Would a request be taken in now?"""
+    service = service_of(request)
+    engine = service.engine
+    states = {
+        "failed": bool(service.failed),
+        "draining": engine.draining,
+        "loading": not service.shelf.loaded,
+        "full": engine.full,
+    }
+    for status, so in states.items():
+        if so:
+            return JSONResponse({"status": status}, 503, {"retry-after": str(engine.wait)})
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/version")
+async def version(request: Request) -> dict[str, Any]:
+    return {"mathllm": __version__, "models": [one.label for one in service_of(request).shelf.newest]}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    service = service_of(request)
+    text = service.metrics.text(service.engine, service.shelf)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.post("/predict", response_model=protocol.Prediction)
+async def predict(asked: protocol.Predict, request: Request) -> JSONResponse:
+    """The first model's answer, as math-llm-poc gives it."""
+    service, started = service_of(request), time.perf_counter()
+    if not service.shelf.loaded:
+        return JSONResponse({"detail": "Model not loaded"}, 503, {"retry-after": "2"})
+    job = Job([asked.equation[:-1]], version=service.shelf.newest[0], deadline=service.deadline(request))
+    (outcome,) = await service.answer(request, job)
+    if isinstance(outcome, Refused):
+        raise outcome
+    answer = ""
+    if isinstance(outcome, Solved) and outcome.solution.answer is not None:
+        answer = str(outcome.solution.answer)
+    return JSONResponse(
+        {
+            "equation": asked.equation,
+            "predicted_answer": answer,
+            "full_output": asked.equation + answer,
+            "latency_ms": round(1000 * (time.perf_counter() - started), 2),
+        }
+    )
+
+
+@router.post("/v1/solve")
+async def solve(asked: protocol.Solve, request: Request) -> Response:
+    """Answers to many expressions, with one error each where there is none; as they come, with `stream`."""
+    service, started = service_of(request), time.perf_counter()
+    for text in asked.expressions:
+        if len(text) > protocol.MOST_CHARACTERS:
+            raise UsageError(f"an expression has at most {protocol.MOST_CHARACTERS:,} characters")
+    lines, version = asked.expressions, service.version(asked.model)
+    job = Job(lines, asked.how, version=version, deadline=service.deadline(request))
+    head = {"id": request.state.request_id}
+    if asked.stream:
+        return stream(request, job, partial(said_of, lines), partial(done_of, head))
+    outcomes = await service.answer(request, job)
+    if len(outcomes) == 1 and isinstance(outcomes[0], Refused):
+        raise outcomes[0]
+    results = [protocol.result_of(line, outcome) for line, outcome in zip(lines, outcomes, strict=True)]
+    total, queue = time.perf_counter() - started, job.began - job.submitted
+    timing = {"queue": round(1000 * queue, 2), "total": round(1000 * total, 2)}
+    return JSONResponse(
+        {**head, "results": results, "usage": protocol.usage_of(outcomes), "timing_ms": timing}
+    )
+
+
+def said_of(lines: Sequence[str], event: Token | Done) -> str:
+    """What a stream says of an event."""
+    if isinstance(event, Token):
+        return sse("token", protocol.event_of(event))
+    if event.outcome is None:
+        return ""
+    return sse("result", {"index": event.row, **protocol.result_of(lines[event.row], event.outcome)})
+
+
+def done_of(head: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
+    return sse("done", {**head, "usage": protocol.usage_of(outcomes)})
+
+
+@router.post("/v1/explain")
+async def explain_text(asked: protocol.Explain, request: Request) -> JSONResponse:
+    """Where the model looks while it reads, and what it expects next."""
+    service = service_of(request)
+    if (asked.expression is None) == (asked.text is None):
+        raise UsageError("explain takes an expression, or a text in the model's own notation")
+    version = service.version(asked.model)
+    if version is None:
+        version = (
+            service.shelf.choose([asked.expression])[0][0] if asked.expression else service.shelf.newest[0]
+        )
+    if asked.text is not None:
+        raw = raw_of(version, asked.text)
+        work = explain(version, raw.problems, raw.ids)
+    else:
+        work = explain(version, parse_expression(asked.expression or "", version.model.readable), None)
+    found: list[Any] = []
+    for outcome in await service.answer(request, Job(work=work, watch=found.append)):
+        if isinstance(outcome, Exception):
+            raise outcome
+    return JSONResponse(found[0])
+
+
+@router.post("/v1/hunt")
+async def hunt_wrong(asked: protocol.Hunt, request: Request) -> Response:
+    """A search for wrong answers, one at a time on a server: server-sent events, as it goes on."""
+    service = service_of(request)
+    version = service.version(asked.model) or service.shelf.newest[0]
+    if service.hunts:
+        raise Refused("busy", "another search is running: there is one at a time", 5)
+    job = Job(work=hunt(version, asked))
+    response = stream(request, job, hunted, lambda outcomes: "")
+    service.hunts += 1
+    job.answered.add_done_callback(lambda _: service.hunt_ended())
+    return response
+
+
+def hunted(event: Any) -> str:
+    """What a stream says of a search."""
+    if isinstance(event, Done):
+        return "" if event.outcome is None else sse("error", protocol.error_of(event.outcome))  # type: ignore[arg-type]
+    return sse(*event)
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The models that answer, as OpenAI lists them, and more about each."""
+    shelf = service_of(request).shelf
+    return {
+        "object": "list",
+        "data": [protocol.model_of(version, shelf.versions(version.name)) for version in shelf.newest],
+    }
+
+
+@router.post("/admin/models/{name}")
+async def place(name: str, asked: protocol.Place, request: Request) -> dict[str, Any]:
+    """Reads a model again, from where it was or from another place, or lets the version before answer."""
+    shelf = service_of(request).shelf
+    if asked.rollback:
+        version = shelf.roll_back(name)
+    else:
+        version = await asyncio.to_thread(shelf.load, name, Path(asked.path) if asked.path else None)
+    return protocol.model_of(version, shelf.versions(name))

@@ -1,0 +1,230 @@
+"""What all routes share: the models, the engine, and how a request waits for what it has asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from mathllm.errors import MathLLMError, UsageError
+from mathllm.serve import protocol
+from mathllm.serve.engine import Engine
+from mathllm.serve.guard import LOOPBACK, known_fields
+from mathllm.serve.jobs import Done, Job, Outcome, Refused, Solved
+from mathllm.serve.observe import MINUTE, Metrics, Summary
+from mathllm.serve.versions import Shelf, Version
+
+PING = 15.0  # seconds of silence after which a stream says that it is still there
+PATIENCE = 0.05  # seconds before anyone looks whether the client is still there
+EVENTS = {"x-accel-buffering": "no"}  # of streams: no proxy should gather them
+
+log = logging.getLogger("mathllm.serve")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server runs; see `mathllm serve --help`."""
+
+    models: Mapping[str, Path]
+    max_queue: int = 512
+    max_queue_tokens: int = 65_536
+    max_tokens: int = 2048
+    deadline: float = 30.0
+    drain_timeout: float = 30.0
+    threads: int = 1
+    keys: Sequence[str] = ()
+    admin_key: str = ""
+    hosts: Sequence[str] = LOOPBACK
+    origins: Sequence[str] = ()
+    rate: float = 0.0
+    log_problems: bool = False
+    watch: bool = False
+
+
+class Service:
+    """What all routes share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.metrics, self.summary = settings, Metrics(), Summary()
+        self.shelf = Shelf(settings.models, settings.max_tokens)
+        self.engine = Engine(
+            self.shelf,
+            max_requests=settings.max_queue,
+            max_tokens=settings.max_queue_tokens,
+            threads=settings.threads,
+            observe=self.metrics.observe,
+        )
+        self.failed = ""  # why the models could not be loaded
+        self.hunts = 0  # that go on
+
+    async def load(self) -> None:
+        """Loads all models, beside the loop."""
+        for name in self.shelf.names:
+            try:
+                version = await asyncio.to_thread(self.shelf.load, name)
+            except Exception as error:
+                self.failed = str(error)
+                log.exception("model %s could not be loaded", name)
+                return
+            log.info("model", extra={"fields": {"model": version.label, "path": str(version.model.path)}})
+
+    async def tell(self) -> None:
+        """A line a minute about all requests, and new checkpoints where these are watched for."""
+        while True:
+            await asyncio.sleep(MINUTE if not self.settings.watch else min(MINUTE, 5.0))
+            if self.settings.watch:
+                for name in self.shelf.names:
+                    with contextlib.suppress(MathLLMError):
+                        await asyncio.to_thread(self.shelf.load, name)
+            if found := self.summary.take():
+                log.info("summary", extra={"fields": dict(found)})
+
+    def check_loaded(self) -> None:
+        """Raises Refused where there are no models yet."""
+        if not self.shelf.loaded:
+            raise Refused("loading", "the models are being loaded", 2)
+
+    def version(self, name: str | None) -> Version | None:
+        """The version that a request names; None where it leaves that open. Raises Unknown where there is none."""
+        self.check_loaded()
+        try:
+            return None if name is None else self.shelf.find(name)
+        except UsageError as error:
+            raise Unknown(error) from None
+
+    def deadline(self, request: Request) -> float:
+        """When work on a request has to have begun: the header may shorten the server's own."""
+        asked = request.headers.get("x-deadline-ms", "")
+        most = self.settings.deadline
+        return time.monotonic() + (
+            min(most, int(asked) / 1000) if asked.isascii() and asked.isdigit() else most
+        )
+
+    async def answer(self, request: Request, job: Job) -> list[Outcome]:
+        """The outcomes of a job, unless the client goes: then nothing more is computed for it."""
+        self.engine.submit(job)
+        await asyncio.wait([job.answered], timeout=PATIENCE)
+        if not job.answered.done():
+            gone = asyncio.create_task(left(request))
+            both: list[asyncio.Future[Any]] = [job.answered, gone]
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                gone.cancel()
+            if not job.answered.done():
+                self.engine.cancel(job)
+                self.metrics.cancelled.inc()
+                raise Gone
+        outcomes = job.answered.result()
+        self.note(request, job, outcomes)
+        return outcomes
+
+    def hunt_ended(self) -> None:
+        self.hunts -= 1
+
+    def note(self, request: Request, job: Job, outcomes: Iterable[Outcome]) -> None:
+        """Counts outcomes, and has the log tell of them."""
+        outcomes = list(outcomes)
+        for outcome in outcomes:
+            self.metrics.answered(outcome)
+            self.summary.answered(outcome)
+        solved = [one for one in outcomes if isinstance(one, Solved)]
+        fields: dict[str, Any] = {"rows": len(job.lines)}
+        if solved:
+            fields |= {"model": solved[0].version.label, "decoding": solved[0].decoding}
+            fields |= {"right": sum(one.solution.correct for one in solved)}
+            fields |= {
+                f"tokens_{name.partition('_')[0]}": n for name, n in protocol.usage_of(outcomes).items()
+            }
+        if self.settings.log_problems:
+            fields["problem"] = str(job.lines[0] if job.lines else "")[:64]
+        known_fields(request.scope, **fields)
+
+
+class Unknown(Exception):
+    """A model that there is not."""
+
+    def __init__(self, error: UsageError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Gone(Exception):
+    """The client has hung up: nobody reads what is sent."""
+
+
+async def left(request: Request) -> None:
+    """Returns when the client has hung up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def sse(name: str, data: Mapping[str, Any]) -> str:
+    """A server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def stream(
+    request: Request,
+    job: Job,
+    say: Callable[[Any], str],
+    end: Callable[[Sequence[Outcome]], str],
+) -> StreamingResponse:
+    """Server-sent events of a job: what `say` makes of each event, and `end` of all outcomes. Raises Refused where it
+    is not taken in."""
+    service = service_of(request)
+    events: asyncio.Queue[Any] = asyncio.Queue()
+    job.watch = events.put_nowait
+    awaited = job.missing
+    service.engine.submit(job)
+
+    async def send() -> AsyncIterator[str]:
+        outcomes: list[Outcome] = []
+        missing = awaited
+        try:
+            while missing:
+                said = []
+                for event in await next_events(events):
+                    said.append(": still there\n\n" if event is None else say(event))
+                    if isinstance(event, Done):
+                        missing -= 1
+                        outcomes += [event.outcome] if event.outcome is not None else []
+                if service.engine.stopped and missing:
+                    yield "".join(said) + sse(
+                        "error", {"type": "shutdown", "message": "the server has shut down"}
+                    )
+                    return
+                yield "".join(said)
+            yield end(outcomes)
+        finally:
+            if missing:
+                service.engine.cancel(job)
+                service.metrics.cancelled.inc()
+            service.note(request, job, outcomes)
+
+    return StreamingResponse(send(), media_type="text/event-stream", headers=EVENTS)
+
+
+async def next_events(events: asyncio.Queue[Any]) -> list[Any]:
+    """All that have come by now; [None] after a silence."""
+    try:
+        found = [await asyncio.wait_for(events.get(), PING)]
+    except asyncio.TimeoutError:
+        return [None]
+    while not events.empty():
+        found.append(events.get_nowait())
+    return found
