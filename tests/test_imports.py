@@ -15,7 +15,7 @@ ROOT = Path(mathllm.__file__).parent
 # from the bottom to the top: a module imports from its own level or from one below, never from above
 LEVELS = [
     {"errors", "flags", "limits", "registry"},
-    {"tokenizer", "config", "files", "locks", "percent"},
+    {"tokenizer", "config", "files", "locks", "percent", "pages"},
     {"tasks"},
     {"formats"},
     {"device", "data", "model"},

@@ -180,6 +180,20 @@ def test_a_model_that_is_named_answers_and_another_one_where_none_is(client: Tes
     assert client.post("/v1/solve", json={"expressions": ["2+3"], "model": label}).status_code == 200
 
 
+def test_a_text_is_gone_on_from(client: TestClient) -> None:
+    def go_on(text: str, **more: Any) -> Any:
+        return client.post("/v1/solve", json={"expressions": [text], **more})
+
+    (found,) = go_on("658+189=<think>8+9=18", model="addsub").json()["results"]
+    assert (found["answer"], found["expected"], found["decoding"]) == ("848", "847", "steps")
+    assert found["steps"][0] == "8+9=18"
+    (rows,) = go_on("21*43=<think>*4=840+=94", model="arithmetic", tokens=True).json()["results"]
+    assert rows["words"][:2] == ["12*4 = 48", f"so far {rows['steps'][1][2:][::-1].lstrip('0')}"]
+    assert "name it" in go_on("1+1=<think>").json()["error"]["hint"]
+    assert go_on("1+1=<thnk>", model="addsub").json()["results"][0]["error"]["position"] == 4
+    assert go_on("<think>1+1=", model="addsub").status_code == 422
+
+
 # what OpenAI's clients know
 
 

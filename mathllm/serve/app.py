@@ -24,7 +24,15 @@ from mathllm.serve.protocol import error_of
 from mathllm.serve.service import Gone, Service, Settings, Unknown
 
 STATUS = {"deadline": 504, "busy": 429}  # of work that was refused; else 503
-KINDS = {"": "text/html", "app.js": "text/javascript", "model.js": "text/javascript", "style.css": "text/css"}
+# the page, and what belongs to it: where each is, and what it is
+SHARED, OWN = "mathllm.pages", "mathllm.serve"
+PAGE = {
+    "": (OWN, "static/index.html", "text/html"),
+    "app.js": (OWN, "static/app.js", "text/javascript"),
+    "style.css": (OWN, "static/style.css", "text/css"),
+    "parts.js": (SHARED, "parts.js", "text/javascript"),
+    "base.css": (SHARED, "base.css", "text/css"),
+}
 
 
 def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
@@ -80,10 +88,10 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
 
 async def page(name: str = "") -> Response:
     """The page, and what belongs to it."""
-    if name not in KINDS:
+    if name not in PAGE:
         raise HTTPException(404)
-    text = (files("mathllm.serve") / "static" / (name or "index.html")).read_bytes()
-    return Response(text, media_type=KINDS[name] + "; charset=utf-8")
+    place, path, kind = PAGE[name]
+    return Response(files(place).joinpath(path).read_bytes(), media_type=f"{kind}; charset=utf-8")
 
 
 def failure(

@@ -80,6 +80,7 @@ class Solved:
     stated: str
     prompt: int  # tokens of it
     ids: tuple[int, ...]
+    words: tuple[str, ...] = ()  # what the steps say, where they need it
     shares: Shares | None = None
 
 

@@ -57,7 +57,8 @@ class Sampled(Strict):
 
 
 class Solve(Sampled):
-    """Expressions, each answered or refused by itself."""
+    """Expressions, each answered or refused by itself; or texts in the notation of the model that is named, to be gone
+    on from anywhere in their thought."""
 
     expressions: list[str] = Field(min_length=1, max_length=MOST_EXPRESSIONS, examples=[["658+189", "12*34"]])
     model: str | None = None
@@ -121,6 +122,8 @@ def result_of(line: str, outcome: Outcome) -> dict[str, Any]:
         "decoding": outcome.decoding,
         "model": outcome.version.label,
     }
+    if outcome.words:
+        found["words"] = list(outcome.words)
     if outcome.stated:
         found["stated"] = {"answer": outcome.stated, "true": outcome.stated == str(solution.expected)}
     if outcome.shares is not None:

@@ -15,10 +15,12 @@ from fastapi.responses import JSONResponse, Response
 from mathllm import __version__
 from mathllm.errors import UsageError
 from mathllm.serve import protocol
-from mathllm.serve.jobs import Done, Job, Outcome, Refused, Solved, Token
+from mathllm.serve.jobs import Done, Job, Line, Outcome, Refused, Solved, Token
 from mathllm.serve.looks import explain, hunt, raw_of
 from mathllm.serve.service import service_of, sse, stream
+from mathllm.serve.versions import Version
 from mathllm.tasks.expressions import parse_expression
+from mathllm.tokenizer import THINK, TOKENS
 
 router = APIRouter()
 
@@ -98,7 +100,7 @@ async def solve(asked: protocol.Solve, request: Request) -> Response:
         if len(text) > protocol.MOST_CHARACTERS:
             raise UsageError(f"an expression has at most {protocol.MOST_CHARACTERS:,} characters")
     lines, version = asked.expressions, service.version(asked.model)
-    job = Job(lines, asked.how, version=version, deadline=service.deadline(request))
+    job = Job(begun(lines, version), asked.how, version=version, deadline=service.deadline(request))
     head = {"id": request.state.request_id}
     if asked.stream:
         return stream(request, job, partial(said_of, lines), partial(done_of, head))
@@ -111,6 +113,15 @@ async def solve(asked: protocol.Solve, request: Request) -> Response:
     return JSONResponse(
         {**head, "results": results, "usage": protocol.usage_of(outcomes), "timing_ms": timing}
     )
+
+
+def begun(lines: Sequence[str], version: Version | None) -> list[Line]:
+    """Expressions as they are, and texts whose thought has begun as what is to be gone on from."""
+    if version is None and any(TOKENS[THINK] in line for line in lines):
+        raise UsageError(
+            "a text to go on from is in the notation of one model", 'name it: "model": "arithmetic"'
+        )
+    return [raw_of(version, line) if version and TOKENS[THINK] in line else line for line in lines]
 
 
 def said_of(lines: Sequence[str], event: Token | Done) -> str:

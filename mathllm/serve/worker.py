@@ -344,11 +344,22 @@ class Worker:
 
     def conclude(self, version: Version, rows: Sequence[Row], written: Written) -> None:
         """What the texts of rows amount to."""
-        prompts = written.prompt_lengths.tolist()
-        for row, solution, prompt in zip(rows, version.model.read(written), prompts, strict=True):
-            shares = np.array(row.shares) if row.job.how.detail else None
-            how, ids = decoding_of(row), tuple(row.ids)
-            self.answer(row, Solved(solution, version, how, row.stated, prompt, ids, shares))
+        prompts, notation = written.prompt_lengths.tolist(), version.model.format
+        for at, (row, solution) in enumerate(zip(rows, version.model.read(written), strict=True)):
+            words: tuple[str, ...] = ()
+            if row.job.detailed:
+                words = tuple(map(notation.reader(written[np.array([at])]), solution.steps))
+            found = Solved(
+                solution,
+                version,
+                decoding=decoding_of(row),
+                stated=row.stated,
+                prompt=prompts[at],
+                ids=tuple(row.ids),
+                words=words if any(words) else (),
+                shares=np.array(row.shares) if row.job.how.detail else None,
+            )
+            self.answer(row, found)
 
     def work(self, job: Job) -> None:
         """A slice of other work; its end is its answer."""

@@ -7,13 +7,6 @@ if (typeof document !== "undefined") {
   // what the page shows now: the problem (typed, or an example), what is off, what was put in, the token looked at
   const state = { problem: null, example: null, off: new Set(), hidden: new Set(), forced: new Map(), chosen: null, found: null };
 
-  function make(tag, text = "", attributes = {}) {
-    const element = document.createElement(tag);
-    element.textContent = text;
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    return element;
-  }
-
   const token = (id) => data.vocabulary[id];
 
   // of the tokens that may come, if not all may
@@ -118,25 +111,6 @@ if (typeof document !== "undefined") {
     const top = said(column).shares.map((share, id) => [share, id]).sort((a, b) => b[0] - a[0]).slice(0, 3);
     const likely = top.map(([share, id]) => `${token(id)} ${(100 * share).toFixed(1)}%`).join(", ");
     at("change").replaceChildren(label, select, make("span", ` (likeliest: ${likely})`, { class: "hint" }));
-  }
-
-  function heat(share, text, about) {
-    const cell = make("td", text, { class: "heat", title: about });
-    cell.style.setProperty("--share", share);
-    return cell;
-  }
-
-  function table(caption, columns, rows) {
-    const element = make("table"), head = make("tr");
-    element.append(make("caption", caption), document.createElement("thead"), document.createElement("tbody"));
-    head.append(make("td"), ...columns.map((name) => make("th", name, { scope: "col" })));
-    element.tHead.append(head);
-    for (const [name, cells] of rows) {
-      const row = make("tr");
-      row.append(make("th", name, { scope: "row" }), ...cells);
-      element.tBodies[0].append(row);
-    }
-    return element;
   }
 
   function showLooks() {

@@ -32,7 +32,10 @@ from mathllm.tokenizer import TOKENS
 if TYPE_CHECKING:
     from mathllm.inspection.report import Report
 
-PARTS = ("template.html", "style.css", "model.js", "app.js")
+PARTS = {
+    "mathllm.inspection.page": ("template.html", "model.js", "app.js"),
+    "mathllm.pages": ("base.css", "parts.js"),
+}
 PLACES, MOST_TOKENS = 32, 160  # of problems that can be typed, and of a text
 EXAMPLES = 6
 MOST_BYTES = 3 << 18  # of weights: larger models are not put into a page
@@ -43,11 +46,14 @@ INDEX = "index"
 
 def write_page(report: Report, path: Path) -> None:
     """Writes the page of a report into a file."""
-    source = files("mathllm.inspection.page")
-    part = {name: source.joinpath(name).read_text(encoding="utf-8") for name in PARTS}
+    part = {
+        name: files(place).joinpath(name).read_text(encoding="utf-8")
+        for place, names in PARTS.items()
+        for name in names
+    }
     filling = {
-        "style": part["style.css"],
-        "code": part["model.js"] + part["app.js"],
+        "style": part["base.css"],
+        "code": part["parts.js"] + part["model.js"] + part["app.js"],
         "name": html.escape(report.texts.model.path.resolve().name),
         # no `</script>` can stand in it
         "data": json.dumps(data_of(report)).replace("<", "\\u003c"),
