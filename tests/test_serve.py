@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 from mathllm.checkpoint import SHIPPED, load_checkpoint
 from mathllm.serve.app import create_app
-from mathllm.serve.service import Service, Settings
+from mathllm.serve.service import Service
+from mathllm.serve.settings import Settings
 
 MODELS = {"addsub": SHIPPED / "addsub-3digit", "arithmetic": SHIPPED / "arithmetic"}
 LOCAL = "http://localhost"

@@ -64,9 +64,8 @@ def serve(
     """
     if find_spec("fastapi") is None or find_spec("uvicorn") is None or find_spec("prometheus_client") is None:
         raise UsageError("the server needs more than mathllm brings", "pip install 'mathllm[serve]'")
-    from mathllm.serve.guard import LOOPBACK
     from mathllm.serve.server import run
-    from mathllm.serve.service import Settings
+    from mathllm.serve.settings import LOOPBACK, Settings
 
     keys = [key.strip() for key in os.environ.get("MATHLLM_API_KEYS", "").split(",") if key.strip()]
     if host not in LOOPBACK and not keys:

@@ -21,7 +21,8 @@ from mathllm.serve import openai, routes
 from mathllm.serve.guard import Guard
 from mathllm.serve.jobs import Refused
 from mathllm.serve.protocol import error_of
-from mathllm.serve.service import Gone, Service, Settings, Unknown
+from mathllm.serve.service import Gone, Service, Unknown
+from mathllm.serve.settings import Settings
 
 STATUS = {"deadline": 504, "busy": 429}  # of work that was refused; else 503
 # the page, and what belongs to it: where each is, and what it is

@@ -16,12 +16,12 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mathllm.serve.observe import Metrics, Summary, request_id
+from mathllm.serve.settings import LOOPBACK
 
 MOST_BODY = 1 << 16  # bytes
 CALLERS = 10_000  # whose rate is remembered
 OPEN = ("/", "/health", "/livez", "/readyz", "/version")  # without a key; the page's files are open too
 PROBES = ("/health", "/livez", "/readyz", "/metrics")
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "

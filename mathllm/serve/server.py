@@ -1,27 +1,100 @@
-"""Uvicorn around the application, which finishes what it has taken in before it ends."""
+"""Uvicorn around the application: it listens before PyTorch is there, and finishes what it has taken in before it
+ends."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from mathllm.serve.app import create_app
-from mathllm.serve.observe import set_up_logging
-from mathllm.serve.service import Service, Settings
+from mathllm.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from mathllm.serve.service import Service
 
 HEADERS = 1 << 16  # bytes of a request's
+
+
+class Late:
+    """The application once it has been imported, which takes seconds; until then it is alive and not ready."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.app: ASGIApp | None = None
+        self.service: Service | None = None
+        self.life: asyncio.Future[None] | None = None  # of the application, from its start to its end
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self.app is not None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            alive: dict[str, dict[str, Any]] = {
+                "/livez": {"status": "ok"},
+                "/health": {"status": "ok", "model_loaded": False},
+            }
+            loading = {"error": {"type": "loading", "message": "the server is starting"}}
+            await reply(send, 200 if scope["path"] in alive else 503, alive.get(scope["path"], loading))
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """From start to end: the application's own start and end are inside."""
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        begun = asyncio.create_task(self._begin())
+        await receive()
+        begun.cancel()
+        if self.life is not None:
+            self.ended.set()
+            await self.life
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _begin(self) -> None:
+        app, service = await asyncio.to_thread(self._import)
+        started, told = asyncio.Event(), iter(({"type": "lifespan.startup"},))
+
+        async def receive() -> Any:
+            for message in told:
+                return message
+            await self.ended.wait()
+            return {"type": "lifespan.shutdown"}
+
+        async def send(message: Any) -> None:
+            started.set()
+
+        self.life = asyncio.ensure_future(app({"type": "lifespan", "state": {}}, receive, send))
+        await started.wait()
+        self.app, self.service = app, service
+
+    def _import(self) -> tuple[ASGIApp, Service]:
+        from mathllm.serve.app import create_app
+        from mathllm.serve.observe import set_up_logging
+
+        set_up_logging()
+        return create_app(self.settings)
+
+
+async def reply(send: Send, status: int, body: dict[str, Any]) -> None:
+    headers = {"content-type": "application/json", "retry-after": "2", "cache-control": "no-store"}
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
 
 class Server(uvicorn.Server):
     """At SIGTERM or Ctrl-C it says that it is not ready any more and refuses what is new, waits for what runs, and
     ends; at the second one it ends at once."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, late: Late) -> None:
         super().__init__(config)
-        self.service, self.draining = service, False
+        self.late, self.draining = late, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.draining:
@@ -31,12 +104,13 @@ class Server(uvicorn.Server):
         asyncio.run_coroutine_threadsafe(self._drain(), self.loop)
 
     async def _drain(self) -> None:
-        await self.service.engine.drain(self.service.settings.drain_timeout)
+        if self.late.service is not None:
+            await self.late.service.engine.drain(self.late.settings.drain_timeout)
         self.should_exit = True
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def startup(self, sockets: Any = None) -> None:
         self.loop = asyncio.get_running_loop()
-        await super().startup(sockets)  # type: ignore[arg-type]
+        await super().startup(sockets)
         if self.servers:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
@@ -45,10 +119,9 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings, host: str, port: int) -> int:
     """Serves until it is told to end; returns the exit code."""
-    set_up_logging()
-    app, service = create_app(settings)
+    late = Late(settings)
     config = uvicorn.Config(
-        app,
+        late,
         host=host,
         port=port,
         http="h11",
@@ -59,7 +132,7 @@ def run(settings: Settings, host: str, port: int) -> int:
         h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=5,
     )
-    server = Server(config, service)
+    server = Server(config, late)
     server.run()
     if not server.started:
         print(f"error: {host}:{port} cannot be listened on", file=sys.stderr)

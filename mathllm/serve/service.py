@@ -8,8 +8,6 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -18,9 +16,10 @@ from fastapi.responses import StreamingResponse
 from mathllm.errors import MathLLMError, UsageError
 from mathllm.serve import protocol
 from mathllm.serve.engine import Engine
-from mathllm.serve.guard import LOOPBACK, known_fields
+from mathllm.serve.guard import known_fields
 from mathllm.serve.jobs import Done, Job, Outcome, Refused, Solved
 from mathllm.serve.observe import MINUTE, Metrics, Summary
+from mathllm.serve.settings import Settings
 from mathllm.serve.versions import Shelf, Version
 
 PING = 15.0  # seconds of silence after which a stream says that it is still there
@@ -28,26 +27,6 @@ PATIENCE = 0.05  # seconds before anyone looks whether the client is still there
 EVENTS = {"x-accel-buffering": "no"}  # of streams: no proxy should gather them
 
 log = logging.getLogger("mathllm.serve")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a server runs; see `mathllm serve --help`."""
-
-    models: Mapping[str, Path]
-    max_queue: int = 512
-    max_queue_tokens: int = 65_536
-    max_tokens: int = 2048
-    deadline: float = 30.0
-    drain_timeout: float = 30.0
-    threads: int = 1
-    keys: Sequence[str] = ()
-    admin_key: str = ""
-    hosts: Sequence[str] = LOOPBACK
-    origins: Sequence[str] = ()
-    rate: float = 0.0
-    log_problems: bool = False
-    watch: bool = False
 
 
 class Service:
