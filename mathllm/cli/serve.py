@@ -7,8 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from mathllm.cli import options
 from mathllm.cli.options import number, option, path
 from mathllm.errors import UsageError, remark
@@ -86,7 +84,7 @@ def serve(
         log_problems=log_problems,
         watch=watch,
     )
-    raise typer.Exit(run(settings, host, port))
+    run(settings, host, port)
 
 
 def names(text: str | None) -> list[str]:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mathllm.serve.observe import Metrics, Summary, request_id
 from mathllm.serve.settings import LOOPBACK
 
-MOST_BODY = 1 << 16  # bytes
+MOST_BODY = MOST_HEADERS = 1 << 16  # bytes
 CALLERS = 10_000  # whose rate is remembered
 OPEN = ("/", "/health", "/livez", "/readyz", "/version")  # without a key; the page's files are open too
 PROBES = ("/health", "/livez", "/readyz", "/metrics")
@@ -129,6 +129,8 @@ class Guard:
                 "this server does not answer to that name: see --allowed-hosts",
                 {},
             )
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADERS:
+            return 431, "too_large", f"headers have at most {MOST_HEADERS:,} bytes", {}
         caller = (scope.get("client") or ("",))[0]
         opened = path in OPEN or path.startswith("/static/") or method == "OPTIONS"
         if path.startswith("/admin/"):

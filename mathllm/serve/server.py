@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
+import socket
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from mathllm.errors import UsageError
 from mathllm.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,14 +112,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        if self.servers:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            print(f"http://{shown}:{port}", flush=True)
+        host, port = sockets[0].getsockname()[:2]
+        print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
 
 
-def run(settings: Settings, host: str, port: int) -> int:
-    """Serves until it is told to end; returns the exit code."""
+def run(settings: Settings, host: str, port: int) -> None:
+    """Serves until it is told to end. Raises UsageError where nobody can listen there."""
     late = Late(settings)
     config = uvicorn.Config(
         late,
@@ -132,9 +131,14 @@ def run(settings: Settings, host: str, port: int) -> int:
         h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=5,
     )
-    server = Server(config, late)
-    server.run()
-    if not server.started:
-        print(f"error: {host}:{port} cannot be listened on", file=sys.stderr)
-        return 1
-    return 0
+    Server(config, late).run([listening(host, port)])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that is listened on. Raises UsageError where that cannot be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        what = f"{host}:{port} cannot be listened on: {error.strerror or error}"
+        raise UsageError(what, "give another --port, or --host") from error

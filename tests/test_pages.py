@@ -1,0 +1,133 @@
+"""Both pages in a real browser: nothing from elsewhere, no error, for everybody, and what they show is true."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Server, serving
+from typer.testing import CliRunner
+
+from mathllm.cli.main import app
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on this machine"),
+]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as found:
+        yield found
+
+
+class Visit:
+    """A page that notes what it asks for and what goes wrong."""
+
+    def __init__(self, browser: Any, home: str, **how: Any) -> None:
+        self.page = browser.new_context(**how).new_page()
+        self.elsewhere: list[str] = []
+        self.errors: list[str] = []
+        self.page.on(
+            "request",
+            lambda asked: self.elsewhere.append(asked.url) if not asked.url.startswith(home) else None,
+        )
+        self.page.on(
+            "console",
+            lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None,
+        )
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def check(self) -> None:
+        """Nothing from elsewhere, no error, nothing that some readers cannot use, and no sideways scroll."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        assert self.elsewhere == []
+        assert self.errors == []
+        found = Axe().run(self.page).response["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+LOOKS = [
+    {"viewport": {"width": 1280, "height": 900}},
+    {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+    {"viewport": {"width": 320, "height": 640}},
+]
+
+
+@pytest.mark.parametrize("how", LOOKS)
+def test_the_page_of_the_server(browser: Any, server: Server, how: dict[str, Any]) -> None:
+    visit = Visit(browser, server.url, **how)
+    page = visit.page
+    page.goto(server.url)
+    page.fill("#problem", "12*34")
+    page.press("#problem", "Enter")
+    page.wait_for_selector("#verdict .right")
+    assert "12*34 = 408" in page.inner_text("#verdict")
+    assert "12*30 = 360" in page.inner_text("#thought")
+    page.click("#look")
+    page.wait_for_selector("#heads canvas")
+    page.focus("#heads [aria-checked=true]")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#looked").startswith("Head L0H1")
+    page.fill("#count", "300")
+    page.click("#hunt-go")
+    page.wait_for_function("document.getElementById('tally').textContent.includes('confidence')")
+    assert page.inner_text("#tally").startswith("0 wrong of 300")
+    visit.check()
+
+
+def test_a_thought_is_changed_and_the_answer_follows(browser: Any, server: Server) -> None:
+    visit = Visit(browser, server.url)
+    page = visit.page
+    page.goto(f"{server.url}/#q=658%2B189&m=addsub-3digit")
+    page.wait_for_selector("#verdict .right")
+    page.locator(".token", has_text="7").first.click()
+    page.select_option("#token", "9")
+    page.click("text=and go on")
+    page.wait_for_selector("#verdict .wrong")
+    assert "658+189 = 849" in page.inner_text("#verdict")
+    page.fill("#problem", "5//2")
+    page.press("#problem", "Enter")
+    page.wait_for_function("document.getElementById('verdict').textContent.includes('character 3')")
+    visit.check()
+
+
+@pytest.mark.parametrize("how", LOOKS)
+def test_the_page_of_inspect(browser: Any, tmp_path: Path, how: dict[str, Any]) -> None:
+    arguments = ["inspect", "--checkpoint", "add-any-length", "--what", "attention", "--examples", "64"]
+    ended = CliRunner().invoke(app, [*arguments, "--output-dir", str(tmp_path / "report")])
+    assert ended.exit_code == 0, ended.output
+    home = (tmp_path / "report" / "index.html").as_uri()
+    visit = Visit(browser, home, **how)
+    page = visit.page
+    page.goto(home)
+    page.fill("#problem", "58+67")
+    page.press("#problem", "Enter")
+    page.wait_for_function("document.getElementById('verdict').textContent.includes('125')")
+    page.uncheck("[data-part=L0H3]")
+    page.wait_for_function("document.getElementById('verdict').textContent.startsWith('wrong')")
+    visit.check()

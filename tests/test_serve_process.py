@@ -1,0 +1,123 @@
+"""The server as a process: how it begins and ends, and clients that do not behave."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+from serving import Server, serving
+
+SLOW = {"expressions": ["658+189"] * 20, "model": "addsub-3digit", "temperature": 0.5}
+
+HEAD = b"POST /v1/solve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as found:
+        yield found
+
+
+def raw(server: Server, text: bytes, read: int = 1 << 16) -> bytes:
+    """Sends bytes as they are, and returns what comes back."""
+    found = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line, suppress(ConnectionError):
+        line.sendall(text)
+        line.shutdown(socket.SHUT_WR)
+        while part := line.recv(read):
+            found += part
+    return found
+
+
+def settled(server: Server) -> None:
+    """Waits until nothing is left to be done."""
+    end = time.monotonic() + 30
+    while server.count("mathllm_queue_requests") and time.monotonic() < end:
+        time.sleep(0.02)
+    assert server.count("mathllm_queue_requests") == 0
+
+
+def test_many_clients_get_each_their_own_answer(server: Server) -> None:
+    def ask(number: int) -> bool:
+        a, b = number * 37 % 1000, number * 91 % 1000
+        status, found = server.post("/v1/solve", {"expressions": [f"{a}+{b}", f"{a}*{b}"]})
+        return status == 200 and [one["answer"] for one in found["results"]] == [str(a + b), str(a * b)]
+
+    with ThreadPoolExecutor(32) as pool:
+        assert all(pool.map(ask, range(200)))
+    settled(server)
+
+
+def test_a_client_that_hangs_up_is_not_computed_for(server: Server) -> None:
+    before = server.count("mathllm_cancelled_total")
+    for streams in (True, False):
+        more = {"stream": True} if streams else {"expressions": ["658+189"] * 1000}
+        body = json.dumps({**SLOW, **more}).encode()
+        text = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        line = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        line.sendall(text)
+        line.recv(64) if streams else time.sleep(0.3)
+        line.close()
+        settled(server)
+    assert server.count("mathllm_cancelled_total") == before + 2
+    assert server.post("/v1/solve", {"expressions": ["1+1"]})[1]["results"][0]["answer"] == "2"
+
+
+def test_what_is_no_request_or_too_much_of_one(server: Server) -> None:
+    assert b" 400 " in raw(server, b"nonsense\r\n\r\n")
+    for size, status in ((10**5, b"431"), (10**7, b"400")):
+        text = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: " + b"a" * size + b"\r\n\r\n"
+        # of very much it does not read all before it hangs up
+        assert raw(server, text)[9:12] in ((status,) if size == 10**5 else (status, b""))
+    chunks = b"".join(b"%x\r\n%s\r\n" % (size, b" " * size) for size in (1 << 16, 16, 0))
+    asked = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+    assert b" 413 " in raw(server, asked)
+    assert server.get("/livez")[0] == 200
+
+
+def test_the_health_check_of_the_container(server: Server) -> None:
+    for port, code in ((server.port, 0), (1, 1)):
+        ended = subprocess.run([sys.executable, "-m", "mathllm.serve.health", str(port)], check=False)
+        assert ended.returncode == code
+
+
+def test_a_port_that_is_taken_is_an_error(server: Server) -> None:
+    command = [sys.executable, "-m", "mathllm", "serve", "--port", str(server.port)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert str(server.port) in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_taken_in_is_answered_before_it_ends(number: int) -> None:
+    with serving("--model", "addsub-3digit=addsub-3digit") as server:
+        answers: list[int] = []
+
+        def ask() -> None:
+            status, found = server.post("/v1/solve", SLOW)
+            answers.append(status if status != 200 else len(found["results"]))
+
+        threads = [threading.Thread(target=ask) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 30
+        while server.count("mathllm_queue_requests") < 10 and time.monotonic() < end and len(answers) < 10:
+            time.sleep(0.01)
+        code, said = server.end(number)
+        for thread in threads:
+            thread.join()
+        assert answers == [20] * 10
+        assert code == 0
+        lines = [json.loads(line) for line in said.splitlines()]
+        assert sum(line["event"] == "request" and line.get("status") == 200 for line in lines) >= 10
+        assert all(line.get("request_id") for line in lines if line["event"] == "request")
