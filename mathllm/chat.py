@@ -153,7 +153,7 @@ class Chat:
         """The problem in a line for the model that is chosen for it, which finishes it if need be, and what is odd
         about it. Where there is none, the model stays what it was."""
         unfinished = is_unfinished(line)
-        ((model, _),) = self.models.choose([line + "0" * unfinished])
+        ((model, _),) = self.models.choose([line + "1" * unfinished])
         asked = model.finish(line, self.params, self.generator) if unfinished else model.ask(line)
         self.model = model
         notes = list(map(never_saw, model.unseen(asked.problems)))

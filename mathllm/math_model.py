@@ -159,6 +159,7 @@ class MathModel:
         task, last = TASKS[whole.problems.task[0]], int(whole.problems.num_operands[0]) - 1
         prompt = whole.ids[0, : whole.prompt_lengths[0]]
         prompt = prompt[: np.flatnonzero((prompt == PLUS) | (prompt == MINUS))[-1] + 1]
+        dividing = fold(text).rstrip()[-1] in "/%"  # nothing is divided by 0
         written: list[int] = []
         while len(written) < max(1, task.digits_of(last, self.scope.size)) and written != [0]:
             ids = np.array([[*prompt, *written]], np.uint8)
@@ -167,7 +168,7 @@ class MathModel:
                 (*_, logits) = read(self.model, torch.from_numpy(ids).to(self.device).long(), told)
             may = torch.arange(len(TOKENS), device=self.device) < 10
             may[EQUALS] = bool(written)
-            may[0] = bool(written) or not task.least_second
+            may[0] = bool(written) or not dividing
             token = int(pick(logits[:, -1].masked_fill(~may, -torch.inf), params, generator))
             if token == EQUALS:
                 break

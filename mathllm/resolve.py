@@ -131,6 +131,12 @@ def check_sampling(data: DataConfig) -> None:
             f"only {names} has whole expressions to bound",
             "leave out --expression-digits and --expression-numbers",
         )
+    general = max((task.max_operands for task in tasks if task.general), default=data.expression_numbers)
+    if data.expression_numbers > general:
+        raise UsageError(
+            f"whole expressions have at most {general} numbers, not {data.expression_numbers}",
+            "give a smaller one",
+        )
     if data.max_operands > max(2, *(task.max_operands for task in tasks)):
         most, names = (
             max(task.max_operands for task in tasks),

@@ -5,9 +5,9 @@
     '8+9=17'
 
 White space is ignored. There are no tokens for `*`, `/` and `%`: each is two of the others (see OPERATORS), as
-multiplication is repeated addition and division repeated subtraction. No operand has a sign but factors, and a product
-no sign between two operators of one token, so two in a row can be nothing else. Many rows become text as whole arrays:
-no Python loop runs over them.
+multiplication is repeated addition and division repeated subtraction. A number below zero stands at the front or behind
+`*` alone, and there is no unary plus, so two operators in a row can be nothing else. Many rows become text as whole
+arrays: no Python loop runs over them.
 """
 
 from __future__ import annotations

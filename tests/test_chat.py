@@ -497,3 +497,16 @@ def test_no_line_ends_the_chat_with_an_error(line):
         chat.handle(line)
     except MathLLMError as error:
         chat.show_error(error, line)
+
+
+@pytest.mark.parametrize(
+    ("line", "who"), [("7/", "arithmetic"), ("17%", "arithmetic"), ("12345678901/", "divide-any-length")]
+)
+def test_an_unfinished_quotient_goes_to_who_has_learned_it(line, who, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_checkpoint(), tmp_path / "checkpoints" / "adder")
+    chat = Chat(find_models(), make_console(Terminal()), lambda _: "")
+    asked, notes = chat.problem(line)
+    assert chat.model.path.name == who
+    assert asked.problems.operands[0, -1].any()
+    assert "the model chose" in notes[0]

@@ -170,9 +170,9 @@ class TestWithoutCheckpoint:
         shutil.copytree(trained_checkpoint(), "checkpoints/adder")
 
     def test_the_first_that_has_learned_it_answers(self):
-        result = run("--json", stdin="100-99\n8+9\n1234+5678\n5-3\n1+2+3+4+5\n")
+        result = run("--json", stdin="100-99\n8+9\n12345+67890\n5-3\n1+2+3+4+5\n")
         shown = [json.loads(line) for line in result.stdout.splitlines()]
-        assert [one["answer"] for one in shown[:4]] == ["1", "17", "6912", "2"]
+        assert [one["answer"] for one in shown[:4]] == ["1", "17", "80235", "2"]
         names = ["arithmetic", "adder", "add-any-length", "arithmetic", "add-any-length"]
         assert [one["checkpoint"].rpartition("/")[2] for one in shown] == names
         assert [one["unseen"] for one in shown] == [[]] * 4 + [["a problem of more than 2 numbers"]]

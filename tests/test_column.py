@@ -117,11 +117,14 @@ class Paper:
         for at in range(1, digits + 1):
             # the first head leaves as many digits as the quotient has more
             begin = left // 10 ** (digits - at)
-            head, where = begin if at == 1 else rest * 10 + begin % 10, f"for quotient digit {at}"
+            head, where = (
+                begin if at == 1 else rest * 10 + begin % 10,
+                f"for quotient digit {at} from the left",
+            )
             times, rest = divmod(head, right)
             space = " " * (self.pieces[-1][0] != "<think>")
             self.put(f"{space}{head}/{right}=", "copied number of a division", where)
-            self.put(str(times), "quotient digit", str(at))
+            self.put(str(times), "quotient digit", f"{at} from the left")
             if times:
                 self.product(right, times, " of a product", where=" " + where)
                 self.difference(head, right * times, " of a subtraction", " " + where)

@@ -18,10 +18,13 @@ from strategies import ALL_FORMATS, Question, ask, format_id
 
 from mathllm.config import DataConfig
 from mathllm.data.files import FILES, generate_dataset, read_metadata
+from mathllm.data.sources import rows_at_once
 from mathllm.errors import DataError, UsageError
 from mathllm.formats import Format
-from mathllm.tasks import SAMPLINGS
+from mathllm.resolve import resolve_data
+from mathllm.tasks import SAMPLINGS, Sampling
 from mathllm.tasks.expressions import parse_expressions
+from mathllm.training.run import read_split
 
 ALL_FILES = (*FILES, "metadata.json")
 BOTH = DataConfig(task="addition,subtraction", signed=True, max_operands=3)
@@ -457,3 +460,37 @@ def test_files_do_not_depend_on_how_many_rows_are_written_at_a_time(
     generate_dataset(how, 300, 0, tmp_path / "two")
     for name in ("train.jsonl", "val.jsonl", "test.jsonl", "metadata.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_expressions_with_bounds_of_their_own_are_trained_on(tmp_path: Path) -> None:
+    bounds = {"max_digits": 1, "expression_digits": 2, "expression_numbers": 4}
+    data = resolve_data(DataConfig(task="addition,arithmetic", **bounds))
+    generate_dataset(data, 400, 0, tmp_path / "data")
+    read = resolve_data(DataConfig(data_dir=str(tmp_path / "data")))
+    problems = read_split(read, "train.jsonl")
+    assert problems.lengths.max() == 2
+    assert problems.num_operands.max() == 4
+    with pytest.raises(UsageError, match="at most 6 numbers, not 50"):
+        resolve_data(DataConfig(task="arithmetic", expression_numbers=50))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"task": "multiplication", "format": "plain", "max_digits": 2500}, "too large to be read again"),
+        ({"task": "multiplication", "format": "column", "max_digits": 660}, "too long for a line"),
+        (
+            {"task": "arithmetic", "expression_digits": 1500, "expression_numbers": 3},
+            "together of at most 4,000",
+        ),
+    ],
+)
+def test_nothing_is_written_that_could_not_be_read(how: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        generate_dataset(resolve_data(DataConfig(**how)), 40, 0, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_few_are_drawn_at_a_time_where_expressions_are_long() -> None:
+    long = Sampling(1, 2, expression_digits=4000, expression_numbers=6)
+    assert rows_at_once(long) == rows_at_once(Sampling(4000, 6))

@@ -379,3 +379,13 @@ def test_products_of_two_numbers_below_zero_are_signed(tmp_path: Path) -> None:
 def test_the_equals_of_full_width_is_one(tmp_path: Path) -> None:
     path = text_file(tmp_path / "rows.txt", ["12*34＝408"])
     assert expressions(read_problems(path)) == ["12*34"]
+
+
+def test_an_error_about_turned_digits_quotes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "turned.txt"
+    path.write_text("9 3 1 * 7 5||5 6 9 #### 3 2 9 8\n4 3 2 1 / 0 = 0\n", encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_problems(path, reversed_digits=True)
+    first, second = error.value.message.splitlines()[1:]
+    assert "'9 3 1 * 7 5||5 6 9 #### 3 2 9 8', with its digits turned round: '139 * 57= 8923'" in first
+    assert "'4 3 2 1 / 0 = 0', with its digits turned round: '1234 / 0 = 0', position 8" in second

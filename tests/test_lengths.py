@@ -140,7 +140,7 @@ def test_second_operands_may_have_a_length_of_their_own(tmp_path: Path) -> None:
     found = {
         name: [(row["digits"], row.get("second_digits")) for row in rows[::2]] for name, rows in tasks.items()
     }
-    both = [(2, 2), (3, None)]
+    both = [(2, 2), (3, 1)]
     assert found == {"addition": [(3, None)], "multiplication": both, "division": both}
     # of two numbers of two digits the quotient has one
     assert {digits for row in tasks["division"][:2] for digits in row["by_answer_digits"]} == {"1"}
@@ -154,11 +154,31 @@ def test_second_operands_may_have_a_length_of_their_own(tmp_path: Path) -> None:
     cells = {name: result["grid_num_examples"] for name, result in grid["tasks"].items()}
     assert cells["addition"] == [[1, 1, 1]] * 3
     assert cells["multiplication"] == cells["division"] == [[1, 1, 0]] * 3
-    for task in get_tasks("multiplication,division,remainder"):
+    wrong = CliRunner().invoke(app, [*arguments[:3], "--grid", "2x3"])
+    assert "--grid 3x2" in wrong.exception.hint
+    for task, second in itertools.product(get_tasks("multiplication,division,remainder"), (3, 12)):
         for kind in KINDS:
-            lengths = draw_length(task, 8, kind, 40, second_digits=3).lengths
+            lengths = draw_length(task, 8, kind, 40, second_digits=second).lengths
             assert set(lengths[:, 0].tolist()) == {8}
-            assert lengths[:, 1].max() == 3
+            assert lengths[:, 1].max() == second
+
+
+def test_a_length_says_what_second_operands_have() -> None:
+    """Divisors that were of at most five digits in training are not longer unless that is asked for."""
+    arguments = [
+        "eval",
+        "--checkpoint",
+        "divide-any-length",
+        "--digits",
+        "7,3x8",
+        "--max-examples",
+        "5",
+        "--json",
+    ]
+    found = json.loads(CliRunner().invoke(app, arguments).stdout)["tasks"]
+    for rows in found.values():
+        assert [(row["digits"], row.get("second_digits")) for row in rows[::2]] == [(3, 8), (7, 5)]
+        assert all(row["correct"] == 5 for row in rows)
 
 
 def test_a_chain_has_numbers_and_no_carries() -> None:

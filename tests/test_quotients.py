@@ -93,7 +93,7 @@ def _near(dividend: int, divisor: int) -> int:
 
 
 @pytest.mark.parametrize("task", BOTH, ids=lambda task: task.name)
-@pytest.mark.parametrize(("first", "second"), [(1, 1), (6, 3), (3, 3), (12, 1), (20, 10)])
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (6, 3), (3, 3), (12, 1), (20, 10), (3, 12)])
 def test_stress_is_near_multiples_and_of_those_lengths(task: object, first: int, second: int) -> None:
     (task,) = get_tasks(task.name)  # type: ignore[attr-defined]
     size = Sampling(first, second_digits=second)
@@ -101,17 +101,31 @@ def test_stress_is_near_multiples_and_of_those_lengths(task: object, first: int,
         problems = task.of_length(np.random.default_rng(0), 200, size, stress=stress)
         assert problems.lengths.tolist() == [[first, second]] * 200
         near = np.mean([_near(*question.operands) in (-1, 0, 1) for question in questions_of(problems)])
-        assert near > 0.5 if stress else first == 1 or second == 1 or near < 0.2
+        if first < second:  # the quotient is 0
+            assert {question.operands[0] < question.operands[1] for question in questions_of(problems)} == {
+                True
+            }
+        else:
+            assert (
+                near > (0.7 if first == second else 0.95)
+                if stress
+                else first == 1 or second == 1 or near < 0.2
+            )
 
 
-def test_a_model_that_chooses_a_divisor_chooses_none_by_zero() -> None:
+@pytest.mark.parametrize(
+    ("task", "text", "least"),
+    [("division", "7/", 1), ("arithmetic", "2+3/", 1), ("arithmetic", "1*7%", 1), ("arithmetic", "1/7*", 0)],
+)
+def test_a_model_that_chooses_a_divisor_chooses_none_by_zero(task: str, text: str, least: int) -> None:
     untrained = Transformer.from_config(ModelConfig("nano", 1, 8, 2, feed_forward=8, max_length=32))
-    model = MathModel(untrained, DataConfig(task="division", format="plain", max_digits=1))
+    model = MathModel(untrained, DataConfig(task=task, format="plain", max_digits=1))
     chosen = {
-        questions_of(model.finish("7/", SamplingParams(1.0)).problems)[0].operands[1] for _ in range(60)
+        questions_of(model.finish(text, SamplingParams(1.0)).problems)[0].operands[-1] for _ in range(60)
     }
-    assert chosen <= set(range(1, 10))
+    assert chosen <= set(range(least, 10))
     assert len(chosen) > 5
+    assert least or 0 in chosen
 
 
 @pytest.mark.parametrize("text", ["1/0", "5%0", "5 / 00", "5÷0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -283,3 +284,43 @@ def test_numbers_are_not_padded() -> None:
         assert caught.value.hint == "leave out --zero-pad"
     with pytest.raises(UsageError, match="format 'scratchpad' has no thought for task 'chain'"):
         SCRATCHPAD.check_task(*get_tasks("chain"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "named"),
+    [
+        (
+            "12*34",
+            {
+                "*4=": "multiplier's digit in row 1",
+                "840": "partial product in row 1 at digit",
+                "+=": "sum so far in row 1",
+                "*3=": "multiplier's digit in row 2",
+            },
+        ),
+        (
+            "203/2",
+            {
+                "-=00+1": "for quotient digit 3 from the right",
+                "-=99-1": "for quotient digit 1 from the right",
+            },
+        ),
+        ("2+3*4", {"3*4=": "operation of operation 1"}),
+    ],
+)
+def test_parts_have_names(expression: str, named: dict[str, str]) -> None:
+    """Of a mistake, what it is a part of and where that is."""
+    gold = SCRATCHPAD.render(arrays([ask(expression)]))
+    tokens = [TOKENS[i] for i in gold.ids[0, : gold.lengths[0]]]
+    columns = np.arange(gold.prompt_lengths[0] + 1, gold.lengths[0] - 1)
+    found = [" ".join(SCRATCHPAD.parts(gold, np.array([column]))[0]).strip() for column in columns.tolist()]
+    spelled = "".join(tokens).replace("*", "++")
+    for row, name in named.items():
+        unfolded = row.replace("*", "++")
+        start = spelled.index(unfolded, spelled.index("<think>"))
+        # tokens before it: those of several characters are the thinking ones alone
+        at = len(re.findall(r"</?think>|.", spelled[:start])) - int(columns[0])
+        count = len(unfolded)
+        assert any(name in part for part in found[at : at + count]), (row, found[at : at + count])
+        if row.startswith("*"):  # but for what ends the row before it
+            assert all(part == name for part in found[at + 1 : at + count]), found[at : at + count]

@@ -142,6 +142,11 @@ def evaluate(
     how: dict[str, Any] = {"seed": seed, "draft": draft, "batch_size": batch_size}
     if grid is not None:
         limit, second = Length.read(grid)
+        if second > limit:
+            raise UsageError(
+                f"--grid {grid} has shorter numbers first: a grid's rows are those of the longer ones",
+                f"--grid {second}x{limit}, or --grid {second} for all",
+            )
         how["second_digits"] = second or loaded.data.second_digits
         how |= {"limit": limit, "step": grid_step, "per_cell": per_cell, "signed": loaded.data.signed}
         share = by_length(loaded, output, measure=evaluate_grid, show=show_grid, **how)
@@ -245,7 +250,7 @@ def by_length(
         with progress_bar(f"{task.name} by length") as progress:
             found[task.name] = measure(loaded, task, progress=progress, **how)
     trained = {
-        task.name: Length(loaded.data.max_digits, task.digits_of(1, loaded.scope.size))
+        task.name: Length(task.digits_of(0, loaded.scope.size), task.digits_of(1, loaded.scope.size))
         for task in loaded.tasks
     }
     if output.plot is not None:

@@ -33,7 +33,7 @@ from mathllm.data.sources import format_of, ratios, sampling
 from mathllm.errors import DataError, UsageError, check_at_least
 from mathllm.files import read_json, sync
 from mathllm.formats import Format
-from mathllm.limits import MAX_EXAMPLES, check_range
+from mathllm.limits import MAX_EXAMPLES, MAX_LENGTH, check_range
 from mathllm.locks import check_place, locked
 from mathllm.tasks import (
     TASKS,
@@ -103,6 +103,13 @@ def generate_dataset(
     check_range("the number of examples", num_examples, 1, MAX_EXAMPLES)
     check_at_least("the seed", seed, 0)
     format = format_of(data)
+    for task in tasks:
+        if task.misfits(task.extreme(how)).any():
+            raise UsageError(f"these would be too large to be read again: {task.rule}", "use fewer digits")
+    if (longest := format.longest(tasks, how)) > MAX_LENGTH:
+        raise UsageError(
+            f"texts of up to {longest:,} tokens are too long for a line of a file", "use fewer digits"
+        )
     data = replace(data, task=",".join(task.name for task in tasks), format=format.name)
     wanted = _wanted(num_examples, shares)
     parts = _drawn(tasks, how, seed, Dealer(shares, wanted))
@@ -238,7 +245,7 @@ def _wanted(num_examples: int, shares: SplitRatios) -> list[int]:
 
 def _drawn(tasks: Sequence[Task], how: Sampling, seed: int, dealer: Dealer) -> Parts:
     """As many problems as each split wants, or as long as next to none of them is new."""
-    rows = _chunk_rows(how.max_digits, how.max_operands)
+    rows = _chunk_rows(how.widest, how.most)
     looked_at, missing = 0, sum(dealer.missing)
     for index in count():
         # every chunk has random numbers of its own, so the first ones do not depend on how many follow

@@ -62,6 +62,7 @@ def read_problems(
             widest = _Widest(path)
             for lines, equations, faults in _batches(path, handle):
                 start = 0
+                as_written = equations
                 equations = list(map(units_last, equations)) if reversed_digits else equations
                 for problems, good in true_equations(equations, tasks):
                     parts.append(problems)
@@ -70,6 +71,8 @@ def read_problems(
                     bad += len(rows)
                     for row in rows[: _MOST_REASONS - len(refused)].tolist():
                         fault = faults.get(row) or _reason(equations[row], tasks)
+                        if reversed_digits and row not in faults:
+                            fault = f"{shown(as_written[row])}, with its digits turned round: {fault}"
                         refused.append(f"{path}:{lines[row]}: {fault}")
                     start += len(good)
     except OSError as error:
@@ -226,7 +229,7 @@ def _true_equations(texts: Sequence[str], tasks: Sequence[Task]) -> tuple[Proble
 
 def _reason(equation: str, tasks: Sequence[Task]) -> str:
     """Why a text is no true equation."""
-    shown = equation if len(equation) <= 60 else equation[:40] + " ..."
+    quoted = shown(equation)
     expression, equals, stated = fold(equation).partition("=")
     try:
         problem = parse_expression(expression, tasks)
@@ -236,11 +239,16 @@ def _reason(equation: str, tasks: Sequence[Task]) -> str:
             if "position" in error.message or not expression.strip()
             else f", position {error.position + 1}"
         )
-        return f"{shown!r}{where}: {error.message}"
+        return f"{quoted}{where}: {error.message}"
     if not equals:
-        return f"{shown!r}: there is no '=' with the answer after it"
+        return f"{quoted}: there is no '=' with the answer after it"
     right = number_texts(answer(problem))[0]
     right = f"the answer is {right if len(right) <= 60 else right[:40] + ' ...'}"
     if not re.fullmatch("-?[0-9]+", "".join(stated.split())):
-        return f"{shown!r}: what follows '=' is not a whole number: {right}"
-    return f"{shown!r}: {right}"
+        return f"{quoted}: what follows '=' is not a whole number: {right}"
+    return f"{quoted}: {right}"
+
+
+def shown(equation: str) -> str:
+    """An equation as a message quotes it."""
+    return repr(equation if len(equation) <= 60 else equation[:40] + " ...")

@@ -105,7 +105,7 @@ def held_out(data: DataConfig, split: int, n: int, seed: int = 0) -> Problems:
     Fewer where the split has no more of them. Raises UsageError where it has none, and for more than fit into memory.
     """
     tasks, how = get_tasks(data.task), sampling(data)
-    check_cells("problems to hold out", n, how.max_operands, how.max_digits)
+    check_cells("problems to hold out", n, how.most, how.widest)
     dealer = Dealer(ratios(data), [n if which == split else 0 for which in range(len(SPLITS))])
     found: list[Problems] = []
     for chunk in range(_DRAWS):
@@ -150,7 +150,7 @@ def format_of(data: DataConfig, suits: Callable[[Format], bool] = lambda format:
 
 def rows_at_once(how: Sampling) -> int:
     """Problems that may be drawn at a time."""
-    return max(1, MAX_HELD // (how.max_operands * how.max_digits))
+    return max(1, MAX_HELD // (how.most * how.widest))
 
 
 def ratios(data: DataConfig) -> SplitRatios:

@@ -92,7 +92,7 @@ def draw_length(
     """
     if kind == TRIPLES:
         return task.all_triples(digits)
-    check_cells(f"--digits {digits}", n, min(operands, task.max_operands), digits)
+    check_cells(f"--digits {digits}", n, min(operands, task.max_operands), max(digits, second_digits))
     rng = np.random.default_rng([seed, task.code, digits, KINDS.index(kind)])
     size = Sampling(digits, operands, second_digits=second_digits)
     return task.of_length(rng, n, size, stress=kind == STRESS)
@@ -145,18 +145,29 @@ def evaluate_lengths(
     Raises UsageError where a text is longer than the model can write.
     """
     sizes = of_task(task, [one if isinstance(one, Length) else Length(one) for one in lengths])
+    if task.second and second_digits:
+        sizes = [
+            size if size.second or size.digits <= second_digits else size._replace(second=second_digits)
+            for size in sizes
+        ]
     for size in sizes:
-        second = size.second or second_digits
-        check_length(
-            model.format, model.max_length, task, size.digits, operands=operands, second_digits=second
-        )
+        if size.second <= size.digits:  # else each text is looked at when it is there
+            check_length(
+                model.format,
+                model.max_length,
+                task,
+                size.digits,
+                operands=operands,
+                second_digits=size.second,
+            )
     results: list[LengthResult] = []
     if tuple(kinds) == (TRIPLES,):
         n = max((len(task.all_triples(size.digits)) for size in sizes), default=n)
     for size, kind in itertools.product(sizes, kinds):
         advance = moved(progress, len(results) * n, len(kinds) * n * len(sizes))
-        second = size.second or second_digits
-        problems = draw_length(task, size.digits, kind, n, operands=operands, seed=seed, second_digits=second)
+        problems = draw_length(
+            task, size.digits, kind, n, operands=operands, seed=seed, second_digits=size.second
+        )
         report = evaluate_problems(model, problems, batch_size=batch_size, progress=advance, draft=draft)
         results.append(LengthResult(size, kind, report))
     return LengthReport(task, tuple(results))

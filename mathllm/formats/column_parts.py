@@ -85,9 +85,11 @@ def _part(
         names = {THINK: "beginning of the working", END_THINK: "end of the working"}
         return names.get(token, "operation or its result"), " ".join(of_operation)
     if kind == QUOTIENT and result:
-        return "quotient digit", " ".join([str(quotient), *of_operation])
+        return "quotient digit", " ".join([f"{quotient} from the left", *of_operation])
     if kind == QUOTIENT:
-        return "copied number of a division", " ".join([f"for quotient digit {quotient}", *of_operation])
+        return "copied number of a division", " ".join(
+            [f"for quotient digit {quotient} from the left", *of_operation]
+        )
     if result:
         name = "difference" if kind == DIFFERENCE else "total"
     elif signs >= numbers:
@@ -97,7 +99,7 @@ def _part(
     where = [f"in column {place}"]
     if quotient:
         name += " of a subtraction" if kind == DIFFERENCE else " of a product"
-        where.append(f"for quotient digit {quotient}")
+        where.append(f"for quotient digit {quotient} from the left")
     elif length and kind == PRODUCT:
         name += " of a partial product"
         where = [f"in column {(place - 1) % length + 1} of partial product {(place - 1) // length + 1}"]

@@ -149,7 +149,7 @@ def _answer(notation: Format, ids: np.ndarray, length: int) -> list[str]:
 # it is tells a total's tens from its units
 _PLACE = re.compile(r"(?<!number) (?:in column |at digit )?(\d+)")
 _OPERAND = re.compile(r"((?:hint of )?(?:[a-z]|number \d+, ))(\d+)")
-_ROW = re.compile(r" (?:in row|for quotient digit|of operation) \d+")
+_ROW = re.compile(r" (?:in row|for quotient digit|of operation) \d+(?: from the (?:left|right))?")
 _ONE_OF_SEVERAL = re.compile(r" \(\d+\)$")
 
 

@@ -329,12 +329,14 @@ _NAME_OF = {state: name for name, states in _NAMES.items() for state in states}
 
 def part_name(state: int, row: int, block: int, place: int, step: int, *, several: bool) -> tuple[str, str]:
     """What a token with these coordinates belongs to, and where that is: `partial product`, `3, digit 2`."""
+    if state == RUNNING and row == 0:  # before the first row of a product there is no sum
+        state, row, place = FACTOR_SIGN, 1, 0
     name = _NAME_OF.get(state, "thought")
     where = [f"of operation {step}"] * (several and step > 0)
-    if state in (PARTIAL, SUM_EQUALS, RUNNING, FACTOR):
+    if state in (PARTIAL, SUM_EQUALS, RUNNING, FACTOR_SIGN, FACTOR, FACTOR_EQUALS):
         where.append(f"in row {row}")
     if block:
-        where.append(f"for quotient digit {block}")
+        where.append(f"for quotient digit {block} from the right")
     if place and state in _ROWS:
         where.append(f"at digit {place}")
     return name, " ".join(where)

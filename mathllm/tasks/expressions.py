@@ -45,7 +45,7 @@ for _character, _kind in (("=", _EQUALS), ("\n", _NEWLINE), *((blank, _SPACE) fo
     _KINDS[ord(_character)] = _kind
 
 # one for one, so that positions stay what they are
-_FOLDED = str.maketrans("０１２３４５６７８９＋－−–＊×·⋅∗／÷＝", "0123456789+---*****//=")
+_FOLDED = str.maketrans("０１２３４５６７８９＋－−–＊×·⋅∗／÷％＝", "0123456789+---*****//%=")
 
 # a number below zero
 _SIGNED = re.compile(r"-\s*\d")
@@ -317,7 +317,8 @@ def _split(body: str, hint: str) -> list[_Part]:
             number = True
             parts[-1].digits += 1
             if parts[-1].digits > MAX_DIGITS:
-                longer = f"{MAX_DIGITS:,} is the most here; mathllm eval --digits 10000 tries longer ones"
+                tries = "mathllm eval --checkpoint add-any-length --digits 10000 tries longer sums"
+                longer = f"{MAX_DIGITS:,} is the most here; {tries}"
                 raise ExpressionError(f"a number of more than {MAX_DIGITS:,} digits", body, position, longer)
         elif char not in OPERATORS:
             message = f"{token_at(body, position) or char!r} does not belong in a problem"

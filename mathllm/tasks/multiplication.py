@@ -55,10 +55,11 @@ class Multiplication(Task):
         return replace(problems, negative=(negative > 0) & problems.operands.any(2))
 
     def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
-        lengths = [size.max_digits] + [size.second] * (self.most_operands(size) - 1)
+        second = size.second_digits or size.max_digits  # here it may be the longer one
+        lengths = [size.max_digits] + [second] * (self.most_operands(size) - 1)
         if stress:
             return self.problems(draw_product_stress(rng, n, lengths))
-        return self.problems(random_digits(rng, np.repeat([lengths], n, axis=0), size.max_digits))
+        return self.problems(random_digits(rng, np.repeat([lengths], n, axis=0), max(lengths)))
 
     def extreme(self, size: Sampling) -> Problems:
         operands = np.full((1, self.most_operands(size), size.max_digits), 9, np.uint8)
@@ -94,9 +95,8 @@ class Multiplication(Task):
 
     def misfits(self, problems: Problems) -> Bools:
         wrong = super().misfits(problems)
-        wrong[:, ::2] |= (
-            np.cumsum(problems.lengths, 1) > MAX_DIGITS
-        )  # of the product, which has to be a number, too
+        # the product has to be a number, too
+        wrong[:, ::2] |= np.cumsum(problems.lengths, 1) > MAX_DIGITS
         return wrong
 
 

@@ -39,10 +39,11 @@ class Quotients(Task):
         return self.problems(_without_zero(rng, operands))
 
     def of_length(self, rng: np.random.Generator, n: int, size: Sampling, *, stress: bool) -> Problems:
-        lengths = np.repeat([[size.max_digits, size.second]], n, axis=0)
+        second = size.second_digits or size.max_digits  # here it may be the longer one
+        lengths = np.repeat([[size.max_digits, second]], n, axis=0)
         if stress:
-            operands = _without_zero(rng, draw_patterns(rng, lengths, size.max_digits))
-            return self.problems(_near(rng, operands))
+            operands = _without_zero(rng, draw_patterns(rng, lengths, max(size.max_digits, second)))
+            return self.problems(_near(rng, operands, exactly=True))
         return self.of_lengths(rng, lengths, False)
 
     def of_lengths(self, rng: np.random.Generator, lengths: Ints, signed: bool) -> Problems:
@@ -70,9 +71,10 @@ def _without_zero(rng: np.random.Generator, operands: Digits) -> Digits:
     return operands
 
 
-def _near(rng: np.random.Generator, operands: Digits) -> Digits:
+def _near(rng: np.random.Generator, operands: Digits, exactly: bool = False) -> Digits:
     """The same divisors with dividends of the same lengths, where there are any, that are multiples or one more or one
-    less; in half of them the quotient's digits behind the first are 0 and 9."""
+    less, or (not `exactly`, a quarter) have any remainder; in half of them the quotient's digits behind the first are 0
+    and 9."""
     n = len(operands)
     divisor = operands[:, 1]
     quotient, rest = divide(operands[:, 0], divisor)
@@ -82,15 +84,20 @@ def _near(rng: np.random.Generator, operands: Digits) -> Digits:
     one = np.zeros_like(divisor)
     one[:, 0] = 1
     less = (column_differences(divisor, one)[0] % 10).astype(np.uint8)
-    kind = rng.integers(0, 4, n)[:, None]
+    kind = rng.integers(int(exactly), 4, n)[:, None]
     rest = np.select(
         [kind == 0, kind == 1, kind == 2], [rest, one * 0, less], np.minimum(one, less.max(1, keepdims=True))
     )
     behind = np.arange(quotient.shape[1]) < lengths_of(quotient)[:, None] - 1
     extremes = np.where(behind, 9 * rng.integers(0, 2, quotient.shape), quotient).astype(np.uint8)
-    quotient = select(rng.random(n) < 0.5, extremes, quotient)
+    often, dividend = select(rng.random(n) < 0.5, extremes, quotient), operands[:, 0]
+    if exactly:  # for where those extremes would have another length
+        dividend = _of_length(quotient, divisor, rest, dividend)
+    return np.stack([_of_length(often, divisor, rest, dividend), divisor], axis=1)
+
+
+def _of_length(quotient: Digits, divisor: Digits, rest: Digits, dividend: Digits) -> Digits:
+    """Quotient times divisor and the rest, where that has as many digits as the dividend; else the dividend."""
     product = multiply(quotient, divisor)
     made = add(np.stack([product, np.pad(rest, ((0, 0), (0, product.shape[1] - rest.shape[1])))], axis=1))
-    fits = lengths_of(made) == lengths_of(operands[:, 0])
-    dividend = select(fits, made[:, : operands.shape[2]], operands[:, 0])
-    return np.stack([dividend, divisor], axis=1)
+    return select(lengths_of(made) == lengths_of(dividend), made[:, : dividend.shape[1]], dividend)

@@ -91,6 +91,16 @@ class Sampling:
         """The most digits of every operand but the first, where these have fewer."""
         return min(self.second_digits or self.max_digits, self.max_digits)
 
+    @property
+    def widest(self) -> int:
+        """The most digits of any number."""
+        return max(self.max_digits, self.expression_digits)
+
+    @property
+    def most(self) -> int:
+        """The most numbers of any problem."""
+        return max(self.max_operands, self.expression_numbers)
+
 
 def draw_operands(
     rng: np.random.Generator, counts: Ints, method: str, max_digits: int, second: int = 0
@@ -202,7 +212,7 @@ def draw_carry_stress(rng: np.random.Generator, n: int, operands: int, digits: i
 
 
 def draw_product_stress(rng: np.random.Generator, n: int, lengths: Sequence[int]) -> Digits:
-    """Factors [n, K, lengths[0]] of products that are hard: the first of exactly lengths[0] digits, the others of at
+    """Factors [n, K, max(lengths)] of products that are hard: the first of exactly lengths[0] digits, the others of at
     most lengths[1:].
 
     A quarter each: nearly all digits are 9; most are 0; all factors but the first are short; see `draw_patterns`. For
@@ -210,10 +220,11 @@ def draw_product_stress(rng: np.random.Generator, n: int, lengths: Sequence[int]
     """
     if len(lengths) == 2 and lengths[1] == 1:
         return draw_carried_products(rng, n, lengths[0])
-    kind, most, place = np.arange(n)[:, None] % 4, np.array(lengths), np.arange(lengths[0])
+    width = max(lengths)
+    kind, most, place = np.arange(n)[:, None] % 4, np.array(lengths), np.arange(width)
     short = rng.integers(1, np.maximum(most // 4, 1) + 1, (n, len(most)))
     chosen = np.where((kind == 2) & (np.arange(len(most)) > 0), short, most)[..., None]
-    digits = draw_patterns(rng, chosen[..., 0], lengths[0])
+    digits = draw_patterns(rng, chosen[..., 0], width)
     often = (kind < 2)[..., None] & (rng.random(digits.shape) < 0.8) & (place < chosen)
     often &= (kind == 0)[..., None] | (place < chosen - 1)
     hard: Digits = np.where(often, np.where(kind == 0, 9, 0)[..., None], digits).astype(np.uint8)

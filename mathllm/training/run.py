@@ -14,7 +14,7 @@ from rich.console import Console
 from mathllm.checkpoint import WEIGHTS, load_checkpoint, step_checkpoints
 from mathllm.config import Config, DataConfig, build_config, from_saved
 from mathllm.data.files import FILES, METADATA, fingerprint, places_of, read_problems
-from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out
+from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out, sampling
 from mathllm.device import describe, pick_device
 from mathllm.errors import CheckpointError, DataError, MathLLMError, UsageError, reason
 from mathllm.evaluation.report import evaluate_problems
@@ -209,10 +209,11 @@ def read_split(data: DataConfig, name: str) -> Problems:
     path = Path(data.data_dir) / name
     problems = read_problems(path, readable_beside(get_tasks(data.task)))
     digits, operands = int(sizes(problems).max(initial=0)), int(operands_asked(problems).max(initial=0))
-    if digits > data.max_digits or operands > data.max_operands:
+    bounds = sampling(data)
+    if digits > bounds.widest or operands > bounds.most:
         raise DataError(
             f"{path} has a problem with {operands} operands or {digits} digits, but its metadata.json says "
-            f"at most {data.max_operands} and {data.max_digits}",
+            f"at most {bounds.most} and {bounds.widest}",
             f"mathllm gen-data --from {path} --output-dir DIR makes a dataset of any such file",
         )
     return problems
