@@ -93,18 +93,14 @@ class Guard:
         known = asked if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", asked) else str(uuid.uuid4())
         token = request_id.set(known)
         scope.setdefault("state", {}).update(request_id=known)
-        started = time.monotonic()
-        answer = Answer(send, known, self._cors(headers), started)
-        body = Body(receive)
+        started, body = time.monotonic(), Body(receive)
+        answer = Answer(send, body, known, self._cors(headers), started)
         try:
             refusal = self._refusal(scope, headers)
             if refusal is not None:
                 await answer.refuse(*refusal)
             else:
-                try:
-                    await self.app(scope, body.receive, answer.send)
-                except TooLarge:
-                    await answer.refuse(413, "too_large", f"a body has at most {MOST_BODY:,} bytes", {})
+                await self.app(scope, body.receive, answer.send)
         except Exception:
             log.exception("a request failed")
             if answer.status:
@@ -194,10 +190,6 @@ class Guard:
         log.info("request", extra={"fields": fields})
 
 
-class TooLarge(Exception):
-    """More of a body than may be sent."""
-
-
 class Body:
     """What a client sends, counted as it comes."""
 
@@ -208,22 +200,32 @@ class Body:
         message = await self._receive()
         if message["type"] == "http.request":
             self.size += len(message.get("body", b""))
-            if self.size > MOST_BODY:
-                raise TooLarge
+            if self.too_large:
+                return {"type": "http.disconnect"}
         return message
+
+    @property
+    def too_large(self) -> bool:
+        return self.size > MOST_BODY
 
 
 class Answer:
     """What is sent: with the headers that all answers have, and a note of the status."""
 
-    def __init__(self, send: Send, known: str, more: Mapping[str, str], started: float) -> None:
-        self._send, self.started = send, started
+    def __init__(self, send: Send, body: Body, known: str, more: Mapping[str, str], started: float) -> None:
+        self._send, self.body, self.started = send, body, started
         self.headers = {**HEADERS, "x-request-id": known, **more}
-        self.status = 0
+        self.status, self.refused = 0, False
         self.first: float | None = None  # seconds until the first piece of a stream
         self._streams = False
 
     async def send(self, message: Message) -> None:
+        if self.body.too_large and not self.refused:  # whatever came of the part that was read
+            await self.refuse(413, "too_large", f"a body has at most {MOST_BODY:,} bytes", {})
+        elif not self.body.too_large:
+            await self._pass(message)
+
+    async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             given = [(name.lower(), value) for name, value in message.get("headers", [])]
@@ -237,18 +239,19 @@ class Answer:
 
     async def refuse(self, status: int, kind: str, message: str, headers: Mapping[str, str]) -> None:
         """An answer of our own."""
+        self.refused = True
         text = json.dumps(
             {"error": {"type": kind, "message": message, "request_id": self.headers["x-request-id"]}}
         )
         pairs = {"content-type": "application/json", "content-length": str(len(text)), **headers}
-        await self.send(
+        await self._pass(
             {
                 "type": "http.response.start",
                 "status": status,
                 "headers": [(name.encode(), value.encode()) for name, value in pairs.items()],
             }
         )
-        await self.send({"type": "http.response.body", "body": text.encode()})
+        await self._pass({"type": "http.response.body", "body": text.encode()})
 
 
 def key_of(headers: Mapping[str, str]) -> str:

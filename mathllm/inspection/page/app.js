@@ -65,7 +65,7 @@ if (typeof document !== "undefined") {
     if (digits[0] === MINUS) [sign, digits] = ["-", digits.slice(1)];
     if (data.units_first) digits = digits.reverse();
     const answer = ended && digits.length && digits.every((id) => id < 10) ? sign + digits.join("") : null;
-    if (!ended) return [`there is no room for more than ${data.room} tokens: the text is cut`, false];
+    if (!ended) return [`it comes to no end: the text is cut behind ${ids.length} tokens`, false];
     const right = answer === state.problem.answer;
     if (right) return [`right: ${answer}`, true];
     return [`wrong: it says ${answer === null ? "no number" : answer}, true is ${state.problem.answer}`, false];

@@ -370,6 +370,9 @@ function solve(model, problem, data, edits = NOTHING_OFF, forced = new Map()) {
   let found = null, choices = [];
   while (ids[ids.length - 1] !== END && ids.length < data.room) {
     const followed = follow(problem, ids, data);
+    // what babbles on gets to places that the page has no tables for: there it is cut
+    const beyond = ([axis, values]) => model.lookup[axis] && !values.every((value) => model.lookup[axis].has(value));
+    if (found && Object.entries(followed.told).some(beyond)) break;
     choices = followed.choices;
     found = forward(model, ids, followed.told, edits);
     const best = likeliest(found.logits[ids.length - 1], choices[ids.length - 1]);
