@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +13,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import Server, serving
+
+from mathllm.checkpoint import SHIPPED
 
 SLOW = {"expressions": ["658+189"] * 20, "model": "addsub-3digit", "temperature": 0.5}
 
@@ -121,3 +126,36 @@ def test_what_was_taken_in_is_answered_before_it_ends(number: int) -> None:
         lines = [json.loads(line) for line in said.splitlines()]
         assert sum(line["event"] == "request" and line.get("status") == 200 for line in lines) >= 10
         assert all(line.get("request_id") for line in lines if line["event"] == "request")
+
+
+def test_what_takes_too_long_ends_with_an_error() -> None:
+    with serving("--model", "addsub-3digit=addsub-3digit", "--drain-timeout", "0") as server:
+        answers: list[Any] = []
+        body = {**SLOW, "expressions": ["658+189"] * 800}
+        thread = threading.Thread(target=lambda: answers.append(server.post("/v1/solve", body)))
+        thread.start()
+        end = time.monotonic() + 30
+        while not server.count("mathllm_queue_requests") and time.monotonic() < end:
+            time.sleep(0.01)
+        code, _ = server.end()
+        thread.join()
+        status, found = answers[0]
+        kinds = [one["error"]["type"] for one in found["results"] if "error" in one]
+        assert (code, status) == (0, 200)
+        assert set(kinds) == {"draining"}
+
+
+def test_new_weights_are_taken_while_it_runs(tmp_path: Path) -> None:
+    place = Path(shutil.copytree(SHIPPED / "addsub-3digit", tmp_path / "model"))
+    with serving("--model", f"mine={place}", "--watch") as server:
+        before = json.loads(server.get("/version")[1])["models"]
+        other = SHIPPED / "add-any-length"
+        for name in ("config.json", "model.safetensors"):
+            (tmp_path / name).write_bytes((other / name).read_bytes())
+            (tmp_path / name).replace(place / name)
+        end = time.monotonic() + 30
+        while json.loads(server.get("/version")[1])["models"] == before and time.monotonic() < end:
+            time.sleep(0.2)
+        answer = server.post("/v1/solve", {"expressions": ["1234567+7654321"]})[1]["results"][0]
+        assert answer["answer"] == str(1234567 + 7654321)
+        assert answer["model"] != before[0]

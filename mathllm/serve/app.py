@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
-        tasks = [asyncio.create_task(service.load()), asyncio.create_task(service.tell())]
+        tasks = [asyncio.create_task(work) for work in (service.load(), service.tell(), service.watch())]
         try:
             yield
         finally:

@@ -44,7 +44,8 @@ class Engine:
             threads,
         )
         self.observe = observe
-        self.requests = self.tokens = 0  # admitted, and not answered yet
+        self.jobs: set[Job] = set()  # admitted, and not answered yet
+        self.tokens = 0  # that these may take
         self.draining = self.stopped = False
         self.rate = 10_000.0  # tokens a second, as measured
         self.progress = time.monotonic()
@@ -68,7 +69,8 @@ class Engine:
             raise Refused("loading", "the models are being loaded", 2)
         if self.full or (self.requests and self.tokens + job.cost > self.max_tokens):
             raise Refused("overloaded", f"{self.requests:,} requests are waiting", self.wait)
-        self.requests, self.tokens = self.requests + 1, self.tokens + job.cost
+        self.jobs.add(job)
+        self.tokens += job.cost
         job.submitted = job.touched = time.monotonic()
         queue = self.works if job.work is not None else self.short if job.cost <= SLICE else self.long
         with self.changed:
@@ -81,6 +83,11 @@ class Engine:
             job.cancelled = True
             job.answered.cancel()
             self._settle(job)
+
+    @property
+    def requests(self) -> int:
+        """How many were admitted and are not answered yet."""
+        return len(self.jobs)
 
     @property
     def full(self) -> bool:
@@ -99,11 +106,17 @@ class Engine:
         return since if self.requests and (since > STALLED or not alive) else 0.0
 
     async def drain(self, seconds: float) -> None:
-        """Takes nothing in any more, and lets what was taken in be done, for so long."""
+        """Takes nothing in any more, and lets what was taken in be done, for so long; what is left then ends with an
+        error."""
         self.draining = True
         end = time.monotonic() + seconds
-        while self.requests and time.monotonic() < end:
+        while self.jobs and time.monotonic() < end:
             await asyncio.sleep(0.01)
+        error = Refused("draining", "this server has shut down", 5)
+        for job in [*self.jobs]:
+            rows = [row for row, outcome in enumerate(job.outcomes) if outcome is None] if job.lines else [0]
+            self.deliver([(job, Done(row, error)) for row in rows])
+            job.cancelled = True  # for the worker
 
     def stop(self) -> None:
         with self.changed:
@@ -130,7 +143,8 @@ class Engine:
                 job.answered.set_result([one for one in job.outcomes if one is not None])
 
     def _settle(self, job: Job) -> None:
-        self.requests, self.tokens = self.requests - 1, self.tokens - job.cost
+        self.jobs.discard(job)
+        self.tokens -= job.cost
 
     def _run(self) -> None:
         """The life of the thread that computes."""

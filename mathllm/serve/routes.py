@@ -77,7 +77,7 @@ async def predict(asked: protocol.Predict, request: Request) -> JSONResponse:
         return JSONResponse({"detail": "Model not loaded"}, 503, {"retry-after": "2"})
     job = Job([asked.equation[:-1]], version=service.shelf.newest[0], deadline=service.deadline(request))
     (outcome,) = await service.answer(request, job)
-    if isinstance(outcome, Refused):
+    if isinstance(outcome, Exception):
         raise outcome
     answer = ""
     if isinstance(outcome, Solved) and outcome.solution.answer is not None:

@@ -24,6 +24,7 @@ from mathllm.serve.versions import Shelf, Version
 
 PING = 15.0  # seconds of silence after which a stream says that it is still there
 PATIENCE = 0.05  # seconds before anyone looks whether the client is still there
+WATCHED = 5.0  # seconds between looks for newer weights
 EVENTS = {"x-accel-buffering": "no"}  # of streams: no proxy should gather them
 
 log = logging.getLogger("mathllm.serve")
@@ -57,15 +58,22 @@ class Service:
             log.info("model", extra={"fields": {"model": version.label, "path": str(version.model.path)}})
 
     async def tell(self) -> None:
-        """A line a minute about all requests, and new checkpoints where these are watched for."""
+        """A line a minute about all requests."""
         while True:
-            await asyncio.sleep(MINUTE if not self.settings.watch else min(MINUTE, 5.0))
-            if self.settings.watch:
-                for name in self.shelf.names:
-                    with contextlib.suppress(MathLLMError):
-                        await asyncio.to_thread(self.shelf.load, name)
+            await asyncio.sleep(MINUTE)
             if found := self.summary.take():
                 log.info("summary", extra={"fields": dict(found)})
+
+    async def watch(self) -> None:
+        """Loads what has changed on disk; what cannot be loaded leaves all as it is."""
+        while self.settings.watch:
+            await asyncio.sleep(WATCHED)
+            for name in self.shelf.names if self.shelf.loaded else []:
+                before = self.shelf.versions(name)[0]
+                with contextlib.suppress(MathLLMError, OSError):
+                    found = await asyncio.to_thread(self.shelf.load, name)
+                    if found is not before:
+                        log.info("model", extra={"fields": {"model": found.label, "before": before.label}})
 
     def check_loaded(self) -> None:
         """Raises Refused where there are no models yet."""
@@ -182,11 +190,6 @@ def stream(
                     if isinstance(event, Done):
                         missing -= 1
                         outcomes += [event.outcome] if event.outcome is not None else []
-                if service.engine.stopped and missing:
-                    yield "".join(said) + sse(
-                        "error", {"type": "shutdown", "message": "the server has shut down"}
-                    )
-                    return
                 yield "".join(said)
             yield end(outcomes)
         finally:

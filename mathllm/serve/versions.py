@@ -85,10 +85,10 @@ class Shelf:
         if name not in self.places:
             raise unknown_choice("model", name, self.names)
         place = find_checkpoint(path or self.places[name])
-        version = read_version(name, place, self.max_tokens, self.device)
-        before = self._versions.get(name, [])
-        if before and before[0].digest == version.digest:
+        digest, before = digest_of(place), self._versions.get(name, [])
+        if before and before[0].digest == digest:
             return before[0]
+        version = read_version(name, place, self.max_tokens, self.device)
         if path is not None:
             self.places[name] = Path(path)
         self._put(name, [version, *before][:KEPT])
@@ -118,9 +118,17 @@ class Shelf:
         self._models = Models(candidates, named=False)
 
 
+def digest_of(place: Path) -> str:
+    """What the weights of a checkpoint are known by. Raises CheckpointError where there are none."""
+    try:
+        return hashlib.sha256((place / WEIGHTS).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {place / WEIGHTS}: {error.strerror or error}") from error
+
+
 def read_version(name: str, place: Path, max_tokens: int, device: torch.device | None) -> Version:
     """A version from disk, tried on some problems of its own. Raises CheckpointError for what is damaged."""
-    digest = hashlib.sha256((place / WEIGHTS).read_bytes()).hexdigest()
+    digest = digest_of(place)
     model = load_checkpoint(place, device)
     model.scope = Scope(model.data, min(room_in(model.model), max_tokens))
     drawn = sample(np.random.default_rng(0), TRIED, model.tasks, model.scope.size)
