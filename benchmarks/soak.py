@@ -1,0 +1,166 @@
+"""Is no answer lost or mixed up? `python -m benchmarks.soak [--clients 200] [--requests 500] [--repeat 1]`.
+
+So many clients ask a server of its own process so many sums and differences each, one in ten hangs up without waiting,
+the model is put away and back meanwhile, and SIGTERM comes before all is done. Every answer that was begun has to be
+whole, and the text that `MathModel.solve` writes; what was refused has to say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import mathllm
+from mathllm.checkpoint import SHIPPED
+
+MODEL, KEY = "addsub-3digit", "soak"
+HEAD = "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer soak\r\n"
+
+
+class Line:
+    """A connection that is kept."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.reader: asyncio.StreamReader | None = None
+        self.writer: Any = None
+
+    async def send(self, path: str, body: Any) -> None:
+        if self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        data = json.dumps(body).encode()
+        self.writer.write(f"{HEAD.format(path=path)}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        await self.writer.drain()
+
+    async def read(self) -> tuple[int, Any]:
+        assert self.reader is not None
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        assert length, head
+        body = await self.reader.readexactly(int(length[1]))
+        if b"connection: close" in head.lower():
+            self.hang_up()
+        return int(head.split(b" ", 2)[1]), json.loads(body)
+
+    def hang_up(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.reader = self.writer = None
+
+
+async def client(number: int, port: int, requests: int, truth: dict[str, str], counts: Counter[str]) -> None:
+    """Asks one after the other, until all is asked or the server is gone."""
+    rng, line = random.Random(number), Line(port)
+    for _ in range(requests):
+        problem = rng.choice(list(truth)) if rng.random() < 0.02 else PROBLEMS[rng.randrange(len(PROBLEMS))]
+        try:
+            await line.send("/v1/solve", {"expressions": [problem], "model": MODEL})
+            if rng.random() < 0.1:
+                line.hang_up()
+                counts["hung up"] += 1
+                continue
+            status, found = await line.read()
+        except (ConnectionError, asyncio.IncompleteReadError, OSError):
+            line.hang_up()
+            counts["not connected" if ENDING.is_set() else "LOST"] += 1
+            if ENDING.is_set():
+                return
+            continue
+        if status == 200:
+            (result,) = found["results"]
+            same = result.get("text") == truth[problem] and result["expression"] == problem
+            counts["answered" if same else "WRONG"] += 1
+        elif status == 503 and found["error"]["type"] in ("overloaded", "draining"):
+            counts[f"refused: {found['error']['type']}"] += 1
+            await asyncio.sleep(0.05)
+        else:
+            counts[f"STATUS {status}"] += 1
+
+
+async def soak(
+    port: int, process: subprocess.Popen[bytes], options: argparse.Namespace, truth: dict[str, str]
+) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    ENDING.clear()
+    clients = [
+        asyncio.create_task(client(number, port, options.requests, truth, counts))
+        for number in range(options.clients)
+    ]
+    admin = Line(port)
+    for body in ({"path": str(SHIPPED / MODEL)}, {"path": options.copy}, {"rollback": True}):
+        await asyncio.sleep(options.pause)
+        await admin.send(f"/admin/models/{MODEL}", body)
+        status, found = await admin.read()
+        assert status == 200, found
+    whole = options.clients * options.requests
+    while sum(counts.values()) < 0.95 * whole:
+        await asyncio.sleep(0.05)
+    ENDING.set()
+    process.send_signal(signal.SIGTERM)
+    await asyncio.gather(*clients)
+    return counts
+
+
+ENDING = asyncio.Event()
+PROBLEMS = [f"{a}{sign}{b}" for a in range(0, 1000, 37) for b in range(0, 1000, 41) for sign in "+-"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--repeat", type=int, default=1)
+    options = parser.parse_args()
+    options.pause = 1.0
+    model = mathllm.load(MODEL)
+    truth = {solution.expression: solution.text for solution in model.generate(PROBLEMS)}
+    with tempfile.TemporaryDirectory() as folder:
+        # the same weights, but for the last bit of one that changes no answer: another version
+        options.copy = str(Path(folder) / "copy")
+        subprocess.run(["cp", "-r", str(SHIPPED / MODEL), options.copy], check=True)
+        change(Path(options.copy) / "model.safetensors")
+        for round_ in range(options.repeat):
+            command = [sys.executable, "-m", "mathllm", "serve", "--model", f"{MODEL}={MODEL}", "--port", "0"]
+            with tempfile.TemporaryFile() as log:
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "MATHLLM_ADMIN_KEY": KEY}
+                )
+                assert process.stdout
+                port = int(process.stdout.readline().decode().strip().rpartition(":")[2])
+                time.sleep(3)
+                started = time.monotonic()
+                counts = asyncio.run(soak(port, process, options, truth))
+                code = process.wait(60)
+            bad = {
+                name: count for name, count in counts.items() if name.isupper() or name.startswith("STATUS")
+            }
+            spent = time.monotonic() - started
+            print(f"round {round_ + 1}: {dict(counts)}, {spent:.0f} s, exit code {code}", flush=True)
+            if bad or code:
+                raise SystemExit(f"not whole: {bad}, exit code {code}")
+
+
+def change(path: Path) -> None:
+    """Another hash, and next to the same weights."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    name = next(iter(weights))
+    weights[name].view(-1)[0] *= 1 + 1e-7
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+if __name__ == "__main__":
+    main()
