@@ -78,9 +78,9 @@ class Running:
         self.groups: list[Group] = []
         self.alive = self.admitted = 0
         none = torch.zeros(0, dtype=torch.int64, device=self.device)
-        # by row of the cache: its number, what room it has left, and whether it still runs
-        self.rows, self.left, self.running = none, none, none.bool()
-        self.least_left = 0
+        # by row of the cache: its number, the step behind which it has no room, and whether it still runs
+        self.rows, self.ends, self.running = none, none, none.bool()
+        self.steps = self.soonest = 0  # so many, and when the first row has no room
         self.cache: KeyValueCache | None = None
         # of each row, the logits that its next token is picked from; or that token, which the model has not read yet
         self.logits: Tensor | None = None
@@ -114,16 +114,16 @@ class Running:
             logits = piece[:, -1]  # of the last piece
         numbers = range(self.admitted, self.admitted + batch)
         rows = torch.arange(numbers.start, numbers.stop, device=self.device)
-        left, running = torch.full_like(rows, room), torch.ones_like(rows, dtype=torch.bool)
+        ends, running = torch.full_like(rows, self.steps + room), torch.ones_like(rows, dtype=torch.bool)
         if self.cache is None or self.logits is None:
             self.cache, self.logits = cache, logits
-            self.rows, self.left, self.running, self.groups = rows, left, running, []
+            self.rows, self.ends, self.running, self.groups = rows, ends, running, []
         else:
-            self.cache.join(cache, max(room, int(self.left.max())))
+            self.cache.join(cache, max(room, int(self.ends.max()) - self.steps))
             self.logits = torch.cat([self.logits, logits])
-            self.rows, self.left = torch.cat([self.rows, rows]), torch.cat([self.left, left])
+            self.rows, self.ends = torch.cat([self.rows, rows]), torch.cat([self.ends, ends])
             self.running = torch.cat([self.running, running])
-        self.least_left = int(self.left.min())
+        self.soonest = int(self.ends.min())
         self.groups.append(Group(params, generator, walk, torch.arange(batch, device=self.device), batch))
         self.admitted, self.alive = numbers.stop, self.alive + batch
         return numbers
@@ -133,19 +133,23 @@ class Running:
         """The next token of every row that still runs."""
         self._read_picked()
         assert self.logits is not None, "no row runs"
-        logits = self.logits
-        parts = logits.split([group.count for group in self.groups])
-        parts = tuple(group.held(part) for group, part in zip(self.groups, parts, strict=True))
-        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        picked = [group.pick(part) for group, part in zip(self.groups, parts, strict=True)]
-        ids = picked[0] if len(picked) == 1 else torch.cat(picked)
+        if len(self.groups) == 1:
+            logits = self.groups[0].held(self.logits)
+            ids = self.groups[0].pick(logits)
+        else:
+            parts = zip(self.groups, self.logits.split([group.count for group in self.groups]), strict=True)
+            held = [group.held(part) for group, part in parts]
+            logits = torch.cat(held)
+            ids = torch.cat([group.pick(part) for group, part in zip(self.groups, held, strict=True)])
         if self.alive == len(self.rows):
             found = Step(self.rows, ids, logits)
         else:
             live = self.running.nonzero()[:, 0]
             found = Step(self.rows[live], ids[live], logits[live])
-        self.left, self.least_left = self.left - 1, self.least_left - 1
-        self.running = self.running & (ids != self.stop) & (self.left > 0)
+        self.steps += 1
+        self.running = self.running & (ids != self.stop)
+        if self.steps >= self.soonest:
+            self.running = self.running & (self.ends > self.steps)
         self.alive = int(self.running.sum())
         self.logits, self.picked = None, ids
         return found
@@ -163,14 +167,14 @@ class Running:
             self.cache = self.picked = None
             return
         ids = self.picked
-        if self.alive < 0.7 * len(self.rows) or self.least_left == 0:
+        if self.alive < 0.7 * len(self.rows) or self.steps >= self.soonest:
             # copying the cache costs about one step, so it pays only where many rows have ended; a row without room
             # has no position left
             kept = self.running.nonzero()[:, 0]
             self.cache.keep(kept)
-            self.rows, self.left, ids = self.rows[kept], self.left[kept], ids[kept]
+            self.rows, self.ends, ids = self.rows[kept], self.ends[kept], ids[kept]
             self._keep_groups(self.running)
-            self.running, self.least_left = self.running[kept], int(self.left.min())
+            self.running, self.soonest = self.running[kept], int(self.ends.min())
         coordinates = self._told(ids.cpu().numpy().astype(np.uint8)) if self._walks else {}
         (logits,) = read(self.model, ids[:, None], coordinates, self.cache)
         self.logits, self.picked = logits[:, -1], None
