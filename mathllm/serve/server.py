@@ -137,8 +137,14 @@ def run(settings: Settings, host: str, port: int) -> None:
 def listening(host: str, port: int) -> socket.socket:
     """A socket that is listened on. Raises UsageError where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends small pieces at once (TCP_NODELAY) only where the protocol is said to be TCP
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(2048)
+        return found
     except OSError as error:
+        found.close()
         what = f"{host}:{port} cannot be listened on: {error.strerror or error}"
         raise UsageError(what, "give another --port, or --host") from error
