@@ -361,6 +361,10 @@ def test_keys_and_rates() -> None:
 def test_a_page_elsewhere_may_ask_only_if_it_is_named(client: TestClient) -> None:
     allowed, _ = client_of(origins=["https://school.example"])
     asked = {"origin": "https://school.example"}
+    before = allowed.options("/v1/solve", headers={**asked, "access-control-request-method": "POST"})
+    assert before.status_code == 204
+    assert "POST" in before.headers["access-control-allow-methods"]
+    assert client.options("/v1/solve", headers=asked).status_code != 204
     assert allowed.get("/health", headers=asked).headers["access-control-allow-origin"] == asked["origin"]
     assert (
         "access-control-allow-origin"

@@ -40,10 +40,8 @@ def gold_leads(
     """Batches of rows, at most `batch_size` each: how far each gold token's logit is ahead of all others that may stand
     there [R, T], and which tokens count [R, T]: those of completions. T is up to the longest row's end."""
     device = model.embedding.weight.device.type
-    walk = Walk(format, gold.problems, model.axes)
-    told = walk.read(gold.ids[:, :-1]) if walk.axes or walk.restricts else {}
+    told, choices = _followed(model, format, gold)
     batches = _batches(gold.lengths, told, batch_size, device)
-    choices = walk.choices if walk.restricts else None
 
     def score(rows: Ints) -> tuple[NDArray[np.float32], Bools]:
         return _score_rows(model, gold, rows, told, choices)
@@ -65,9 +63,7 @@ class Draft:
 
 def draft(model: Transformer, format: Format, gold: Rendered) -> Draft:
     """Reads gold texts in parallel, as far as the model would write them itself."""
-    walk = Walk(format, gold.problems, model.axes)
-    told = walk.read(gold.ids[:, :-1]) if walk.axes or walk.restricts else {}
-    choices = walk.choices if walk.restricts else None
+    told, choices = _followed(model, format, gold)
     completion = gold.lengths - gold.prompt_lengths
     width, device = int(completion.max(initial=0)), model.embedding.weight.device
     logits = np.zeros((len(gold), width, model.vocab_size), np.float32)
@@ -83,6 +79,16 @@ def draft(model: Transformer, format: Format, gold: Rendered) -> Draft:
     beyond = np.arange(width) >= completion[:, None]
     unsure = np.pad(~sure & ~beyond, ((0, 0), (0, 1)), constant_values=True)
     return Draft(np.minimum(unsure.argmax(1), completion), logits)
+
+
+def _followed(
+    model: Transformer, format: Format, gold: Rendered
+) -> tuple[dict[str, Ints], NDArray[np.uint8] | None]:
+    """Where tokens of texts stand, by axis [N, T], and what may follow each [N, T], as indexes into formats.ALLOWED;
+    None where anything may."""
+    walk = Walk(format, gold.problems, model.axes)
+    told = walk.read(gold.ids[:, :-1]) if walk.axes or walk.restricts else {}
+    return told, walk.choices if walk.restricts else None
 
 
 def _batches(lengths: Ints, told: Mapping[str, Ints], batch_size: int, device: str) -> list[Ints]:

@@ -97,7 +97,9 @@ class Guard:
         answer = Answer(send, body, known, self._cors(headers), started)
         try:
             refusal = self._refusal(scope, headers)
-            if refusal is not None:
+            if scope["method"] == "OPTIONS" and headers.get("origin", "") in self.origins:
+                await answer.allow()
+            elif refusal is not None:
                 await answer.refuse(*refusal)
             else:
                 await self.app(scope, body.receive, answer.send)
@@ -128,7 +130,7 @@ class Guard:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADERS:
             return 431, "too_large", f"headers have at most {MOST_HEADERS:,} bytes", {}
         caller = (scope.get("client") or ("",))[0]
-        opened = path in OPEN or path.startswith("/static/") or method == "OPTIONS"
+        opened = path in OPEN or path.startswith("/static/")
         if path.startswith("/admin/"):
             if self.admin is None or not same(key_of(headers), [self.admin]):
                 return (
@@ -158,7 +160,9 @@ class Guard:
             return {}
         allowed = {"access-control-allow-origin": origin, "vary": "Origin"}
         return allowed | {
-            "access-control-allow-headers": "authorization, content-type, x-api-key, x-request-id"
+            "access-control-allow-headers": "authorization, content-type, x-api-key, x-request-id",
+            "access-control-allow-methods": "GET, POST",
+            "access-control-expose-headers": "retry-after, x-request-id",
         }
 
     def _note(self, scope: Scope, answer: Answer, started: float, body: Body) -> None:
@@ -236,6 +240,11 @@ class Answer:
         elif self._streams and self.first is None and message.get("body"):
             self.first = time.monotonic() - self.started
         await self._send(message)
+
+    async def allow(self) -> None:
+        """What a browser asks before a page from elsewhere may ask: nothing is read or done for it."""
+        await self._pass({"type": "http.response.start", "status": 204, "headers": []})
+        await self._pass({"type": "http.response.body"})
 
     async def refuse(self, status: int, kind: str, message: str, headers: Mapping[str, str]) -> None:
         """An answer of our own."""

@@ -86,7 +86,7 @@ def hunt(version: Version, asked: Hunt) -> Iterator[tuple[str, dict[str, Any]]]:
     model, (task,) = version.model, get_tasks(asked.task)
     tried = wrong = 0
     for problems in drawn(task, asked):
-        problems, _ = checked(version, problems)
+        problems = askable(version, problems)
         if not len(problems):
             raise UsageError(f"{version.label} cannot be asked for {task.name} of {asked.digits} digits")
         verdicts = judge(model, problems)
@@ -107,24 +107,23 @@ def hunt(version: Version, asked: Hunt) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "done", {"tried": tried, "wrong": wrong, "interval95": interval, "model": version.label}
 
 
-def checked(version: Version, problems: Problems) -> tuple[Problems, int]:
+def askable(version: Version, problems: Problems) -> Problems:
     """Those that a model can be asked."""
     _, refused = version.model.fit(problems)
     kept = np.delete(np.arange(len(problems)), list(refused))
-    return problems[kept], len(refused)
+    return problems[kept]
 
 
 def drawn(task: Task, asked: Hunt) -> Iterator[Problems]:
     """The problems of a search, some at a time."""
     if asked.kind == "edge":
+        task.check_pairs()
         numbers = sorted(
             {abs(n) for power in range(asked.digits) for n in (10**power - 1, 10**power, 10**power + 1)}
             | {10**asked.digits - 1, 0, 5}
         )
         pairs = [(a, b) for a in numbers for b in numbers if max(a, b) < 10**asked.digits]
-        pairs = [
-            (a, b) for a, b in pairs if b >= task.least_second and (a >= b or task.name != "subtraction")
-        ]
+        pairs = [(a, b) for a, b in pairs if b >= task.least_second and (a >= b or not task.ordered(False))]
         rows = np.array(
             [[[int(d) for d in f"{n:0{asked.digits}d}"[::-1]] for n in pair] for pair in pairs], np.uint8
         )

@@ -358,6 +358,7 @@ async function begin() {
   try {
     state.models = (await (await fetch("/v1/models")).json()).data || [];
     for (const { id, meta } of state.models) at("model").append(make("option", `${id} (${meta.task.replaceAll(",", ", ")})`, { value: id }));
+    for (const name of new Set(state.models.flatMap((one) => one.meta.task.split(",")))) at("task").append(make("option", name));
   } catch { /* the first question will say what is wrong */ }
   showSnippet();
   if (!recall()) ask(at("problem").value);
