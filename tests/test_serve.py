@@ -317,7 +317,19 @@ def test_what_is_refused_says_why(client: TestClient, how: dict[str, Any], statu
     error = answer.json()["error"]
     assert error["type"] == kind
     assert error["message"]
+    assert error["hint"]
     assert error["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', "NaN", '"\\u0000"'])
+def test_what_cannot_be_written_is_quoted(client: TestClient, text: str) -> None:
+    headers = {"content-type": "application/json"}
+    answer = client.post("/predict", content=f'{{"equation": {text}}}', headers=headers)
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "equation"])
+    answer = client.post("/v1/solve", content=f'{{"expressions": [{text}]}}', headers=headers)
+    assert answer.status_code == (422 if text == "NaN" else 200)
+    if answer.status_code == 200:
+        assert answer.json()["results"][0]["error"]["type"] == "invalid_expression"
 
 
 def test_what_is_not_there(client: TestClient) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -20,7 +21,7 @@ from mathllm.errors import MathLLMError
 from mathllm.serve import openai, routes
 from mathllm.serve.guard import Guard
 from mathllm.serve.jobs import Refused
-from mathllm.serve.protocol import error_of
+from mathllm.serve.protocol import TAKES, Json, error_of
 from mathllm.serve.service import Gone, Service, Unknown
 from mathllm.serve.settings import Settings
 
@@ -97,33 +98,40 @@ async def page(name: str = "") -> Response:
 
 def failure(
     request: Request, status: int, error: dict[str, Any], headers: dict[str, str] | None = None
-) -> JSONResponse:
+) -> Json:
     """An error as a route's clients expect it."""
     known = request.state.request_id
     if openai.is_openai(request):
         error = openai.error_of(error)
-    return JSONResponse({"error": {**error, "request_id": known}}, status, headers)
+    return Json({"error": {**error, "request_id": known}}, status, headers)
 
 
 async def invalid(request: Request, error: RequestValidationError) -> Response:
     """What is not JSON, or has another shape."""
     if request.url.path == "/predict":
-        return await request_validation_exception_handler(request, error)
+        return Json({"detail": quotable(jsonable_encoder(error.errors()))}, 422)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     found = {"type": "invalid_request", "message": f"{where}: {first['msg']}" if where else first["msg"]}
-    hint = {"hint": "/openapi.json has what each route takes"}
+    hint = {"hint": TAKES}
     status = 400 if openai.is_openai(request) else 422
     return failure(request, status, {**found, **hint, **({"param": where} if where else {})})
+
+
+def quotable(found: Any) -> Any:
+    """The same, where a number that JSON does not know is a text."""
+    return json.loads(json.dumps(found), parse_constant=str)
 
 
 async def plain(request: Request, error: HTTPException) -> Response:
     """404, 405 and the like."""
     names = {404: "not_found", 405: "method_not_allowed"}
-    hints = {404: "/openapi.json has all routes", 405: "/openapi.json has what each route takes"}
+    hints = {404: "/openapi.json has all routes", 405: TAKES}
     found = {"type": names.get(error.status_code, "invalid_request"), "message": str(error.detail)}
     headers = dict(error.headers or {})
-    return failure(request, error.status_code, {**found, "hint": hints.get(error.status_code, "")}, headers)
+    return failure(
+        request, error.status_code, {**found, "hint": hints.get(error.status_code, TAKES)}, headers
+    )
 
 
 async def unusable(request: Request, error: MathLLMError) -> Response:
@@ -141,7 +149,7 @@ async def refused(request: Request, error: Refused) -> Response:
     request.scope["state"]["rejected"] = error.kind
     status, headers = STATUS.get(error.kind, 503), {"retry-after": str(error.retry_after)}
     if request.url.path == "/predict" and status == 503:
-        return JSONResponse(
+        return Json(
             {"detail": "Model not loaded" if error.kind == "loading" else error.message}, 503, headers
         )
     return failure(request, status, error_of(error), headers)

@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,6 +37,21 @@ HEADERS = {
 }
 
 log = logging.getLogger("mathllm.serve")
+
+
+class Refusal(NamedTuple):
+    """Why a request goes no further."""
+
+    status: int
+    type: str
+    message: str
+    hint: str
+    headers: Mapping[str, str] = {}
+
+
+LOGIN = {"www-authenticate": "Bearer"}
+TOO_LARGE = Refusal(413, "too_large", f"a body has at most {MOST_BODY:,} bytes", "ask in several requests")
+FAILED = Refusal(500, "internal", "something went wrong on our side", "the id finds it in the log")
 
 
 class Rates:
@@ -100,58 +115,47 @@ class Guard:
             if scope["method"] == "OPTIONS" and headers.get("origin", "") in self.origins:
                 await answer.allow()
             elif refusal is not None:
-                await answer.refuse(*refusal)
+                await answer.refuse(refusal)
             else:
                 await self.app(scope, body.receive, answer.send)
         except Exception:
             log.exception("a request failed")
             if answer.status:
                 raise
-            await answer.refuse(
-                500, "internal", "something went wrong on our side; the id finds it in the log", {}
-            )
+            await answer.refuse(FAILED)
         finally:
             self._note(scope, answer, started, body)
             request_id.reset(token)
 
-    def _refusal(
-        self, scope: Scope, headers: Mapping[str, str]
-    ) -> tuple[int, str, str, dict[str, str]] | None:
-        """Status, type, message and headers of why a request goes no further."""
+    def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> Refusal | None:
         path, method = scope["path"], scope["method"]
         host = re.sub(r":\d+\Z", "", headers.get("host", "").lower())
         if "*" not in self.hosts and host not in self.hosts:
-            return (
-                403,
-                "host_not_allowed",
-                "this server does not answer to that name: see --allowed-hosts",
-                {},
-            )
+            message = "this server does not answer to that name"
+            return Refusal(403, "host_not_allowed", message, "--allowed-hosts has those that it answers to")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADERS:
-            return 431, "too_large", f"headers have at most {MOST_HEADERS:,} bytes", {}
+            return Refusal(431, "too_large", f"headers have at most {MOST_HEADERS:,} bytes", "send fewer")
         caller = (scope.get("client") or ("",))[0]
         opened = path in OPEN or path.startswith("/static/")
         if path.startswith("/admin/"):
             if self.admin is None or not same(key_of(headers), [self.admin]):
-                return (
-                    401,
-                    "unauthorized",
-                    "this needs the key in MATHLLM_ADMIN_KEY",
-                    {"www-authenticate": "Bearer"},
+                return Refusal(
+                    401, "unauthorized", "this needs another key", "it is in MATHLLM_ADMIN_KEY", LOGIN
                 )
         elif self.keys and not opened:
             if not same(key_of(headers), self.keys):
-                message = "an API key is needed: Authorization: Bearer KEY, or X-API-Key"
-                return 401, "unauthorized", message, {"www-authenticate": "Bearer"}
+                hint = "send Authorization: Bearer KEY, or X-API-Key: KEY"
+                return Refusal(401, "unauthorized", "an API key is needed", hint, LOGIN)
             caller = key_of(headers)
         if self.rates is not None and not opened and path not in PROBES and (wait := self.rates.wait(caller)):
-            return 429, "rate_limited", "too many requests from you", {"retry-after": str(wait)}
+            again = {"retry-after": str(wait)}
+            return Refusal(429, "rate_limited", "too many requests from you", f"try again in {wait} s", again)
         if method in ("POST", "PUT", "PATCH"):
             if int_of(headers.get("content-length", "0")) > MOST_BODY:
-                return 413, "too_large", f"a body has at most {MOST_BODY:,} bytes", {}
+                return TOO_LARGE
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
-                return 415, "not_json", "send JSON, with Content-Type: application/json", {}
+                return Refusal(415, "not_json", "only JSON is read", "say so: Content-Type: application/json")
         return None
 
     def _cors(self, headers: Mapping[str, str]) -> dict[str, str]:
@@ -225,7 +229,7 @@ class Answer:
 
     async def send(self, message: Message) -> None:
         if self.body.too_large and not self.refused:  # whatever came of the part that was read
-            await self.refuse(413, "too_large", f"a body has at most {MOST_BODY:,} bytes", {})
+            await self.refuse(TOO_LARGE)
         elif not self.body.too_large:
             await self._pass(message)
 
@@ -246,21 +250,15 @@ class Answer:
         await self._pass({"type": "http.response.start", "status": 204, "headers": []})
         await self._pass({"type": "http.response.body"})
 
-    async def refuse(self, status: int, kind: str, message: str, headers: Mapping[str, str]) -> None:
+    async def refuse(self, why: Refusal) -> None:
         """An answer of our own."""
         self.refused = True
-        text = json.dumps(
-            {"error": {"type": kind, "message": message, "request_id": self.headers["x-request-id"]}}
-        )
-        pairs = {"content-type": "application/json", "content-length": str(len(text)), **headers}
-        await self._pass(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [(name.encode(), value.encode()) for name, value in pairs.items()],
-            }
-        )
-        await self._pass({"type": "http.response.body", "body": text.encode()})
+        error = {"type": why.type, "message": why.message, "hint": why.hint}
+        text = json.dumps({"error": {**error, "request_id": self.headers["x-request-id"]}}).encode()
+        pairs = {"content-type": "application/json", "content-length": str(len(text)), **why.headers}
+        headers = [(name.encode(), value.encode()) for name, value in pairs.items()]
+        await self._pass({"type": "http.response.start", "status": why.status, "headers": headers})
+        await self._pass({"type": "http.response.body", "body": text})
 
 
 def key_of(headers: Mapping[str, str]) -> str:

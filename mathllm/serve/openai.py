@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from mathllm.errors import MathLLMError, UsageError
@@ -19,7 +19,7 @@ from mathllm.inference.sampling import SamplingParams
 from mathllm.limits import MAX_LENGTH
 from mathllm.serve.jobs import Done, How, Job, Line, Outcome, Refused, Solved, Token
 from mathllm.serve.looks import raw_of
-from mathllm.serve.protocol import MOST_TEXT, SEED, log_prob, usage_of
+from mathllm.serve.protocol import MOST_TEXT, SEED, Json, log_prob, usage_of
 from mathllm.serve.service import Service, service_of, stream
 from mathllm.serve.versions import Version
 from mathllm.tokenizer import END, END_THINK, THINK, TOKENS, decode
@@ -165,7 +165,7 @@ async def completions(asked: Completion, request: Request) -> Response:
         )
     outcomes = await checked(service, request, job)
     choices = [choice_of(index, one, asked) for index, one in enumerate(outcomes)]
-    return JSONResponse({**head, "choices": choices, "usage": usage_of(outcomes)})
+    return Json({**head, "choices": choices, "usage": usage_of(outcomes)})
 
 
 async def checked(service: Service, request: Request, job: Job) -> list[Solved]:
@@ -239,9 +239,7 @@ async def chat(asked: Chat, request: Request) -> Response:
         choices.append(
             {"index": index, "message": message, "finish_reason": finish_of(one), "logprobs": probabilities}
         )
-    return JSONResponse(
-        {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(outcomes)}
-    )
+    return Json({**head, "object": "chat.completion", "choices": choices, "usage": usage_of(outcomes)})
 
 
 def content_of(outcome: Solved) -> str:

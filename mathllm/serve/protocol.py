@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from mathllm.errors import ExpressionError, MathLLMError
 from mathllm.inference.sampling import SamplingParams
 from mathllm.limits import MAX_DIGITS
+from mathllm.serve.guard import FAILED
 from mathllm.serve.jobs import How, Outcome, Refused, Shares, Solved, Token
 from mathllm.serve.versions import Version
 from mathllm.tokenizer import TOKENS
@@ -19,6 +22,14 @@ MOST_EXPRESSIONS = 1024
 MOST_CHARACTERS = 2 * MAX_DIGITS + 100  # of an expression
 MOST_TEXT = 16_384  # characters of a text to go on from
 SEED = 2**63 - 1
+TAKES = "/openapi.json has what each route takes"  # the hint of an error that has none of its own
+
+
+class Json(JSONResponse):
+    """JSON in ASCII: what was asked may be quoted, and half a character of UTF-16 has no place in UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 class Strict(BaseModel):
@@ -95,13 +106,13 @@ class Place(Strict):
 def error_of(error: Exception) -> dict[str, Any]:
     """What an error says, to a program and to people."""
     if isinstance(error, Refused):
-        return {"type": error.kind, "message": error.message}
+        return {"type": error.kind, "message": error.message, "hint": f"try again in {error.retry_after} s"}
     if not isinstance(error, MathLLMError):
-        return {"type": "internal", "message": "something went wrong on our side; the id finds it in the log"}
+        return {"type": FAILED.type, "message": FAILED.message, "hint": FAILED.hint}
     found: dict[str, Any] = {"type": "invalid_request", "message": error.message}
     if isinstance(error, ExpressionError):
         found |= {"type": "invalid_expression", "position": error.position}
-    return found | ({"hint": error.hint} if error.hint else {})
+    return found | {"hint": error.hint or TAKES}
 
 
 def result_of(line: str, outcome: Outcome) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from mathllm import __version__
 from mathllm.errors import UsageError
@@ -32,16 +32,16 @@ async def health(request: Request) -> dict[str, Any]:
 
 
 @router.get("/livez")
-async def livez(request: Request) -> JSONResponse:
+async def livez(request: Request) -> protocol.Json:
     """Does the engine move, or has it nothing to do?"""
     stalled = service_of(request).engine.stalled
     if stalled:
-        return JSONResponse({"status": "stalled", "seconds": round(stalled)}, 503)
-    return JSONResponse({"status": "ok"})
+        return protocol.Json({"status": "stalled", "seconds": round(stalled)}, 503)
+    return protocol.Json({"status": "ok"})
 
 
 @router.get("/readyz")
-async def readyz(request: Request) -> JSONResponse:
+async def readyz(request: Request) -> protocol.Json:
     """Would a request be taken in now?"""
     service = service_of(request)
     engine = service.engine
@@ -53,8 +53,8 @@ async def readyz(request: Request) -> JSONResponse:
     }
     for status, so in states.items():
         if so:
-            return JSONResponse({"status": status}, 503, {"retry-after": str(engine.wait)})
-    return JSONResponse({"status": "ready"})
+            return protocol.Json({"status": status}, 503, {"retry-after": str(engine.wait)})
+    return protocol.Json({"status": "ready"})
 
 
 @router.get("/version")
@@ -70,11 +70,11 @@ async def metrics(request: Request) -> Response:
 
 
 @router.post("/predict", response_model=protocol.Prediction)
-async def predict(asked: protocol.Predict, request: Request) -> JSONResponse:
+async def predict(asked: protocol.Predict, request: Request) -> protocol.Json:
     """The first model's answer, as math-llm-poc gives it."""
     service, started = service_of(request), time.perf_counter()
     if not service.shelf.loaded:
-        return JSONResponse({"detail": "Model not loaded"}, 503, {"retry-after": "2"})
+        return protocol.Json({"detail": "Model not loaded"}, 503, {"retry-after": "2"})
     job = Job([asked.equation[:-1]], version=service.shelf.newest[0], deadline=service.deadline(request))
     (outcome,) = await service.answer(request, job)
     if isinstance(outcome, Exception):
@@ -82,7 +82,7 @@ async def predict(asked: protocol.Predict, request: Request) -> JSONResponse:
     answer = ""
     if isinstance(outcome, Solved) and outcome.solution.answer is not None:
         answer = str(outcome.solution.answer)
-    return JSONResponse(
+    return protocol.Json(
         {
             "equation": asked.equation,
             "predicted_answer": answer,
@@ -110,7 +110,7 @@ async def solve(asked: protocol.Solve, request: Request) -> Response:
     results = [protocol.result_of(line, outcome) for line, outcome in zip(lines, outcomes, strict=True)]
     total, queue = time.perf_counter() - started, job.began - job.submitted
     timing = {"queue": round(1000 * queue, 2), "total": round(1000 * total, 2)}
-    return JSONResponse(
+    return protocol.Json(
         {**head, "results": results, "usage": protocol.usage_of(outcomes), "timing_ms": timing}
     )
 
@@ -138,7 +138,7 @@ def done_of(head: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
 
 
 @router.post("/v1/explain")
-async def explain_text(asked: protocol.Explain, request: Request) -> JSONResponse:
+async def explain_text(asked: protocol.Explain, request: Request) -> protocol.Json:
     """Where the model looks while it reads, and what it expects next."""
     service = service_of(request)
     if (asked.expression is None) == (asked.text is None):
@@ -157,7 +157,7 @@ async def explain_text(asked: protocol.Explain, request: Request) -> JSONRespons
     for outcome in await service.answer(request, Job(work=work, watch=found.append)):
         if isinstance(outcome, Exception):
             raise outcome
-    return JSONResponse(found[0])
+    return protocol.Json(found[0])
 
 
 @router.post("/v1/hunt")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import uuid
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mathllm.serve.service import Service
 
 HEADERS = 1 << 16  # bytes of a request's
+LOADING = {"type": "loading", "message": "the server is starting", "hint": "try again in 2 s"}
 
 
 class Late:
@@ -42,7 +44,8 @@ class Late:
                 "/livez": {"status": "ok"},
                 "/health": {"status": "ok", "model_loaded": False},
             }
-            loading = {"error": {"type": "loading", "message": "the server is starting"}}
+            known = {"request_id": str(uuid.uuid4())}
+            loading = {"error": {**LOADING, **known}}
             await reply(send, 200 if scope["path"] in alive else 503, alive.get(scope["path"], loading))
 
     async def _live(self, receive: Receive, send: Send) -> None:
