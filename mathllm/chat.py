@@ -28,6 +28,7 @@ from mathllm.errors import (
     unknown_choice,
     visible,
 )
+from mathllm.flags import listed
 from mathllm.formats import Rendered
 from mathllm.inference.engine import Step
 from mathllm.inference.sampling import GREEDY, SamplingParams
@@ -243,7 +244,7 @@ class Chat:
 
 def description(model: MathModel) -> list[str]:
     """What one should know about a model before talking to it."""
-    names = " and ".join(task.name for task in model.tasks)
+    names = listed((task.name for task in model.tasks), "and")
     return [
         f"{model.path}: {model.model.num_parameters:,} parameters",
         f"trained on {names} {extent(model.data.task, model.scope.size)}"

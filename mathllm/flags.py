@@ -116,7 +116,7 @@ def converted(name: str, value: Any, kind: Any) -> Any:
     raise UsageError(f"{name} is {wanted}, not {value!r}")
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str], last: str = "or") -> str:
     """`a, b or c`."""
     *most, end = names
-    return f"{', '.join(most)} or {end}" if most else end
+    return f"{', '.join(most)} {last} {end}" if most else end

@@ -20,6 +20,7 @@ from mathllm.checkpoint import (
     read_scope,
 )
 from mathllm.errors import CheckpointError, MathLLMError
+from mathllm.limits import MAX_OPERANDS
 from mathllm.math_model import MathModel, Solution
 from mathllm.scope import Scope
 from mathllm.tasks.expressions import alike, read_expressions
@@ -160,20 +161,22 @@ def find_models(
 
 
 def suitability(scope: Scope, texts: Sequence[str]) -> Ints:
-    """How well texts [N] suit a model: LEARNED where they are problems such as it has learned, else more than 2 where
-    it knows the task, and the more the longer its numbers were, 2 if it has never seen such signs; 1 where it can be
-    asked them, and 0 where it cannot."""
+    """How well texts [N] suit a model: LEARNED where they are problems such as it has learned. Else more than 2 where
+    it knows the task, and the more the longer its numbers were, or, where there are more numbers than it has ever seen,
+    the more numbers it has seen; 2 if it has never seen such signs; 1 where it can be asked them, and 0 where it
+    cannot."""
     suits = np.zeros(len(texts), np.int64)
     known = [task.code for task in scope.tasks]
     for group in map(np.array, alike(texts)):
         problems, good = read_expressions([texts[row] for row in group.tolist()], scope.readable)
         rendered, refused = scope.fit(problems[good])
         rows = np.delete(group[good], list(refused))
-        outside, signs = np.zeros((2, len(rows)), np.bool_)
-        for _, those, sign in scope.ways(rendered.problems):
+        outside, signs, numbers = np.zeros((3, len(rows)), np.bool_)
+        for _, those, kind in scope.ways(rendered.problems):
             outside |= those
-            signs |= those & sign
+            signs |= those & (kind == "signs")
+            numbers |= those & (kind == "numbers")
         learned = np.isin(rendered.problems.task, known)
-        partly = 1 + learned + scope.size.max_digits * (learned & ~signs)
-        suits[rows] = np.where(outside, partly, LEARNED)
+        size = np.where(numbers, scope.most_numbers, MAX_OPERANDS + scope.size.max_digits)
+        suits[rows] = np.where(outside, 1 + learned + size * (learned & ~signs), LEARNED)
     return suits

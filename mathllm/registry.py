@@ -56,7 +56,9 @@ FORMATS = {
 SAMPLINGS = {
     "digits": Choice("", "short numbers as often as long ones"),
     "uniform": Choice("", "every value as often as any other"),
-    "balanced": Choice("", "answers and runs of carries of every length equally often: 99+1, 100-99"),
+    "balanced": Choice(
+        "", "what is rare by chance as often as the rest: 99+1, 100-99, near multiples of a divisor"
+    ),
 }
 POSITIONS = {
     "learned": Choice("mathllm.model.positions.order:Learned"),

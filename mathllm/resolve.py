@@ -116,8 +116,13 @@ def check_sampling(data: DataConfig) -> None:
         raise UsageError(f"only {names} has signed numbers", "leave out --signed, or add the task")
     for name in sampling(data).weights:
         if len(tasks) == 1 or name not in [task.name for task in tasks]:
+            reason = (
+                "there is only one"
+                if len(tasks) == 1
+                else f"they are {listed((task.name for task in tasks), 'and')}"
+            )
             raise UsageError(
-                f"{name} is none of several tasks, so it has no weight", "leave out --task-weights"
+                f"--task-weights names {name}, which is none of several tasks: {reason}", "leave it out"
             )
     if data.second_digits and not any(task.second for task in tasks):
         names = listed(task.name for task in TASKS if task.second)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import numpy as np
 
 from mathllm.config import DataConfig
 from mathllm.data.sources import format_of, sampling
 from mathllm.errors import UsageError
+from mathllm.flags import listed
 from mathllm.formats import Rendered
 from mathllm.tasks import Problems, answer, by_task, extent, get_tasks, operands_asked, readable_beside
 from mathllm.tasks.base import Task, plural
 from mathllm.tasks.numbers import Bools, Ints, Numbers
+
+
+class Unseen(NamedTuple):
+    """What a model was not trained on, for people; the rows [N] of problems that are so; and whether that is because of
+    their task, the digits of a number, how many numbers there are, or their signs."""
+
+    what: str
+    rows: Bools
+    kind: Literal["task", "digits", "numbers", "signs"]
 
 
 class Scope:
@@ -72,42 +84,52 @@ class Scope:
         task = next(task for task, _ in by_task(problems[row : row + 1]))
         if task in self.tasks:
             return error
-        learned = " and ".join(one.name for one in self.tasks)
+        learned = listed((one.name for one in self.tasks), "and")
         hint = f"mathllm train --task {task.name} trains one that does"
         return UsageError(f"this model has learned {learned}, not {task.name}", hint)
+
+    @property
+    def most_numbers(self) -> int:
+        """Of a problem in training."""
+        return max(task.most_operands(self.size) for task in self.tasks)
 
     def unseen(self, problems: Problems, truth: Numbers | None = None) -> list[tuple[str, Bools]]:
         """In what ways problems lie outside all that the model was trained on, each with the rows [N] that do; mostly
         in none. `truth` are their answers, where these are known."""
-        return [(what, rows) for what, rows, _ in self.ways(problems, truth)]
+        return [(way.what, way.rows) for way in self.ways(problems, truth)]
 
-    def ways(self, problems: Problems, truth: Numbers | None = None) -> list[tuple[str, Bools, bool]]:
-        """The same, and whether it is a sign."""
-        found: list[tuple[str, Bools, bool]] = []
+    def ways(self, problems: Problems, truth: Numbers | None = None) -> list[Unseen]:
+        """The same, and of what kind each is."""
+        found: list[Unseen] = []
         for task, rows in by_task(problems):
             part = problems[rows]
-            ways = [(f"a problem of {task.name}", np.full(len(part), task not in self.tasks))]
-            ways += [*task.unseen(part, self.size), self._numbers(task, part)]
-            told = [(what, those, False) for what, those in ways]
-            told += [(what, those, True) for what, those in self._signs(task, part, rows, truth)]
-            for what, those, sign in told:
-                if those.any():
+            ways = [Unseen(task.such, np.full(len(part), task not in self.tasks), "task")]
+            ways += [Unseen(*way, "digits") for way in task.unseen(part, self.size)]
+            ways += self._numbers(task, part)
+            ways += [Unseen(*way, "signs") for way in self._signs(task, part, rows, truth)]
+            for way in ways:
+                if way.rows.any():
                     outside = np.zeros(len(problems), np.bool_)
-                    outside[rows] = those
-                    found.append((what, outside, sign))
+                    outside[rows] = way.rows
+                    found.append(way._replace(rows=outside))
         return found
 
-    def _numbers(self, task: Task, part: Problems) -> tuple[str, Bools]:
+    def _numbers(self, task: Task, part: Problems) -> list[Unseen]:
         """More numbers than in training."""
         most = task.most_operands(self.size) if task.general else max(self.data.max_operands, 2)
         more = operands_asked(part) > most
-        expressions = [one for one in self.tasks if one.general]
-        if more.any() and expressions and not task.general:
-            # as a whole expression it may have been seen all the same; these have no signs
-            outside = np.any([those for _, those in expressions[0].unseen(part, self.size)], axis=0)
-            outside |= part.num_operands > expressions[0].most_operands(self.size)
-            more &= outside | part.negative.any(1)
-        return f"a problem of more than {plural(most, 'number')}", more
+        whole = [one for one in self.tasks if one.general and not task.general]
+        if not whole:
+            such = task.such if task.general else "a problem"
+            return [Unseen(f"{such} of more than {plural(most, 'number')}", more, "numbers")]
+        # as a whole expression it may have been seen all the same; these have no signs
+        ways = [Unseen(what, more & rows, "digits") for what, rows in whole[0].unseen(part, self.size)]
+        most, such = whole[0].most_operands(self.size), whole[0].such
+        ways.append(
+            Unseen(f"{such} of more than {plural(most, 'number')}", part.num_operands > most, "numbers")
+        )
+        ways.append(Unseen(f"{such} with a number below zero", more & part.negative.any(1), "signs"))
+        return ways
 
     def _signs(
         self, task: Task, part: Problems, rows: Ints | slice, truth: Numbers | None

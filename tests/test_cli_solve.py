@@ -170,12 +170,16 @@ class TestWithoutCheckpoint:
         shutil.copytree(trained_checkpoint(), "checkpoints/adder")
 
     def test_the_first_that_has_learned_it_answers(self):
-        result = run("--json", stdin="100-99\n8+9\n12345+67890\n5-3\n1+2+3+4+5\n")
+        result = run("--json", stdin="100-99\n8+9\n12345+67890\n5-3\n1+2+3+4+5\n123456*123*12\n")
         shown = [json.loads(line) for line in result.stdout.splitlines()]
-        assert [one["answer"] for one in shown[:4]] == ["1", "17", "80235", "2"]
-        names = ["arithmetic", "adder", "add-any-length", "arithmetic", "add-any-length"]
+        assert [one["answer"] for one in shown] == ["1", "17", "80235", "2", "15", "182221056"]
+        # more numbers than anybody has seen are for who has seen the most
+        names = ["arithmetic", "adder", "add-any-length", "arithmetic", "arithmetic", "arithmetic"]
         assert [one["checkpoint"].rpartition("/")[2] for one in shown] == names
-        assert [one["unseen"] for one in shown] == [[]] * 4 + [["a problem of more than 2 numbers"]]
+        whole = "a whole expression"
+        unseen = [[f"{whole} of more than 4 numbers"], ["a number of more than 4 digits"]]
+        unseen[1].append(f"{whole} with a number of more than 2 digits")
+        assert [one["unseen"] for one in shown] == [[]] * 4 + unseen
         never = "checkpoints/adder never saw a problem of subtraction or a number of more than 1 digit"
         assert f"note: arithmetic answers: {never}\n" in result.stderr
         assert result.stderr.count("answers") == 3, "once for each"

@@ -27,7 +27,7 @@ NO_PRODUCT = "a product has 2 to 6 numbers, no operator but *, and at most 4,000
 NO_EXPRESSION = "an expression has 2 to 6 numbers, together of at most 4,000 digits"
 BY_ZERO = "nothing can be divided by zero"
 BELOW = "a number was expected here: only factors and results may be below zero"
-WHOLE = f"{BELOW}, and no number of a whole expression"
+WHOLE = "a number was expected here: in a whole expression no number may be below zero"
 NOBODY = "none of these tasks has that operator"
 zeros = st.integers(0, 3).map(lambda n: "0" * n)
 gaps = st.text(" \t", max_size=2)

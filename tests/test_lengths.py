@@ -144,10 +144,11 @@ def test_second_operands_may_have_a_length_of_their_own(tmp_path: Path) -> None:
     assert found == {"addition": [(3, None)], "multiplication": both, "division": both}
     # of two numbers of two digits the quotient has one
     assert {digits for row in tasks["division"][:2] for digits in row["by_answer_digits"]} == {"1"}
-    shown = CliRunner().invoke(app, [*arguments, "--digits", "2x2"]).stdout
-    assert "addition" not in shown
-    assert "  2x2      0   2  near multiples" in shown
-    assert "trained on up to 2 digits, divisors on up to 1\n" in shown
+    result = CliRunner().invoke(app, [*arguments, "--digits", "2x2"])
+    assert "addition" not in result.stdout
+    assert "note: left out, since they have no second length: addition\n" in result.stderr
+    assert "  2x2      0   2  near multiples" in result.stdout
+    assert "trained on up to 2 digits, divisors of up to 1\n" in result.stdout
     grid = json.loads(
         CliRunner().invoke(app, [*arguments[:3], "--grid", "3x2", "--per-cell", "1", "--json"]).stdout
     )

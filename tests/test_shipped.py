@@ -15,7 +15,7 @@ from strategies import ask
 
 from mathllm.api import MathModel, load
 from mathllm.checkpoint import find_checkpoint
-from mathllm.config import build_config
+from mathllm.config import build_config, recipe_names
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.lengths import KINDS, RANDOM, draw_length
@@ -248,3 +248,9 @@ def test_without_a_run_the_first_of_them_is_taken(tmp_path: Path, monkeypatch: p
         (tmp_path / "checkpoints" / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     assert find_checkpoint() == ARITHMETIC
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_recipes_write_where_none_of_them_is(recipe: str) -> None:
+    config = build_config({}, recipe=recipe)
+    assert Path(config.train.output_dir) not in [Path("checkpoints", path.name) for path in ALL]

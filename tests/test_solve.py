@@ -436,8 +436,9 @@ def test_what_was_never_seen_of_expressions_and_of_signed_products() -> None:
         return model.unseen(parse_expression(text, model.readable))
 
     assert unseen("2+3*4-17") == []
-    assert unseen("2+3*4-17%5") == ["a problem of more than 4 numbers"]
-    assert unseen("100-50*3") == ["a number of more than 2 digits"]
+    assert unseen("2+3*4-17%5") == unseen("1+2+3+4+5") == ["a whole expression of more than 4 numbers"]
+    long = "a whole expression with a number of more than 2 digits"
+    assert unseen("100-50*3") == unseen("100+200+300") == [long]
     # three factors it has seen as an expression, and these have no signs
     assert unseen("2*3*4") == []
-    assert unseen("-2*3*4") == ["a problem of more than 2 numbers"]
+    assert unseen("-2*3*4") == ["a whole expression with a number below zero"]

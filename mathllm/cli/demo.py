@@ -33,7 +33,7 @@ def demo(
     max_steps: Annotated[int | None, options.option_of("max_steps", default="the recipe's", min=1)] = None,
     seed: options.Seed = 0,
 ) -> None:
-    """See the whole loop in two or three minutes: make data, train, check every sum, watch it reason.
+    """See the whole loop in a minute or two: make data, train, check every sum, watch it reason.
 
     Data and run lie in one directory; checkpoints/demo is replaced without a word.
     Afterwards mathllm chat talks to the model that it has trained.

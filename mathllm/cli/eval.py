@@ -69,9 +69,9 @@ def evaluate(
     digits: Annotated[
         str | None,
         option(
-            "Operands of exactly N digits, random ones and ones whose carries run far: 10,100 does both "
-            "lengths, with 100 problems of each kind (or --max-examples); 20x10 gives second factors, or divisors, "
-            "10 digits.",
+            "Operands of exactly N digits, random problems and hard ones (carries that run far, near multiples of a "
+            "divisor): 10,100 does both lengths, with 100 problems of each kind (or --max-examples); 20x10 gives "
+            "second factors, or divisors, 10 digits.",
             PROBLEMS,
             metavar="N,NxM...",
         ),
@@ -89,7 +89,9 @@ def evaluate(
     operands: Annotated[
         int, number("Numbers of a problem that --digits draws, as many as its task takes.", PROBLEMS, 2)
     ] = 2,
-    max_examples: Annotated[int | None, number("The first N problems.", PROBLEMS)] = None,
+    max_examples: Annotated[
+        int | None, number("The first N problems; beside --digits, N of each length and kind.", PROBLEMS)
+    ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 1024,
     draft: Annotated[
@@ -244,9 +246,11 @@ def by_length(
 
     found = {}
     lengths = how.get("lengths")
-    for task in loaded.tasks if lengths else of_pairs(loaded.tasks):
-        if lengths and not of_task(task, lengths):
-            continue
+    tasks = [task for task in loaded.tasks if of_task(task, lengths)] if lengths else of_pairs(loaded.tasks)
+    if left_out := [task.name for task in loaded.tasks if task not in tasks]:
+        why = "have no second length" if lengths else "are no pairs of operands"
+        remark(f"left out, since they {why}: {listed(left_out, 'and')}")
+    for task in tasks:
         with progress_bar(f"{task.name} by length") as progress:
             found[task.name] = measure(loaded, task, progress=progress, **how)
     trained = {
@@ -263,9 +267,9 @@ def by_length(
             tell(console, f"{task}: {loaded.path}, {result.seconds:.1f} s")
             show(console, result, trained[task])
 
-    tasks = {task: result.to_dict() for task, result in found.items()}
+    results = {task: result.to_dict() for task, result in found.items()}
     output.give(
-        {"checkpoint": str(loaded.path), "trained_up_to_digits": loaded.data.max_digits, "tasks": tasks},
+        {"checkpoint": str(loaded.path), "trained_up_to_digits": loaded.data.max_digits, "tasks": results},
         show_all,
     )
     counts = [result.answers for result in found.values()]

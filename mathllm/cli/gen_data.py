@@ -13,7 +13,7 @@ from mathllm.cli import options
 from mathllm.cli.options import option
 from mathllm.cli.output import progress_bar
 from mathllm.errors import UsageError, remark, visible
-from mathllm.flags import PROBLEMS
+from mathllm.flags import PROBLEMS, listed
 
 # all that says which problems, and how they are written
 OF_DATA = [
@@ -94,7 +94,7 @@ def show(metadata: dict[str, Any], output_dir: Path) -> None:
     from mathllm.tasks import get_tasks
 
     data = metadata["data"]
-    tasks = data["task"].replace(",", " and ")
+    tasks = listed(data["task"].split(","), "and")
     of = " numbers" if get_tasks(data["task"])[0].one_digit else "-digit operands"
     typer.echo(visible(f"{output_dir}: {tasks}, up to {data['max_digits']}{of}, {data['format']} format"))
     for split, counts in metadata["counts"].items():

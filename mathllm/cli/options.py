@@ -90,7 +90,7 @@ def _seed(value: int) -> int:
 _CHECKPOINT = "A checkpoint, its model.safetensors, or the run that holds it."
 _TAKEN = "the one trained on, else data, else new problems"
 _NAMED = {"parser": lambda text: str(path(text)), "metavar": "PATH"}
-_NEWEST = "the newest under checkpoints/"
+_NEWEST = "the newest under checkpoints/, else one that ships"
 Checkpoint = Annotated[str | None, option(_CHECKPOINT, MODEL, default=_NEWEST, **_NAMED)]
 _MADE = "Directory that mathllm gen-data made."
 DataDir = Annotated[Path | None, option(_MADE, PROBLEMS, default=_TAKEN, **_PLACE)]

@@ -35,7 +35,7 @@ class Length(NamedTuple):
         """One from `20` or `20x10`. Raises UsageError for anything else."""
         parts = text.strip().split("x")
         if len(parts) > 2 or not all(re.fullmatch("0*[1-9][0-9]{0,8}", part.strip()) for part in parts):
-            raise UsageError(f"numbers of digits are like 20 or 20x10, not {text!r}", "for example 10,20x10")
+            raise UsageError(f"numbers of digits are like 20 or 20x10, not {text!r}", "for example 20x10")
         return cls(*map(int, parts))
 
     def __str__(self) -> str:

@@ -186,7 +186,7 @@ def show_lengths(console: Console, report: LengthReport, trained: Length) -> Non
         cells = size, f"{right:,}", f"{of:,}", kind, _breakage(result.report)
         table.add_row(*cells, style="green" if right == of else None)
     print_table(console, table)
-    second = f", {task.second}s on up to {trained.second:,}" * bool(
+    second = f", {task.second}s of up to {trained.second:,}" * bool(
         task.second and trained.second < trained.digits
     )
     console.print(f"trained on up to {plural(trained.digits, task.unit)}{second}", style="dim")

@@ -23,7 +23,7 @@ class Arithmetic(Task):
     max_operands = most_numbers = 6
     rule = f"an expression has 2 to {most_numbers} numbers, together of at most {MAX_DIGITS:,} digits"
     general = True
-    stress = "telling digits"
+    stress = "nines, zeros and ones"
 
     def sample(self, rng: np.random.Generator, counts: Ints, method: str, how: Sampling) -> Problems:
         shape, how = (len(counts), int(counts.max(initial=2))), how.of_expressions
@@ -92,8 +92,13 @@ class Arithmetic(Task):
     def most_operands(self, size: Sampling) -> int:
         return super().most_operands(size.of_expressions)
 
+    @property
+    def such(self) -> str:
+        return "a whole expression"
+
     def unseen(self, problems: Problems, size: Sampling) -> list[tuple[str, Bools]]:
-        return super().unseen(problems, size.of_expressions)
+        found = super().unseen(problems, size.of_expressions)
+        return [(f"{self.such} with {what}", rows) for what, rows in found]
 
     def check_pairs(self) -> None:
         raise UsageError(

@@ -216,6 +216,11 @@ class Task:
         """How large its problems are, for people."""
         return f"of numbers of up to {plural(max_digits, self.unit)}"
 
+    @property
+    def such(self) -> str:
+        """One of its problems, for people."""
+        return f"a problem of {self.name}"
+
     def unseen(self, problems: Problems, size: Sampling) -> list[tuple[str, Bools]]:
         """In what ways problems can be larger than those of up to this size, each with the rows [N] that are."""
         most, second = size.max_digits, self.digits_of(1, size)

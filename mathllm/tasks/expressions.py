@@ -210,7 +210,11 @@ def split_answer(text: str) -> tuple[str, str]:
     number, good = read_numbers([stated])
     if not good[0]:
         position = start + len(stated) - len(stated.lstrip())
-        hint = "/ gives the whole number, 7/2=3, and % the rest" if "/" in problem else "write 12+34=46"
+        hint = (
+            "/ gives the whole number, 7/2=3, and % the remainder, 7%2=1"
+            if "/" in problem
+            else "write 12+34=46"
+        )
         raise ExpressionError("what follows the '=' is no whole number", text, position, hint)
     if gap := re.search(r"\d\s+(?=\d)", stated):
         raise ExpressionError("white space inside a number", text, start + gap.end(), "write 12+34=46")
@@ -317,8 +321,9 @@ def _split(body: str, hint: str) -> list[_Part]:
             number = True
             parts[-1].digits += 1
             if parts[-1].digits > MAX_DIGITS:
-                tries = "mathllm eval --checkpoint add-any-length --digits 10000 tries longer sums"
-                longer = f"{MAX_DIGITS:,} is the most here; {tries}"
+                longer = f"{MAX_DIGITS:,} is the most here"
+                if not re.search(r"[-*/%]", body):
+                    longer += "; mathllm eval --checkpoint add-any-length --digits 10000 tries longer sums"
                 raise ExpressionError(f"a number of more than {MAX_DIGITS:,} digits", body, position, longer)
         elif char not in OPERATORS:
             message = f"{token_at(body, position) or char!r} does not belong in a problem"
@@ -355,10 +360,10 @@ def _misfit(text: str, body: str, parts: list[_Part], tasks: Sequence[Task]) -> 
     signed = next((part.start for part in parts if part.signed), None)
     if signed is not None and max(fits) == len(parts):
         kinds = {"factors" if task.signed_operands else "results": 0 for task in tasks if task.signed}
+        several = kinds and sum(part.digits > 0 for part in parts) > 2
+        why = f": only {' and '.join(sorted(kinds))} may be below zero" if kinds else ""
         message = "a number was expected here"
-        several = sum(part.digits > 0 for part in parts) > 2
-        message += f": only {' and '.join(sorted(kinds))} may be below zero" * bool(kinds)
-        message += ", and no number of a whole expression" * bool(kinds and several)
+        message += ": in a whole expression no number may be below zero" if several else why
         return ExpressionError(message, text, signed, hint)
     what = body[start : parts[first + 1].start if first + 1 < len(parts) else len(body)].strip()
     nobody = first == 1 and len(tasks) > 1 and max(fits) == min(fits)

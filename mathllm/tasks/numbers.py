@@ -96,10 +96,10 @@ def carry_digits(operands: int) -> int:
 
 
 def column_differences(larger: Digits, smaller: Digits) -> tuple[Ints, Ints]:
-    """School subtraction of [N, D] digits, column by column, for larger >= smaller.
+    """School subtraction of [N, D] digits, column by column.
 
     Returns differences [N, D] (digit minus digit minus the borrow, from -10 to 9) and borrows [N, D + 1]
-    (taken from each column by its lower neighbour; the last one is always 0).
+    (taken from each column by its lower neighbour; the last one is 0 where larger >= smaller).
     """
     differences = larger.astype(np.int64) - smaller
     borrows = np.zeros((len(larger), larger.shape[1] + 1), np.int64)

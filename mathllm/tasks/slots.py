@@ -51,16 +51,6 @@ def number_slots(
     return slots if least_significant_first else slots[::-1]
 
 
-def value_slots(values: Ints | Digits, width: int, present: Bools | None = None) -> Slots:
-    """Non-negative integers [N] in decimal, most significant digit first, in [width, N]."""
-    powers = 10 ** np.arange(width - 1, -1, -1)
-    shown = values >= powers[:, None]
-    shown[-1] = True
-    if present is not None:
-        shown &= present
-    return np.where(shown, values // powers[:, None] % 10, ABSENT).astype(np.uint8)
-
-
 def stack(parts: Sequence[Slots]) -> Slots:
     """Slots one after the other."""
     return np.concatenate(parts)
