@@ -1,7 +1,7 @@
 """Checks a proof (see docs/proof.md), and shares no code with what made it: NumPy in double precision.
 
     python docs/check_proof.py checkpoints/add-any-length          # all of it
-    python docs/check_proof.py checkpoints/add-any-length 50       # every 50th problem
+    python docs/check_proof.py checkpoints/add-any-length 51       # every 51st problem
 
 Problems and model are written out anew, and every token that the model chooses has to be the right one."""
 
@@ -124,8 +124,8 @@ def smallest_lead(model: Model, problems: list[Problem]) -> float:
             own = np.take_along_axis(logits, gold[..., None], -1)[..., 0]
             np.put_along_axis(logits, gold[..., None], -np.inf, -1)
             chosen = ~np.isin(gold, [TOKENS.index("T"), TOKENS.index("t")])
-            least = min(least, float((own - logits.max(-1))[chosen].min()))
-    return least
+            least = np.minimum(least, (own - logits.max(-1))[chosen].min())  # which keeps NaN
+    return float(least)
 
 
 def check(good: bool, why: str) -> None:
@@ -141,7 +141,7 @@ def main(directory: Path, every: int) -> None:
     check(len(problems) == proof["problems"], "the proof has tried other problems")
     least, slack = smallest_lead(model, problems[::every]), 10 * proof["error"]
     print(f"{len(problems):,} / {every} problems: least lead {least:.4f}, by the proof {proof['lead']:.4f}")
-    check(least > 0, "some token is wrong")
+    check(0 < least < np.inf, "some token is wrong")
     check(least > proof["lead"] - slack, "the proof claims too much")
     check(every > 1 or least < proof["lead"] + slack, "the proof claims less than it says")
 

@@ -43,6 +43,7 @@ TAKEN = ("arithmetic", "add-any-length", "multiply-any-length", "divide-any-leng
 SHIPPED_NAMES = (*TAKEN, "addsub-3digit", "own-thoughts")
 DEFAULT_ROOT = Path("checkpoints")
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+PROOF = "proof.json"  # that they are right at every length, where that was proved (mathllm.prove)
 _BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}  # of a number, by the names of safetensors
 _SMALL = 1 << 22  # parameters of a model that is made without a look at its weights
 # of what the names and numbers in a checkpoint mean: raised when weights of old would compute something else

@@ -275,7 +275,7 @@ def test_a_neuron_is_named_by_its_formula() -> None:
 
 def test_thoughts_and_proofs_are_part_of_it() -> None:
     found = thoughts.measure(texts_of(OWN_THOUGHTS))
-    assert [claim.strength for claim in found.claims()] == ["read", "necessary"]
+    assert [claim.strength for claim in found.claims()] == ["read", "sufficient"]
     assert "not known" in thoughts.measure(texts_of(ANY_LENGTH)).skipped
     proved = exactness.measure(texts_of(ANY_LENGTH)).claims()
     assert [claim.strength for claim in proved] == ["proved"]

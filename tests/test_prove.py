@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import finished
 from test_model import TINY, awake
+from trained import trained_checkpoint
 from typer.testing import CliRunner, Result
 
 from mathllm.checkpoint import SHIPPED, load_checkpoint, read_settings, save_model
@@ -23,6 +24,7 @@ from mathllm.cli.main import app
 from mathllm.config import DataConfig, ModelConfig, build_config
 from mathllm.errors import UsageError
 from mathllm.formats import get_format
+from mathllm.inspection.exactness import proof_of
 from mathllm.math_model import MathModel
 from mathllm.prove.cases import cases_of, sums, windows
 from mathllm.prove.certificate import with_window, write
@@ -35,6 +37,7 @@ from mathllm.resolve import resolve
 from mathllm.scope import Scope
 from mathllm.tasks import Sampling, concatenate, get_tasks, sample
 from mathllm.tasks.expressions import expressions, parse_expressions
+from mathllm.training.state import strange
 
 (ADDITION,) = get_tasks("addition")
 REVERSED = get_format("reversed")
@@ -318,6 +321,12 @@ def test_options_that_would_do_nothing_are_refused(arguments: list[str], why: st
         CliRunner().invoke(app, ["prove", "--checkpoint", str(OLD), *arguments], catch_exceptions=False)
 
 
+def test_where_positions_are_absolute_all_pairs_are_tried() -> None:
+    result = invoke("--checkpoint", trained_checkpoint(), "--json")
+    assert json.loads(result.stdout)["about"] == "all problems of addition with two operands from 0 to 9"
+    assert "note: positions are absolute here: nothing is known of longer numbers" in result.stderr
+
+
 def test_a_run_ends_when_it_is_proved(tmp_path: Path) -> None:
     # the weights of a model that is right: it only has to be seen to be
     right = load_checkpoint(SHIPPED / "own-thoughts")
@@ -333,6 +342,11 @@ def test_a_run_ends_when_it_is_proved(tmp_path: Path) -> None:
     tables = {"model": settings.model.to_dict(), "data": data, "train": run}
     result = finished(build_config(tables, {"optim": {"learning_rate": 1e-9, "muon_learning_rate": 1e-9}}))
     assert (result.outcome.reason, result.outcome.step) == ("proved", 1)
+    proved = load_checkpoint(tmp_path / "run")
+    found = proof_of(proved)  # beside the weights that it is about
+    assert found is not None
+    assert found["holds"]
+    assert strange(proved.path) == ""
     with pytest.raises(UsageError, match="proves after every hunt"):
         resolve(build_config(tables, {"train": {"hunt_steps": 0}}))
     other = {"init": "", "output_dir": str(tmp_path / "other")}

@@ -48,9 +48,10 @@ def test_readme_shows_the_main_line() -> None:
         assert any(f"mathllm {name}" in command for command in commands), name
 
 
-def test_readme_python_prints_what_its_comments_say(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(block, "README.md", "exec"), {})
+@pytest.mark.parametrize("page", [README, README.parent / "docs/inside.md"], ids=lambda page: page.name)
+def test_python_prints_what_its_comments_say(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(block, page.name, "exec"), {})
     assert capsys.readouterr().out.splitlines() == re.findall(r"^print.*  # (.*)$", block, re.MULTILINE)
 
 

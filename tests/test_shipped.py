@@ -166,7 +166,7 @@ def test_sums_that_an_earlier_one_got_wrong(any_length: MathModel, expression: s
     assert any_length.solve(expression).correct
 
 
-@pytest.mark.parametrize(("path", "every"), [(ANY_LENGTH, 100), (OWN_THOUGHTS, 3)], ids=["sums", "chains"])
+@pytest.mark.parametrize(("path", "every"), [(ANY_LENGTH, 101), (OWN_THOUGHTS, 7)], ids=["sums", "chains"])
 def test_a_part_of_the_proof_is_checked_by_code_that_shares_nothing(path: Path, every: int) -> None:
     checker = Path(__file__).parents[1] / "docs/check_proof.py"
     done = subprocess.run(
@@ -192,9 +192,13 @@ def test_the_checker_fails_where_a_weight_is_another(tmp_path: Path) -> None:
         in subprocess.run(call, capture_output=True, text=True, check=False).stderr
     )
     proof = json.loads((path / "proof.json").read_text(encoding="utf-8"))
-    proof["weights_sha256"] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-    (path / "proof.json").write_text(json.dumps(proof), encoding="utf-8")
-    assert "some token is wrong" in subprocess.run(call, capture_output=True, text=True, check=False).stderr
+    for spoilt in (1.0, float("nan")):
+        weights["embedding.weight"][7] *= spoilt
+        save_file(weights, path / "model.safetensors")
+        proof["weights_sha256"] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+        (path / "proof.json").write_text(json.dumps(proof), encoding="utf-8")
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
+        assert "some token is wrong" in done.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)

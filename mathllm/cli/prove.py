@@ -12,15 +12,17 @@ import mathllm
 from mathllm.cli import options
 from mathllm.cli.options import number, option
 from mathllm.cli.output import Output, progress_bar, tell
-from mathllm.errors import UsageError
-from mathllm.flags import MODEL, PROBLEMS
+from mathllm.errors import UsageError, remark
+from mathllm.flags import MODEL, OUTPUT, PROBLEMS
 
 if TYPE_CHECKING:
+    from mathllm.math_model import MathModel
     from mathllm.prove.exhaustive import Exhausted
     from mathllm.prove.hunt import Hunt
     from mathllm.prove.proof import Proof
 
 NOT_PROVED = 3
+MOST_DIGITS = 3  # of pairs that are tried where there is no proof: a million of each operation
 SHOWN = 5
 
 
@@ -38,7 +40,7 @@ def prove(
     ] = None,
     output_dir: Annotated[
         Path | None,
-        options.option_of("output_dir", default="nowhere; with --window: a checkpoint that has it"),
+        option("Write the checkpoint with the --window here.", OUTPUT, default="nowhere", **options.PLACE),
     ] = None,
     exhaustive: Annotated[int | None, options.ALL_PAIRS] = None,
     hunt: Annotated[
@@ -57,8 +59,9 @@ def prove(
     """Prove that a model is right for problems of every length, or find where it is wrong.
 
     Where attention has a window (model.bias_window) a digit depends on a bounded number of others, so all cases can be
-    tried. Without one, --exhaustive tries all pairs of numbers, and --hunt changes problems step by step towards those
-    that are least sure. The exit code is 3 where there is a mistake, or no proof.
+    tried. Where positions are absolute nothing follows for longer numbers: then all pairs of the digits of training are
+    tried (up to 3), as --exhaustive does. --hunt changes problems step by step towards those that are least sure. The
+    exit code is 3 where there is a mistake, or no proof.
 
     \b
     mathllm train --recipe length-proved
@@ -78,10 +81,16 @@ def prove(
     model = mathllm.load(checkpoint, device)
     if window is not None:
         model, settings = with_window(model, window)
-        check_provable(model)
+        if exhaustive is None:
+            check_provable(model)
         if output_dir is not None:
             model = write(model, settings, output_dir)
     given = window if output_dir is None else None
+    if not hunt and exhaustive is None and (limit := all_there_is(model)):
+        remark(
+            f"positions are absolute here: nothing is known of longer numbers, so all pairs of 0 to {limit} are tried"
+        )
+        exhaustive = limit
     if hunt:
         with progress_bar("seconds") as progress:
             found = search(model, seconds=seconds, seed=seed, max_digits=max_digits or 0, progress=progress)
@@ -102,6 +111,17 @@ def prove(
         right = proof.holds
     if not right:
         raise typer.Exit(NOT_PROVED)
+
+
+def all_there_is(model: MathModel) -> int:
+    """The largest number of training, where positions are absolute and all pairs up to it can be tried; else 0."""
+    from mathllm.model.positions.coupled_bias import CoupledBias
+
+    pairs = all(not task.general and task.most_numbers >= 2 and not task.one_digit for task in model.tasks)
+    digits = model.data.max_digits
+    if isinstance(model.model.positions, CoupledBias) or not pairs or digits > MOST_DIGITS:
+        return 0
+    return int(10**digits - 1)
 
 
 def check_options(context: typer.Context, *, hunt: bool, exhaustive: bool) -> None:

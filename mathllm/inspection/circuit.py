@@ -58,8 +58,7 @@ class Nodes:
 @dataclass(frozen=True)
 class Circuit:
     """`of` are the nodes that there are: heads behind roles that occur, and neurons. `checked` counts the problems that
-    were tried with the nodes alone, all pairs if `every`. `needed` are those of the kept nodes without which a problem
-    of the pool is wrong."""
+    were tried with the nodes alone, all pairs if `every`."""
 
     before: Count
     kept: Nodes
@@ -119,11 +118,14 @@ def measure(
     clean = texts.run()
     before = Count.of(clean.right)
     search = _Search(texts, clean.right, say or (lambda text: None))
-    kept = search.pruned(search.everything) if clean.right.any() else search.everything
-    rounds, checked, every = 0, Count(len(search.pool), len(search.pool)), ""
+    pairs = None
     if limit is not None:
         tasks = [task for task, _ in by_task(texts.gold.problems)]
         pairs = AllPairs(tasks, limit, texts.model.data.signed, texts.model.data.second_digits)
+        search.check_roles(pairs)  # before minutes are spent
+    kept = search.pruned(search.everything) if clean.right.any() else search.everything
+    rounds, checked, every = 0, Count(len(search.pool), len(search.pool)), ""
+    if pairs is not None:
         while True:
             wrong, tried, missed = search.wrong(pairs, kept, progress)
             search.say(f"{len(wrong):,} of {tried:,} wrong")
@@ -204,6 +206,11 @@ class _Search:
         codes = np.array([self.names[name] for name in texts.role_names] + [-1])
         known = np.where(texts.there, codes[texts.role[:, :-1]], -1)
         return torch.from_numpy(known).to(texts.model.device)
+
+    def check_roles(self, pairs: AllPairs) -> None:
+        """Raises UsageError where some of a spread of these problems have tokens whose role is not known here."""
+        for start in np.linspace(0, max(0, len(pairs) - BATCH), 16).astype(int).tolist():
+            self.roles_of(Texts(self.texts.model, self.texts.model.render(pairs[start : start + BATCH])))
 
     def good(self, kept: Nodes) -> bool:
         """Is all of the pool right with what is kept? The problems that were weakest last come first."""

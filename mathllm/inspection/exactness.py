@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mathllm.checkpoint import PROOF
 from mathllm.errors import MathLLMError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.exact_match import Progress
@@ -19,8 +20,6 @@ from mathllm.prove.certificate import certificate
 from mathllm.prove.exhaustive import Exhausted, exhaust
 from mathllm.prove.hunt import smallest_leads
 from mathllm.tasks.expressions import expressions
-
-PROOF = "proof.json"
 
 
 @dataclass(frozen=True)

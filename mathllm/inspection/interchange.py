@@ -131,7 +131,7 @@ def _holds(ones: list[Interchange]) -> Claim:
     text = f"behind `{one.behind}` {one.place} holds the {variables}, and nothing else that decides what comes next"
     broken = percent(one.broken.exact_match) if one.broken.num_examples else "not measured"
     evidence = f"{_followed(least)} with any donor; wrong with the role mean there: {broken}"
-    return Claim(text, evidence, "necessary" if one.broken.exact_match > BREAKS else "sufficient")
+    return Claim(text, evidence, "sufficient")
 
 
 def _decides(ones: list[Interchange]) -> Claim:

@@ -35,6 +35,7 @@ from mathllm.prove.certificate import certificate
 from mathllm.tasks import by_task
 
 EXAMPLES = 2000
+FINE = 1000  # parts of a measurement in which its progress is told
 MOST_OFF = 1e-4  # of the explicit forward pass, as a share of the largest logit
 
 
@@ -159,7 +160,9 @@ def inspect(
     for number, name in enumerate(names):
         start, one = time.perf_counter(), MEASUREMENTS[name]
         some = texts.first(one.tokens * examples // EXAMPLES)
-        measure = partial(one.measure, limit=exhaustive) if one.exhaustive else one.measure
+        measure = one.measure
+        if one.exhaustive:
+            measure = partial(measure, limit=exhaustive, progress=_part_of(progress, number, len(names)))
         measure = partial(measure, say=say) if one.long else measure
         try:
             found[name] = measure(some)
@@ -167,8 +170,15 @@ def inspect(
             found[name] = Skipped(f"{error.message} ({error.hint})")
         used[name], seconds[name] = len(some), time.perf_counter() - start
         if progress is not None:
-            progress(number + 1, len(names))
+            progress(FINE * (number + 1), FINE * len(names))
     return Report(texts, found, used, seconds, seed)
+
+
+def _part_of(progress: Progress | None, number: int, measurements: int) -> Progress | None:
+    """How far one measurement has come, as a part of all of them."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(FINE * number + FINE * done // max(total, 1), FINE * measurements)
 
 
 def check_forward(texts: Texts) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from mathllm import __version__
-from mathllm.checkpoint import CONFIG, WEIGHTS, read_settings, save_model
+from mathllm.checkpoint import CONFIG, PROOF, WEIGHTS, read_settings, save_model
 from mathllm.config import ModelConfig
 from mathllm.errors import UsageError
-from mathllm.files import explained, new_directory
+from mathllm.files import explained, new_directory, write_json
 from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
+from mathllm.prove.proof import Proof
 
 
 def certificate(model: MathModel, kind: str, window: str | None = None) -> dict[str, Any]:
@@ -28,6 +29,11 @@ def certificate(model: MathModel, kind: str, window: str | None = None) -> dict[
     about = {"schema": f"mathllm.{kind}/1", "checkpoint": model.path.name, **files}
     given = {} if window is None else {"given_window": window}
     return {**about, **given, "mathllm": __version__, "torch": torch.__version__}
+
+
+def keep_proof(model: MathModel, proof: Proof) -> None:
+    """Writes a proof that holds beside the weights that it is about."""
+    write_json(model.path / PROOF, {**certificate(model, "proof"), **proof.to_dict()})
 
 
 def with_window(model: MathModel, window: str) -> tuple[MathModel, ModelConfig]:

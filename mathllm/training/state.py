@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from mathllm import files
 from mathllm.checkpoint import (
     CONFIG,
+    PROOF,
     TOKENIZER,
     WEIGHTS,
     load_checkpoint,
@@ -44,7 +45,7 @@ SETTINGS, RESULTS = "training_config.json", "test_results.json"
 METRICS, LOG = "metrics.jsonl", "logs/training.log"
 CARD, BEST = "README.md", "best"
 _CHECKPOINT = r"checkpoint-\d+"
-IN_CHECKPOINT = {WEIGHTS, CONFIG, TOKENIZER, TRAINED, SETTINGS, CARD, STATE_TENSORS, STATE}
+IN_CHECKPOINT = {WEIGHTS, CONFIG, TOKENIZER, PROOF, TRAINED, SETTINGS, CARD, STATE_TENSORS, STATE}
 
 
 @dataclass

@@ -36,7 +36,8 @@ from mathllm.math_model import MathModel
 from mathllm.model.linear import use_bf16
 from mathllm.model.transformer import Transformer
 from mathllm.percent import percent
-from mathllm.prove.proof import check_provable
+from mathllm.prove.certificate import keep_proof
+from mathllm.prove.proof import Proof, check_provable
 from mathllm.tasks import Problems, concatenate
 from mathllm.tasks.expressions import expressions
 from mathllm.training import state
@@ -154,6 +155,7 @@ class Trainer:
         self.replicas = Replicas(self.trained, max(1, config.train.threads) if alone else 1)
         self.stop_signal = 0
         self.saved_step = self.progress.step if resume is not None else -1
+        self.proof: Proof | None = None  # of the weights as they are: then the run ends
 
     def run(self) -> Outcome:
         """Trains to the last step, a signal, or a hook's end; saves before it returns."""
@@ -332,6 +334,7 @@ class Trainer:
         if self.config.train.until_proved and not wrong:
             proof, weak = self.hard.prove(model)
             if proof is not None and proof.holds:
+                self.proof = proof
                 cases = f"{proof.configurations:,} local configurations right"
                 self.say(f"step {self.progress.step}: proved, {cases}, smallest lead {proof.lead:.2f} logits")
                 return "\n".join(expressions(hard)), "proved"
@@ -346,6 +349,8 @@ class Trainer:
             return
         card = model_card(self.config, self.model.num_parameters, self.progress)
         path = state.save_step(self.run_dir, self.config, self.parts, progress=self.progress, card=card)
+        if self.proof is not None:
+            keep_proof(MathModel(self.kept, self.config.data, path), self.proof)
         self.saved_step = self.progress.step
         state.prune(self.run_dir, self.progress.step, self.config.train.keep)
         for hook in self.hooks:
