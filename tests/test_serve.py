@@ -217,7 +217,7 @@ def test_completions(client: TestClient) -> None:
         "/v1/completions", json={"model": "addsub", "prompt": "658+189=", "max_tokens": 5}
     ).json()
     assert (short["choices"][0]["text"], short["choices"][0]["finish_reason"]) == ("<think>8+9=", "length")
-    streamed = client.post("/v1/completions", json={**body, "n": 1, "stream": True}).text
+    streamed = client.post("/v1/completions", json={**body, "n": 1, "logprobs": None, "stream": True}).text
     chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
     assert "".join(one["choices"][0]["text"] for one in chunks) == found["choices"][0]["text"]
     assert streamed.endswith("data: [DONE]\n\n")
@@ -294,6 +294,32 @@ def test_a_hunt_counts(client: TestClient, kind: str) -> None:
     assert "cannot be asked" in none[-1][1]["message"]
 
 
+def test_a_text_without_end_is_cut_where_the_room_is(served: tuple[TestClient, Service]) -> None:
+    client, service = served
+    expressions = [f"{a}+{a * 7 % 1000}" for a in range(100, 160)]
+    body = {"expressions": expressions, "model": "addsub", "temperature": 100, "seed": 4}
+    results = client.post("/v1/solve", json=body).json()["results"]
+    assert [one["expression"] for one in results] == expressions
+    assert "length" in {one["finish_reason"] for one in results}
+    assert service.engine.requests == 0
+
+
+def test_a_hunt_begins_with_little(client: TestClient) -> None:
+    body = {"kind": "edge", "digits": 1000, "count": 1, "model": "addsub"}
+    (refused,) = events(client.post("/v1/hunt", json=body).text)
+    assert "cannot be asked" in refused[1]["message"]
+    for task, status in (("addition,subtraction", 422), ("additions", 422), ("addition", 200)):
+        assert client.post("/v1/hunt", json={"task": task, "count": 1}).status_code == status
+
+
+def test_deadlines(client: TestClient) -> None:
+    body = {"expressions": ["1+1", "1+2"]}
+    for value, status in (("9" * 5000, 200), ("0", 504), ("-1", 200), ("x", 200)):
+        answer = client.post("/v1/solve", json=body, headers={"x-deadline-ms": value})
+        assert answer.status_code == status, value
+        assert status == 200 or answer.json()["error"]["type"] == "deadline"
+
+
 # who may ask, and how much
 
 
@@ -333,6 +359,8 @@ def test_what_cannot_be_written_is_quoted(client: TestClient, text: str) -> None
 
 
 def test_what_is_not_there(client: TestClient) -> None:
+    client.request("FOO1", "/nothing")
+    assert "FOO1" not in client.get("/metrics").text
     assert client.get("/nothing").json()["error"]["type"] == "not_found"
     assert client.get("/v1/solve").json()["error"]["type"] == "method_not_allowed"
     assert client.get("/static/..%2f..%2fapp.py").status_code == 404

@@ -140,9 +140,10 @@ def test_what_takes_too_long_ends_with_an_error() -> None:
         code, _ = server.end()
         thread.join()
         status, found = answers[0]
-        kinds = [one["error"]["type"] for one in found["results"] if "error" in one]
-        assert (code, status) == (0, 200)
-        assert set(kinds) == {"draining"}
+        # some of it may have been answered by then
+        errors = [one["error"] for one in found.get("results", [found]) if "error" in one]
+        assert (code, status) in ((0, 200), (0, 503))
+        assert {one["type"] for one in errors} == {"draining"}
 
 
 def test_new_weights_are_taken_while_it_runs(tmp_path: Path) -> None:

@@ -31,7 +31,11 @@ def serve(
     port: Annotated[int, option("0: any that is free.", NETWORK, min=0, max=65_535)] = 8000,
     allowed_hosts: Annotated[
         str | None,
-        option("Names that it answers to, with commas; *: all.", NETWORK, default="this machine's own"),
+        option(
+            "Names that it answers to, with commas; *: all.",
+            NETWORK,
+            default="this machine's own; all, with another --host",
+        ),
     ] = None,
     cors_origins: Annotated[
         str | None, option("Pages elsewhere that may ask, with commas.", NETWORK, default="none")
@@ -65,6 +69,8 @@ def serve(
     from mathllm.serve.server import run
     from mathllm.serve.settings import LOOPBACK, Settings
 
+    if "*" in names(cors_origins):
+        raise UsageError("--cors-origins names pages, and * is none", "for example https://example.org")
     keys = [key.strip() for key in os.environ.get("MATHLLM_API_KEYS", "").split(",") if key.strip()]
     if host not in LOOPBACK and not keys:
         remark(f"everybody who reaches {host}:{port} may ask: MATHLLM_API_KEYS=... asks for a key")

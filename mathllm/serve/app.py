@@ -72,6 +72,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
         Unknown: unknown,
         Refused: refused,
         Gone: gone,
+        Exception: failed,
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)
@@ -153,6 +154,10 @@ async def refused(request: Request, error: Refused) -> Response:
             {"detail": "Model not loaded" if error.kind == "loading" else error.message}, 503, headers
         )
     return failure(request, status, error_of(error), headers)
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    return failure(request, 500, error_of(error))
 
 
 async def gone(request: Request, error: Gone) -> Response:

@@ -63,12 +63,11 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Takes a job in. Raises Refused, before any work is done for it, where there is no room."""
-        if self.draining:
-            raise Refused("draining", "this server is shutting down", 5)
-        if not self.shelf.loaded:
-            raise Refused("loading", "the models are being loaded", 2)
-        if self.full or (self.requests and self.tokens + job.cost > self.max_tokens):
+        self.check_open()
+        if self.requests and self.tokens + job.cost > self.max_tokens:
             raise Refused("overloaded", f"{self.requests:,} requests are waiting", self.wait)
+        if not self.jobs:
+            self.progress = time.monotonic()  # until now there was nothing to do
         self.jobs.add(job)
         self.tokens += job.cost
         job.submitted = job.touched = time.monotonic()
@@ -76,6 +75,15 @@ class Engine:
         with self.changed:
             queue.append(job)
             self.changed.notify()
+
+    def check_open(self) -> None:
+        """Raises Refused where nothing is taken in now, or nothing more."""
+        if self.draining:
+            raise Refused("draining", "this server is shutting down", 5)
+        if not self.shelf.loaded:
+            raise Refused("loading", "the models are being loaded", 2)
+        if self.full:
+            raise Refused("overloaded", f"{self.requests:,} requests are waiting", self.wait)
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for it any more: what has not been computed will not be."""
@@ -110,10 +118,14 @@ class Engine:
         error."""
         self.draining = True
         end = time.monotonic() + seconds
+        self._give_up([job for job in self.jobs if job.work is not None])  # a search has no end of its own
         while self.jobs and time.monotonic() < end:
             await asyncio.sleep(0.01)
+        self._give_up([*self.jobs])
+
+    def _give_up(self, jobs: Sequence[Job]) -> None:
         error = Refused("draining", "this server has shut down", 5)
-        for job in [*self.jobs]:
+        for job in jobs:
             rows = [row for row, outcome in enumerate(job.outcomes) if outcome is None] if job.lines else [0]
             self.deliver([(job, Done(row, error)) for row in rows])
             job.cancelled = True  # for the worker
@@ -140,6 +152,7 @@ class Engine:
                 job.watch(event)
             if job.missing == 0 and not job.answered.done():
                 self._settle(job)
+                job.ended = time.monotonic()
                 job.answered.set_result([one for one in job.outcomes if one is not None])
 
     def _settle(self, job: Job) -> None:

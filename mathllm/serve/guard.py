@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mathllm.serve.observe import Metrics, Summary, request_id
+from mathllm.serve.jobs import request_id
+from mathllm.serve.observe import Metrics, Summary
 from mathllm.serve.settings import LOOPBACK
 
 MOST_BODY = MOST_HEADERS = 1 << 16  # bytes
 CALLERS = 10_000  # whose rate is remembered
 OPEN = ("/", "/health", "/livez", "/readyz", "/version")  # without a key; the page's files are open too
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PROBES = ("/health", "/livez", "/readyz", "/metrics")
 
 POLICY = (
@@ -112,7 +114,8 @@ class Guard:
         answer = Answer(send, body, known, self._cors(headers), started)
         try:
             refusal = self._refusal(scope, headers)
-            if scope["method"] == "OPTIONS" and headers.get("origin", "") in self.origins:
+            asks_first = scope["method"] == "OPTIONS" and headers.get("origin", "") in self.origins
+            if asks_first and (refusal is None or refusal.status == 401):  # browsers ask without a key
                 await answer.allow()
             elif refusal is not None:
                 await answer.refuse(refusal)
@@ -120,9 +123,8 @@ class Guard:
                 await self.app(scope, body.receive, answer.send)
         except Exception:
             log.exception("a request failed")
-            if answer.status:
-                raise
-            await answer.refuse(FAILED)
+            if not answer.status:
+                await answer.refuse(FAILED)
         finally:
             self._note(scope, answer, started, body)
             request_id.reset(token)
@@ -164,7 +166,7 @@ class Guard:
             return {}
         allowed = {"access-control-allow-origin": origin, "vary": "Origin"}
         return allowed | {
-            "access-control-allow-headers": "authorization, content-type, x-api-key, x-request-id",
+            "access-control-allow-headers": "authorization, content-type, x-api-key, x-deadline-ms, x-request-id",
             "access-control-allow-methods": "GET, POST",
             "access-control-expose-headers": "retry-after, x-request-id",
         }
@@ -173,12 +175,13 @@ class Guard:
         spent = time.monotonic() - started
         route = getattr(scope.get("route"), "path", None) or "other"
         status = answer.status or 499  # the client has gone
-        self.metrics.requests.labels(route, scope["method"], str(status)).inc()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.duration.labels(route).observe(spent)
         if answer.first is not None:
             self.metrics.first.observe(answer.first)
         fields = {
-            "method": scope["method"],
+            "method": method,
             "route": route,
             "status": status,
             "ms_total": round(1000 * spent, 2),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from mathllm.tokenizer import END, Ids
 PER_CHARACTER, PER_ROW = 8, 16  # tokens that a text is taken to cost before it is read
 
 Shares = NDArray[np.float64]
+request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the request that is being worked on
 
 
 class Refused(Exception):
@@ -111,18 +113,23 @@ class Job:
         self.answered: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         self.outcomes: list[Outcome | None] = [None] * len(self.lines)
         self.missing = len(self.lines) + (self.work is not None)
-        self.cost = sum(PER_ROW + PER_CHARACTER * _size(line) for line in self.lines)
+        self.cost = sum(map(self._cost, self.lines))
+        self.asked_as = request_id.get()
         self.cancelled, self.taken = False, 0  # rows that the engine has begun
-        # when it came, when work on it began, and when something was done for it last
-        self.submitted = self.began = self.touched = 0.0
+        # when it came, when work on it began, when something was done for it last, and when it was answered
+        self.submitted = self.began = self.touched = self.ended = 0.0
 
     @property
     def detailed(self) -> bool:
         return self.how.detail or self.watch is not None
 
-
-def _size(line: Line) -> int:
-    return len(line) if isinstance(line, str) else len(line.ids)
+    def _cost(self, line: Line) -> int:
+        """Tokens that a line is taken to cost; a text that is gone on from may take all the room there is."""
+        if isinstance(line, str):
+            return PER_ROW + PER_CHARACTER * len(line)
+        assert self.version is not None, "a model's own notation is for that model"
+        room = self.version.model.scope.max_length - len(line.ids)
+        return PER_ROW + len(line.ids) + max(0, min(self.how.most or room, room))
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tokenizer import END, TOKENS, Ids, encode
 
 MOST_TOKENS, MOST_WEIGHTS = 128, 1 << 20
-PART = 64  # problems of a slice
+PART, PART_TOKENS = 64, 2048  # problems of a slice, and about how many tokens
 PATTERNS = "blocks.*.attn.hook_pattern"
 
 
@@ -85,10 +85,14 @@ def hunt(version: Version, asked: Hunt) -> Iterator[tuple[str, dict[str, Any]]]:
     """Tries problems of one kind, and tells of wrong answers as they are found."""
     model, (task,) = version.model, get_tasks(asked.task)
     tried = wrong = 0
-    for problems in drawn(task, asked):
+    longest = askable(version, draw_length(task, asked.digits, RANDOM, 1))
+    if not len(longest):
+        raise UsageError(f"{version.label} cannot be asked for {task.name} of {asked.digits} digits")
+    part = max(1, min(PART, PART_TOKENS // int(model.render(longest).lengths[0])))
+    for problems in drawn(task, asked, part):
         problems = askable(version, problems)
         if not len(problems):
-            raise UsageError(f"{version.label} cannot be asked for {task.name} of {asked.digits} digits")
+            continue
         verdicts = judge(model, problems)
         for row in np.flatnonzero(~verdicts.answer_correct).tolist():
             wrong += 1
@@ -114,23 +118,28 @@ def askable(version: Version, problems: Problems) -> Problems:
     return problems[kept]
 
 
-def drawn(task: Task, asked: Hunt) -> Iterator[Problems]:
-    """The problems of a search, some at a time."""
+def drawn(task: Task, asked: Hunt, part: int) -> Iterator[Problems]:
+    """The problems of a search, so many at a time."""
     if asked.kind == "edge":
         task.check_pairs()
         numbers = sorted(
             {abs(n) for power in range(asked.digits) for n in (10**power - 1, 10**power, 10**power + 1)}
             | {10**asked.digits - 1, 0, 5}
         )
-        pairs = [(a, b) for a in numbers for b in numbers if max(a, b) < 10**asked.digits]
-        pairs = [(a, b) for a, b in pairs if b >= task.least_second and (a >= b or not task.ordered(False))]
-        rows = np.array(
-            [[[int(d) for d in f"{n:0{asked.digits}d}"[::-1]] for n in pair] for pair in pairs], np.uint8
+        numbers = [n for n in numbers if n < 10**asked.digits]
+        pairs = (
+            pair
+            for pair in itertools.product(numbers, numbers)
+            if pair[1] >= task.least_second and (pair[0] >= pair[1] or not task.ordered(False))
         )
-        for start in range(0, min(len(rows), asked.count), PART):
-            yield task.problems(rows[start : start + PART])
+        chosen = itertools.islice(pairs, asked.count)
+        while some := [*itertools.islice(chosen, part)]:
+            texts = [[f"{n:0{asked.digits}d}"[::-1].encode() for n in pair] for pair in some]
+            yield task.problems(
+                np.array([[list(text) for text in pair] for pair in texts], np.uint8) - ord("0")
+            )
         return
     kind = STRESS if asked.kind == "carry" else RANDOM
-    for number, start in enumerate(range(0, asked.count, PART)):
-        count = min(PART, asked.count - start)
+    for number, start in enumerate(range(0, asked.count, part)):
+        count = min(part, asked.count - start)
         yield draw_length(task, asked.digits, kind, count, seed=asked.seed + number)

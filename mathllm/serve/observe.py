@@ -9,21 +9,19 @@ import time
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from mathllm import __version__
 from mathllm.serve.engine import Engine
-from mathllm.serve.jobs import Outcome, Solved
+from mathllm.serve.jobs import Outcome, Solved, request_id
 from mathllm.serve.versions import Shelf
 
 QUICK = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MINUTE = 60.0
 
-request_id: ContextVar[str] = ContextVar("request_id", default="")
 log = logging.getLogger("mathllm.serve")
 
 

@@ -14,10 +14,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from mathllm.errors import MathLLMError, UsageError
+from mathllm.errors import UsageError
 from mathllm.inference.sampling import SamplingParams
 from mathllm.limits import MAX_LENGTH
-from mathllm.serve.jobs import Done, How, Job, Line, Outcome, Refused, Solved, Token
+from mathllm.serve import protocol
+from mathllm.serve.jobs import Done, How, Job, Line, Outcome, Solved, Token
 from mathllm.serve.looks import raw_of
 from mathllm.serve.protocol import MOST_TEXT, SEED, Json, log_prob, usage_of
 from mathllm.serve.service import Service, service_of, stream
@@ -82,6 +83,9 @@ class Common(BaseModel):
 
     def check_more(self) -> None:
         """Raises UsageError for what is not supported and would change something."""
+        for name in ("logprobs", "echo"):
+            if self.stream and getattr(self, name, None) not in (None, False):
+                raise UsageError(f"{name} is not supported in a stream", "leave one of them out")
         for name, value in (self.model_extra or {}).items():
             if name not in NEUTRAL:
                 raise UsageError(f"{name} is not supported", "leave it out")
@@ -160,9 +164,7 @@ async def completions(asked: Completion, request: Request) -> Response:
     }
     head |= {"model": version.label}
     if asked.stream:
-        return stream(
-            request, job, lambda event: said(head, event, chat=False), lambda done: end(head, done, asked)
-        )
+        return stream(request, job, lambda event: said(head, event), lambda done: end(head, done, asked))
     outcomes = await checked(service, request, job)
     choices = [choice_of(index, one, asked) for index, one in enumerate(outcomes)]
     return Json({**head, "choices": choices, "usage": usage_of(outcomes)})
@@ -187,7 +189,8 @@ def finish_of(outcome: Solved) -> str:
 
 
 def choice_of(index: int, outcome: Solved, asked: Completion) -> dict[str, Any]:
-    prompt = outcome.solution.text.partition("=")[0] + "=" if asked.echo else ""
+    whole, made = outcome.solution.text, "".join(TOKENS[token] for token in outcome.ids)
+    prompt = whole.removesuffix(made) if asked.echo else ""
     found: dict[str, Any] = {
         "index": index,
         "text": prompt + written(outcome.ids),
@@ -282,7 +285,7 @@ def asked_of(messages: Sequence[Message]) -> str:
     raise UsageError("there is no message of the user", 'for example {"role": "user", "content": "12+34"}')
 
 
-def said(head: dict[str, Any], event: Token | Done, chat: bool) -> str:
+def said(head: dict[str, Any], event: Token | Done) -> str:
     """A chunk of a stream of completions."""
     if isinstance(event, Token):
         text = "" if event.id == END else TOKENS[event.id]
@@ -299,6 +302,7 @@ class Talk:
     def __init__(self, head: dict[str, Any], version: Version) -> None:
         self.head, self.backwards = head, version.model.format.least_significant_first
         self.depth: dict[int, int] = {}
+        self.begun: set[int] = set()  # choices that have said whose words they are
 
     def said(self, event: Token | Done) -> str:
         if isinstance(event, Token):
@@ -322,7 +326,8 @@ class Talk:
         return whole + chunk(self.head, choice)
 
     def delta(self, row: int, name: str, text: str) -> str:
-        delta = {"role": "assistant", name: text}
+        delta = {name: text} if row in self.begun else {"role": "assistant", name: text}
+        self.begun.add(row)
         return chunk(self.head, {"index": row, "delta": delta, "finish_reason": None, "logprobs": None})
 
 
@@ -331,12 +336,9 @@ def chunk(head: dict[str, Any], choice: dict[str, Any]) -> str:
 
 
 def failed(event: Done) -> str:
-    error = event.outcome
-    known = isinstance(error, (MathLLMError, Refused))
-    message = error.message if known else "something went wrong on our side"  # type: ignore[union-attr]
-    return (
-        f"data: {json.dumps({'error': {'message': message, 'type': 'invalid_request', 'param': None}})}\n\n"
-    )
+    if event.outcome is None or isinstance(event.outcome, Solved):
+        return ""
+    return f"data: {json.dumps({'error': error_of(protocol.error_of(event.outcome))})}\n\n"
 
 
 def end(head: dict[str, Any], outcomes: Sequence[Outcome], asked: Common) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from mathllm.serve.jobs import Done, Job, Line, Outcome, Refused, Solved, Token
 from mathllm.serve.looks import explain, hunt, raw_of
 from mathllm.serve.service import service_of, sse, stream
 from mathllm.serve.versions import Version
+from mathllm.tasks import get_tasks
 from mathllm.tasks.expressions import parse_expression
 from mathllm.tokenizer import THINK, TOKENS
 
 router = APIRouter()
+FEW = 16  # lines that are read and answered at once
 
 
 @router.get("/health")
@@ -73,8 +75,7 @@ async def metrics(request: Request) -> Response:
 async def predict(asked: protocol.Predict, request: Request) -> protocol.Json:
     """The first model's answer, as math-llm-poc gives it."""
     service, started = service_of(request), time.perf_counter()
-    if not service.shelf.loaded:
-        return protocol.Json({"detail": "Model not loaded"}, 503, {"retry-after": "2"})
+    service.engine.check_open()
     job = Job([asked.equation[:-1]], version=service.shelf.newest[0], deadline=service.deadline(request))
     (outcome,) = await service.answer(request, job)
     if isinstance(outcome, Exception):
@@ -100,19 +101,34 @@ async def solve(asked: protocol.Solve, request: Request) -> Response:
         if len(text) > protocol.MOST_CHARACTERS:
             raise UsageError(f"an expression has at most {protocol.MOST_CHARACTERS:,} characters")
     lines, version = asked.expressions, service.version(asked.model)
-    job = Job(begun(lines, version), asked.how, version=version, deadline=service.deadline(request))
+    # many are read, and written, beside the loop, which has others to listen to
+    aside = asyncio.to_thread if len(lines) > FEW else at_once
+    job = Job(
+        await aside(begun, lines, version), asked.how, version=version, deadline=service.deadline(request)
+    )
     head = {"id": request.state.request_id}
     if asked.stream:
         return stream(request, job, partial(said_of, lines), partial(done_of, head))
     outcomes = await service.answer(request, job)
-    if len(outcomes) == 1 and isinstance(outcomes[0], Refused):
-        raise outcomes[0]
-    results = [protocol.result_of(line, outcome) for line, outcome in zip(lines, outcomes, strict=True)]
-    total, queue = time.perf_counter() - started, job.began - job.submitted
-    timing = {"queue": round(1000 * queue, 2), "total": round(1000 * total, 2)}
-    return protocol.Json(
-        {**head, "results": results, "usage": protocol.usage_of(outcomes), "timing_ms": timing}
-    )
+    if all(isinstance(one, Refused) for one in outcomes):
+        raise outcomes[0]  # type: ignore[misc]
+    queue = max(0.0, job.began - job.submitted)
+
+    def answer() -> protocol.Json:
+        results = [protocol.result_of(line, outcome) for line, outcome in zip(lines, outcomes, strict=True)]
+        total = time.perf_counter() - started
+        timing = {"queue": queue, "engine": job.ended - job.submitted - queue, "total": total}
+        found = {**head, "results": results, "usage": protocol.usage_of(outcomes)}
+        return protocol.Json(
+            {**found, "timing_ms": {name: round(1000 * ms, 2) for name, ms in timing.items()}}
+        )
+
+    response: Response = await aside(answer)
+    return response
+
+
+async def at_once(work: Callable[..., Any], *arguments: Any) -> Any:
+    return work(*arguments)
 
 
 def begun(lines: Sequence[str], version: Version | None) -> list[Line]:
@@ -165,6 +181,8 @@ async def hunt_wrong(asked: protocol.Hunt, request: Request) -> Response:
     """A search for wrong answers, one at a time on a server: server-sent events, as it goes on."""
     service = service_of(request)
     version = service.version(asked.model) or service.shelf.newest[0]
+    if len(get_tasks(asked.task)) > 1:
+        raise UsageError("a search is for one task", 'for example "task": "addition"')
     if service.hunts:
         raise Refused("busy", "another search is running: there is one at a time", 5)
     job = Job(work=hunt(version, asked))
@@ -198,5 +216,5 @@ async def place(name: str, asked: protocol.Place, request: Request) -> dict[str,
     if asked.rollback:
         version = shelf.roll_back(name)
     else:
-        version = await asyncio.to_thread(shelf.load, name, Path(asked.path) if asked.path else None)
+        version = await service_of(request).reload(name, Path(asked.path) if asked.path else None)
     return protocol.model_of(version, shelf.versions(name))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import signal
 import socket
 import uuid
 from types import FrameType
@@ -33,6 +35,7 @@ class Late:
         self.service: Service | None = None
         self.life: asyncio.Future[None] | None = None  # of the application, from its start to its end
         self.ended = asyncio.Event()
+        self.failed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -40,13 +43,16 @@ class Late:
         elif self.app is not None:
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            alive: dict[str, dict[str, Any]] = {
+            known = str(uuid.uuid4())
+            said: dict[str, dict[str, Any]] = {
                 "/livez": {"status": "ok"},
                 "/health": {"status": "ok", "model_loaded": False},
+                "/readyz": {"status": "failed" if self.failed else "loading"},
+                "/predict": {"detail": "Model not loaded"},
             }
-            known = {"request_id": str(uuid.uuid4())}
-            loading = {"error": {**LOADING, **known}}
-            await reply(send, 200 if scope["path"] in alive else 503, alive.get(scope["path"], loading))
+            loading = {"error": {**LOADING, "request_id": known}}
+            status = 200 if scope["path"] in ("/livez", "/health") else 503
+            await reply(send, status, said.get(scope["path"], loading), known)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """From start to end: the application's own start and end are inside."""
@@ -61,7 +67,12 @@ class Late:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _begin(self) -> None:
-        app, service = await asyncio.to_thread(self._import)
+        try:
+            app, service = await asyncio.to_thread(self._import)
+        except Exception:
+            self.failed = True
+            logging.getLogger("mathllm.serve").exception("the server cannot start")
+            return
         started, told = asyncio.Event(), iter(({"type": "lifespan.startup"},))
 
         async def receive() -> Any:
@@ -85,8 +96,9 @@ class Late:
         return create_app(self.settings)
 
 
-async def reply(send: Send, status: int, body: dict[str, Any]) -> None:
-    headers = {"content-type": "application/json", "retry-after": "2", "cache-control": "no-store"}
+async def reply(send: Send, status: int, body: dict[str, Any], known: str) -> None:
+    headers = {"content-type": "application/json", "cache-control": "no-store", "x-request-id": known}
+    headers |= {"retry-after": "2"} if status == 503 else {}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": json.dumps(body).encode()})
@@ -99,6 +111,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, late: Late) -> None:
         super().__init__(config)
         self.late, self.draining = late, False
+        self.reading: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.draining:
@@ -112,8 +125,15 @@ class Server(uvicorn.Server):
             await self.late.service.engine.drain(self.late.settings.drain_timeout)
         self.should_exit = True
 
+    def _read_again(self) -> None:
+        """At SIGHUP: all models, from where they are."""
+        if self.late.service is not None:
+            self.reading = self.loop.create_task(self.late.service.reload_all())
+
     async def startup(self, sockets: Any = None) -> None:
         self.loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            self.loop.add_signal_handler(signal.SIGHUP, self._read_again)
         await super().startup(sockets)
         host, port = sockets[0].getsockname()[:2]
         print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
@@ -131,6 +151,7 @@ def run(settings: Settings, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # anybody could say so to get round --rate
         h11_max_incomplete_event_size=HEADERS,
         timeout_graceful_shutdown=5,
     )

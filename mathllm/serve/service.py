@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -17,12 +19,16 @@ from mathllm.errors import MathLLMError, UsageError
 from mathllm.serve import protocol
 from mathllm.serve.engine import Engine
 from mathllm.serve.guard import known_fields
-from mathllm.serve.jobs import Done, Job, Outcome, Refused, Solved
+from mathllm.serve.jobs import Done, Job, Outcome, Solved
 from mathllm.serve.observe import MINUTE, Metrics, Summary
 from mathllm.serve.settings import Settings
 from mathllm.serve.versions import Shelf, Version
 
 PING = 15.0  # seconds of silence after which a stream says that it is still there
+UNREAD, SLOW = (
+    1000,
+    10.0,
+)  # events that a client has not read, and for how many seconds, before it counts as gone
 PATIENCE = 0.05  # seconds before anyone looks whether the client is still there
 WATCHED = 5.0  # seconds between looks for newer weights
 EVENTS = {"x-accel-buffering": "no"}  # of streams: no proxy should gather them
@@ -50,12 +56,11 @@ class Service:
         """Loads all models, beside the loop."""
         for name in self.shelf.names:
             try:
-                version = await asyncio.to_thread(self.shelf.load, name)
+                await self.reload(name)
             except Exception as error:
                 self.failed = str(error)
                 log.exception("model %s could not be loaded", name)
                 return
-            log.info("model", extra={"fields": {"model": version.label, "path": str(version.model.path)}})
 
     async def tell(self) -> None:
         """A line a minute about all requests."""
@@ -66,23 +71,42 @@ class Service:
 
     async def watch(self) -> None:
         """Loads what has changed on disk; what cannot be loaded leaves all as it is."""
+        seen: dict[str, str] = {}
         while self.settings.watch:
             await asyncio.sleep(WATCHED)
             for name in self.shelf.names if self.shelf.loaded else []:
-                before = self.shelf.versions(name)[0]
-                with contextlib.suppress(MathLLMError, OSError):
-                    found = await asyncio.to_thread(self.shelf.load, name)
-                    if found is not before:
-                        log.info("model", extra={"fields": {"model": found.label, "before": before.label}})
+                with self._told_of(name):
+                    digest = await asyncio.to_thread(self.shelf.digest, name)
+                    # what is on disk is taken once: who has put the version before back wants that
+                    if seen.setdefault(name, self.shelf.versions(name)[0].digest) != digest:
+                        seen[name] = digest
+                        await self.reload(name)
 
-    def check_loaded(self) -> None:
-        """Raises Refused where there are no models yet."""
-        if not self.shelf.loaded:
-            raise Refused("loading", "the models are being loaded", 2)
+    async def reload_all(self) -> None:
+        """Reads all models again; what cannot be read leaves all as it is."""
+        for name in self.shelf.names if self.shelf.loaded else []:
+            with self._told_of(name):
+                await self.reload(name)
+
+    @contextlib.contextmanager
+    def _told_of(self, name: str) -> Iterator[None]:
+        """Logs what goes wrong with a model, and goes on."""
+        try:
+            yield
+        except (MathLLMError, OSError) as error:
+            log.warning("model", extra={"fields": {"model": name, "error": str(error)}})
+        except Exception:
+            log.exception("model %s", name)
+
+    async def reload(self, name: str, path: Path | None = None) -> Version:
+        """Reads a model again, from where it is or from another place; requests go on meanwhile."""
+        found = await asyncio.to_thread(self.shelf.load, name, path)
+        log.info("model", extra={"fields": {"model": found.label, "path": str(found.model.path)}})
+        return found
 
     def version(self, name: str | None) -> Version | None:
         """The version that a request names; None where it leaves that open. Raises Unknown where there is none."""
-        self.check_loaded()
+        self.engine.check_open()
         try:
             return None if name is None else self.shelf.find(name)
         except UsageError as error:
@@ -90,11 +114,9 @@ class Service:
 
     def deadline(self, request: Request) -> float:
         """When work on a request has to have begun: the header may shorten the server's own."""
-        asked = request.headers.get("x-deadline-ms", "")
-        most = self.settings.deadline
-        return time.monotonic() + (
-            min(most, int(asked) / 1000) if asked.isascii() and asked.isdigit() else most
-        )
+        asked, most = request.headers.get("x-deadline-ms", ""), self.settings.deadline
+        shorter = int(asked) / 1000 if re.fullmatch(r"[0-9]{1,9}", asked) else most
+        return time.monotonic() + min(most, shorter)
 
     async def answer(self, request: Request, job: Job) -> list[Outcome]:
         """The outcomes of a job, unless the client goes: then nothing more is computed for it."""
@@ -175,17 +197,25 @@ def stream(
     is not taken in."""
     service = service_of(request)
     events: asyncio.Queue[Any] = asyncio.Queue()
-    job.watch = events.put_nowait
-    awaited = job.missing
+    awaited, read = job.missing, time.monotonic()
+
+    def take(event: Any) -> None:
+        if events.qsize() > UNREAD and time.monotonic() - read > SLOW:
+            service.engine.cancel(job)  # nobody reads: what has come fills the memory
+        events.put_nowait(event)
+
+    job.watch = take
     service.engine.submit(job)
 
     async def send() -> AsyncIterator[str]:
+        nonlocal read
         outcomes: list[Outcome] = []
         missing = awaited
         try:
-            while missing:
+            while missing and not (job.cancelled and events.empty()):
                 said = []
-                for event in await next_events(events):
+                found, read = await next_events(events), time.monotonic()
+                for event in found:
                     said.append(": still there\n\n" if event is None else say(event))
                     if isinstance(event, Done):
                         missing -= 1
@@ -196,6 +226,7 @@ def stream(
             if missing:
                 service.engine.cancel(job)
                 service.metrics.cancelled.inc()
+                known_fields(request.scope, cancelled=True)
             service.note(request, job, outcomes)
 
     return StreamingResponse(send(), media_type="text/event-stream", headers=EVENTS)

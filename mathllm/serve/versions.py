@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,13 @@ class Shelf:
         self, places: Mapping[str, Path], max_tokens: int, device: torch.device | None = None
     ) -> None:
         self.places, self.max_tokens, self.device = dict(places), max_tokens, device
-        self._versions: dict[str, list[Version]] = {}
-        self._models = Models([], named=False)
+        # replaced as one, since several threads look at it
+        self._state: tuple[dict[str, list[Version]], Models] = ({}, Models([], named=False))
+        self._changing = threading.Lock()
+
+    @property
+    def _versions(self) -> dict[str, list[Version]]:
+        return self._state[0]
 
     @property
     def names(self) -> list[str]:
@@ -84,38 +90,45 @@ class Shelf:
         for what is damaged; then all stays as it was."""
         if name not in self.places:
             raise unknown_choice("model", name, self.names)
-        place = find_checkpoint(path or self.places[name])
-        digest, before = digest_of(place), self._versions.get(name, [])
-        if before and before[0].digest == digest:
-            return before[0]
-        version = read_version(name, place, self.max_tokens, self.device)
-        if path is not None:
-            self.places[name] = Path(path)
-        self._put(name, [version, *before][:KEPT])
-        return version
+        with self._changing:
+            place = find_checkpoint(path or self.places[name]).resolve()  # a run's `best` may move meanwhile
+            digest, before = digest_of(place), self._versions.get(name, [])
+            if before and before[0].digest == digest:
+                return before[0]
+            version = read_version(name, place, self.max_tokens, self.device)
+            if path is not None:
+                self.places[name] = Path(path)
+            self._put(name, [version, *before][:KEPT])
+            return version
+
+    def digest(self, name: str) -> str:
+        """That of the weights where a model is read from."""
+        return digest_of(find_checkpoint(self.places[name]))
 
     def roll_back(self, name: str) -> Version:
         """Lets the version before answer again. Raises UsageError where there is none."""
-        versions = self.versions(name)
-        if len(versions) < KEPT:
-            raise UsageError(f"model {name!r} has no version before {versions[0].label}")
-        self._put(name, versions[::-1])
-        return versions[1]
+        with self._changing:
+            versions = self.versions(name)
+            if len(versions) < KEPT:
+                raise UsageError(f"model {name!r} has no version before {versions[0].label}")
+            self._put(name, versions[::-1])
+            return versions[1]
 
     def choose(self, texts: Sequence[str]) -> list[tuple[Version, Ints]]:
         """The versions that answer texts, each with its rows [M]: see Models.choose."""
-        newest = {id(versions[0].model): versions[0] for versions in self._versions.values()}
-        return [(newest[id(model)], rows) for model, rows in self._models.choose(texts)]
+        known, models = self._state
+        newest = {id(versions[0].model): versions[0] for versions in known.values()}
+        return [(newest[id(model)], rows) for model, rows in models.choose(texts)]
 
     def _put(self, name: str, versions: list[Version]) -> None:
         known = {**self._versions, name: versions}
-        self._versions = {one: known[one] for one in self.places if one in known}
+        known = {one: known[one] for one in self.places if one in known}
         candidates = []
-        for newest, *_ in self._versions.values():
+        for newest, *_ in known.values():
             candidate = Candidate(newest.model.path, self.device)
             candidate.model, candidate.scope = newest.model, newest.model.scope
             candidates.append(candidate)
-        self._models = Models(candidates, named=False)
+        self._state = known, Models(candidates, named=False)
 
 
 def digest_of(place: Path) -> str:
@@ -130,6 +143,8 @@ def read_version(name: str, place: Path, max_tokens: int, device: torch.device |
     """A version from disk, tried on some problems of its own. Raises CheckpointError for what is damaged."""
     digest = digest_of(place)
     model = load_checkpoint(place, device)
+    if digest_of(place) != digest:
+        raise CheckpointError(f"{place} was replaced while it was read", "read it again")
     model.scope = Scope(model.data, min(room_in(model.model), max_tokens))
     drawn = sample(np.random.default_rng(0), TRIED, model.tasks, model.scope.size)
     asked, _ = model.fit(drawn)

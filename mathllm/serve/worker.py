@@ -34,6 +34,7 @@ from mathllm.serve.jobs import (
     Token,
     decoding_of,
     problems_of,
+    request_id,
     softmax,
     written_of,
 )
@@ -43,7 +44,7 @@ from mathllm.tokenizer import END
 
 SLICE = 2048  # tokens that are read in parallel at once: the most that anyone waits behind
 ROWS = 64  # texts that are parsed and written out at once
-DECODED = 256  # rows that are decoded at once, by each version
+DECODED, DECODED_BYTES = 256, 1 << 28  # rows that are decoded at once, by each version, and their cache
 AGE = 1.0  # seconds after which long work goes before short work
 
 Event = tuple[Job, Any]  # what there is to tell: Done, a Token, or what other work yields
@@ -82,7 +83,8 @@ class Worker:
 
     def turn(self) -> None:
         """Takes in some rows, reads a slice of texts, and decodes one token of each row that is decoded."""
-        if sum(block.left for block in self.blocks) < ROWS:
+        # what is short goes before what is long only until it has been taken, so not too much is
+        if sum(block.left for block in self.blocks) + sum(map(len, self.waiting.values())) < ROWS:
             self.prepare(self.take())
         if self.blocks:
             self.read_slice(self.blocks[0])
@@ -105,6 +107,7 @@ class Worker:
         except Exception as error:
             if len(rows) == 1:
                 if not isinstance(error, MathLLMError):
+                    request_id.set(rows[0].job.asked_as)
                     log.exception("a row failed")
                 self.answer(rows[0], error)
                 return
@@ -115,6 +118,11 @@ class Worker:
 
     def answer(self, row: Row, outcome: Outcome) -> None:
         self.events.append((row.job, Done(row.index, outcome)))
+
+    def measure(self, tokens: int, seconds: float) -> None:
+        """How fast it goes: what took long counts for more."""
+        share = 1 - 0.1 ** (seconds + 0.01)
+        self.rate += share * (tokens / max(seconds, 1e-6) - self.rate)
 
     # from lines to texts
 
@@ -186,7 +194,9 @@ class Worker:
                 self.answer(rows[at], refused[place])
             else:
                 kept.append(rows[at])
-        for row, limit in zip(kept, most_tokens(asked).tolist(), strict=True):
+        # no row goes on longer than there is room, which is no more than --max-tokens
+        limits = np.minimum(most_tokens(asked), model.scope.max_length - asked.prompt_lengths)
+        for row, limit in zip(kept, limits.tolist(), strict=True):
             row.limit = min(limit, row.job.how.most or limit)
         if kept:
             self.blocks.append(Block(version, asked, kept))
@@ -216,10 +226,8 @@ class Worker:
         end = block.at + 1 + int((sums[:-1] < SLICE).sum())
         places = {block.rows[at]: at for at in range(block.at, end) if not block.rows[at].job.cancelled}
         block.at = end
-        started, tokens = (
-            time.monotonic(),
-            int(block.texts.lengths[list(places.values())].sum()) if places else 0,
-        )
+        started = time.monotonic()
+        tokens = int(block.texts.lengths[[*places.values()]].sum()) if places else 0
         drafted = [row for row in places if drafts(row, block.version)]
         for row, at in places.items():
             if not drafts(row, block.version):
@@ -227,7 +235,7 @@ class Worker:
                 self.waiting.setdefault(block.version, deque()).append(row)
         if drafted:
             self.each(lambda rows: self.draft(block, rows, [places[row] for row in rows]), drafted)
-            self.rate = 0.9 * self.rate + 0.1 * tokens / max(time.monotonic() - started, 1e-6)
+            self.measure(tokens, time.monotonic() - started)
             self.observe("batch_rows", len(drafted))
             self.observe("batch_tokens", tokens)
 
@@ -279,8 +287,9 @@ class Worker:
         running = self.running.get(version) or Running(version.model.model)
         live = self.live.setdefault(version, {})
         groups: dict[tuple[int, int], list[Row]] = {}
-        count = running.alive
-        while waiting and count < DECODED:
+        count, model = running.alive, version.model
+        most = min(DECODED, max(1, DECODED_BYTES // (model.model.cache_bytes * model.scope.max_length)))
+        while waiting and count < most:
             row = waiting.popleft()
             if not row.job.cancelled:
                 # those that are drawn have random numbers of their own
@@ -296,7 +305,7 @@ class Worker:
 
     def step(self, version: Version) -> None:
         """The next token of every row that a version decodes."""
-        live, running = self.live[version], self.running[version]
+        live, running, started = self.live[version], self.running[version], time.monotonic()
         try:
             step = running.step()
         except Exception as error:  # of weights that are damaged: nothing there can go on
@@ -326,8 +335,12 @@ class Worker:
         if gone:
             running.drop(gone)
         self.observe("decoded_tokens", len(numbers))
+        self.measure(len(numbers), time.monotonic() - started)
         if not running.alive:
-            del self.running[version]
+            done += [
+                row for row in live.values() if not row.job.cancelled
+            ]  # who has come to the end of the room
+            del self.running[version], self.live[version]
         if done:
             self.finish(version, done)
 
@@ -372,6 +385,7 @@ class Worker:
             self.events.append((job, Done(0, None)))
         except Exception as error:
             if not isinstance(error, MathLLMError):
+                request_id.set(job.asked_as)
                 log.exception("some work failed")
             self.events.append((job, Done(0, error)))
         else:
