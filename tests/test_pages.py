@@ -95,8 +95,8 @@ def test_the_page_of_the_server(browser: Any, server: Server, how: dict[str, Any
     assert page.inner_text("#looked").startswith("Head L0H1")
     page.fill("#count", "300")
     page.click("#hunt-go")
-    page.locator("#tally", has_text="confidence").wait_for()
-    assert page.inner_text("#tally").startswith("0 wrong of 300")
+    page.locator("#found", has_text="The search has ended: 0 wrong of 300.").wait_for()
+    assert "at most 1.3% are wrong" in page.inner_text("#tally")
     visit.check()
 
 
@@ -116,12 +116,35 @@ def test_a_thought_is_changed_and_the_answer_follows(browser: Any, server: Serve
     visit.check()
 
 
-@pytest.mark.parametrize("how", LOOKS)
-def test_the_page_of_inspect(browser: Any, tmp_path: Path, how: dict[str, Any]) -> None:
-    arguments = ["inspect", "--checkpoint", "add-any-length", "--what", "attention", "--examples", "100"]
-    ended = CliRunner().invoke(app, [*arguments, "--output-dir", str(tmp_path / "report")])
+def test_the_page_takes_a_key(browser: Any) -> None:
+    with serving("--checkpoint", "addsub-3digit", MATHLLM_API_KEYS="sesame") as guarded:
+        visit = Visit(browser, guarded.url)
+        page = visit.page
+        page.goto(guarded.url)
+        page.locator("#verdict", has_text="an API key is needed").wait_for()
+        page.fill("#key", "sesame")
+        page.press("#key", "Tab")
+        page.fill("#problem", "1+2")
+        page.press("#problem", "Enter")
+        page.locator("#verdict", has_text="1+2 = 3").wait_for()
+        assert visit.elsewhere == []
+        assert all("401" in error for error in visit.errors)  # which the browser itself tells of
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every kind of table."""
+    place = tmp_path_factory.mktemp("inspect") / "report"
+    what = "attention,ablation,probes,interchange,lens,neurons"
+    arguments = ["inspect", "--checkpoint", "add-any-length", "--what", what, "--examples", "300"]
+    ended = CliRunner().invoke(app, [*arguments, "--output-dir", str(place)])
     assert ended.exit_code == 0, ended.output
-    home = (tmp_path / "report" / "index.html").as_uri()
+    return place
+
+
+@pytest.mark.parametrize("how", LOOKS)
+def test_the_page_of_inspect(browser: Any, report: Path, how: dict[str, Any]) -> None:
+    home = (report / "index.html").as_uri()
     visit = Visit(browser, home, **how)
     page = visit.page
     page.goto(home)

@@ -85,6 +85,7 @@ def hunt(version: Version, asked: Hunt) -> Iterator[tuple[str, dict[str, Any]]]:
     """Tries problems of one kind, and tells of wrong answers as they are found."""
     model, (task,) = version.model, get_tasks(asked.task)
     tried = wrong = 0
+    so_far: dict[str, Any] = {"tried": 0, "wrong": 0, "interval95": [0.0, 1.0]}
     longest = askable(version, draw_length(task, asked.digits, RANDOM, 1))
     if not len(longest):
         raise UsageError(f"{version.label} cannot be asked for {task.name} of {asked.digits} digits")
@@ -106,9 +107,9 @@ def hunt(version: Version, asked: Hunt) -> Iterator[tuple[str, dict[str, Any]]]:
                 }
                 yield "wrong", {**found, "text": solution.text}
         tried += len(problems)
-        yield "progress", {"tried": tried, "wrong": wrong}
-    interval = list(Count(wrong, tried).interval)
-    yield "done", {"tried": tried, "wrong": wrong, "interval95": interval, "model": version.label}
+        so_far = {"tried": tried, "wrong": wrong, "interval95": list(Count(wrong, tried).interval)}
+        yield "progress", so_far
+    yield "done", {**so_far, "model": version.label}
 
 
 def askable(version: Version, problems: Problems) -> Problems:

@@ -4,11 +4,17 @@ const MARKS = { "<think>": "‹", "</think>": "›", "<end>": "■" };
 const state = { models: [], asked: null, tokens: [], put: null, chosen: null, result: null, abort: null, hunt: null, sight: null };
 
 // what the server says
+function sent(path, more = {}) {
+  const key = at("key").value;
+  return fetch(path, { ...more, headers: { ...more.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) } });
+}
+
 async function post(path, body, abort) {
-  const answer = await fetch(path, {
+  const answer = await sent(path, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal: abort?.signal,
   });
   if (!answer.ok) {
+    if (answer.status === 401) at("key-box").hidden = false;
     const { error, detail } = await answer.json().catch(() => ({}));
     const again = answer.headers.get("Retry-After");
     const said = error?.message || detail || `the server answers ${answer.status}`;
@@ -51,6 +57,8 @@ async function ask(line, { model = at("model").value, before = [], prompt = "" }
   busy(true);
   at("verdict").textContent = at("about").textContent = "";
   showTokens();
+  showOther();
+  showSight();
   const body = { expressions: [line], stream: true, temperature: Number(at("temperature").value), seed: Math.floor(Math.random() * 2 ** 31) };
   if (model) body.model = model;
   try {
@@ -74,7 +82,6 @@ async function ask(line, { model = at("model").value, before = [], prompt = "" }
 
 function busy(on) {
   at("stop").hidden = !on;
-  at("go").disabled = on;
 }
 
 let waiting = false;
@@ -274,6 +281,7 @@ async function hunt() {
   const model = at("model").value || bestFor(body.task, body.digits);
   if (model) body.model = model;
   at("wrong").replaceChildren();
+  at("found").textContent = "";
   at("hunt-stop").hidden = at("done").hidden = false;
   at("hunt-go").disabled = true;
   try {
@@ -285,15 +293,17 @@ async function hunt() {
       } else if (name === "progress" || name === "done") {
         const rate = data.tried / ((performance.now() - started) / 1000);
         at("done").value = data.tried / count;
-        const [low, high] = (data.interval95 || []).map((share) => `${(100 * share).toPrecision(2)}%`);
-        const bound = name !== "done" ? "" : `. Of all such problems ${data.wrong ? `${low} to ${high}` : `at most ${high}`} are wrong (with 95% confidence)`;
+        const [low, high] = data.interval95.map((share) => share.toLocaleString("en", { style: "percent", maximumSignificantDigits: 2 }));
+        const bound = `. Of all such problems ${data.wrong ? `${low} to ${high}` : `at most ${high}`} are wrong (with 95% confidence)`;
         at("tally").replaceChildren(make("span", `${data.wrong.toLocaleString("en")} wrong`, { class: data.wrong ? "wrong" : "right" }), ` of ${data.tried.toLocaleString("en")}, by ${model || "the first model"}, ${Math.round(rate).toLocaleString("en")} a second${bound}`);
+        // a screen reader hears the end alone
+        if (name === "done") at("found").textContent = `The search has ended: ${data.wrong.toLocaleString("en")} wrong of ${data.tried.toLocaleString("en")}.`;
       } else if (name === "error") {
         throw new Error(data.message);
       }
     }
   } catch (error) {
-    if (error.name !== "AbortError") at("tally").replaceChildren(make("span", error.message, { class: "wrong" }));
+    if (error.name !== "AbortError") at("found").replaceChildren(make("span", error.message, { class: "wrong" }));
   } finally {
     at("hunt-stop").hidden = at("done").hidden = true;
     at("hunt-go").disabled = false;
@@ -352,11 +362,27 @@ async function begin() {
   at("hunt-stop").addEventListener("click", () => state.hunt?.abort());
   for (const name of Object.keys(snippets())) at("client").append(make("option", name));
   at("client").addEventListener("change", showSnippet);
-  at("copy").addEventListener("click", async () => { await navigator.clipboard.writeText(at("snippet").textContent); at("copied").textContent = "copied"; });
+  at("copy").addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(at("snippet").textContent);
+      at("copied").textContent = "copied";
+    } catch { // browsers allow that on https and on this machine alone
+      getSelection().selectAllChildren(at("snippet"));
+      at("copied").textContent = "chosen: copy it with the keyboard";
+    }
+  });
   window.addEventListener("hashchange", () => { if (recall()) at("ask").scrollIntoView(); });
+  at("key").value = sessionStorage.getItem("key") || "";
+  at("key").addEventListener("change", () => { sessionStorage.setItem("key", at("key").value); start(); });
   showOther();
+  await start();
+}
+
+async function start() {
   try {
-    state.models = (await (await fetch("/v1/models")).json()).data || [];
+    state.models = (await (await sent("/v1/models")).json()).data || [];
+    at("model").length = 1;
+    at("task").replaceChildren();
     for (const { id, meta } of state.models) at("model").append(make("option", `${id} (${meta.task.replaceAll(",", ", ")})`, { value: id }));
     for (const name of new Set(state.models.flatMap((one) => one.meta.task.split(",")))) at("task").append(make("option", name));
   } catch { /* the first question will say what is wrong */ }
