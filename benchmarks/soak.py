@@ -1,8 +1,9 @@
 """Is no answer lost or mixed up? `python -m benchmarks.soak [--clients 200] [--requests 500] [--repeat 1]`.
 
 So many clients ask a server of its own process so many sums and differences each, one in ten hangs up without waiting,
-the model is put away and back meanwhile, and SIGTERM comes before all is done. Every answer that was begun has to be
-whole, and the text that `MathModel.solve` writes; what was refused has to say so.
+the model is put away and back meanwhile, and SIGTERM comes before all is done. Some ask without a draft, some name no
+model. Every answer has to be whole, and the text that `MathModel.solve` writes; what was refused has to say so; and
+each request that the server's log calls answered has to have come to who asked.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import mathllm
 from mathllm.checkpoint import SHIPPED
 
 MODEL, KEY = "addsub-3digit", "soak"
 HEAD = "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer soak\r\n"
+WAYS: tuple[dict[str, Any], ...] = ({"model": MODEL}, {"model": MODEL}, {}, {"draft": False})
 
 
 class Line:
@@ -37,11 +39,14 @@ class Line:
         self.reader: asyncio.StreamReader | None = None
         self.writer: Any = None
 
-    async def send(self, path: str, body: Any) -> None:
+    async def send(self, path: str, body: Any, known: str = "") -> None:
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         data = json.dumps(body).encode()
-        self.writer.write(f"{HEAD.format(path=path)}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        named = f"X-Request-Id: {known}\r\n" if known else ""
+        self.writer.write(
+            f"{HEAD.format(path=path)}{named}Content-Length: {len(data)}\r\n\r\n".encode() + data
+        )
         await self.writer.drain()
 
     async def read(self) -> tuple[int, Any]:
@@ -60,16 +65,20 @@ class Line:
         self.reader = self.writer = None
 
 
-async def client(number: int, port: int, requests: int, truth: dict[str, str], counts: Counter[str]) -> None:
-    """Asks one after the other, until all is asked or the server is gone."""
+async def client(
+    number: int, port: int, requests: int, truth: dict[str, str], counts: Counter[str], got: set[str]
+) -> None:
+    """Asks one after the other, until all is asked or the server is gone; `got` has the ids of what was answered, or
+    not waited for."""
     rng, line = random.Random(number), Line(port)
-    for _ in range(requests):
-        problem = rng.choice(PROBLEMS)
+    for at in range(requests):
+        problem, known = rng.choice(PROBLEMS), f"{number}-{at}"
         try:
-            await line.send("/v1/solve", {"expressions": [problem], "model": MODEL})
+            await line.send("/v1/solve", {"expressions": [problem], **rng.choice(WAYS)}, known)
             if rng.random() < 0.1:
                 line.hang_up()
                 counts["hung up"] += 1
+                got.add(known)
                 continue
             status, found = await line.read()
         except (ConnectionError, asyncio.IncompleteReadError, OSError):
@@ -81,7 +90,8 @@ async def client(number: int, port: int, requests: int, truth: dict[str, str], c
         if status == 200:
             (result,) = found["results"]
             same = result.get("text") == truth[problem] and result["expression"] == problem
-            counts["answered" if same else "WRONG"] += 1
+            counts["answered" if same and known not in got else "WRONG"] += 1
+            got.add(known)
         elif status == 503 and found["error"]["type"] in ("overloaded", "draining"):
             counts[f"refused: {found['error']['type']}"] += 1
             await asyncio.sleep(0.05)
@@ -90,16 +100,20 @@ async def client(number: int, port: int, requests: int, truth: dict[str, str], c
 
 
 async def soak(
-    port: int, process: subprocess.Popen[bytes], options: argparse.Namespace, truth: dict[str, str]
+    port: int,
+    process: subprocess.Popen[bytes],
+    options: argparse.Namespace,
+    truth: dict[str, str],
+    got: set[str],
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     ENDING.clear()
     clients = [
-        asyncio.create_task(client(number, port, options.requests, truth, counts))
+        asyncio.create_task(client(number, port, options.requests, truth, counts, got))
         for number in range(options.clients)
     ]
     admin = Line(port)
-    for body in ({"path": str(SHIPPED / MODEL)}, {"path": options.copy}, {"rollback": True}):
+    for body in ({"path": options.copy}, {"path": str(SHIPPED / MODEL)}, {"rollback": True}):
         await asyncio.sleep(options.pause)
         await admin.send(f"/admin/models/{MODEL}", body)
         status, found = await admin.read()
@@ -141,15 +155,28 @@ def main() -> None:
                 port = int(process.stdout.readline().decode().strip().rpartition(":")[2])
                 time.sleep(3)
                 started = time.monotonic()
-                counts = asyncio.run(soak(port, process, options, truth))
+                got: set[str] = set()
+                counts = asyncio.run(soak(port, process, options, truth, got))
                 code = process.wait(60)
+                counts["LOST"] += len(answered_by(log) - got)
             bad = {
-                name: count for name, count in counts.items() if name.isupper() or name.startswith("STATUS")
+                name: count
+                for name, count in counts.items()
+                if count and (name.isupper() or name.startswith("STATUS"))
             }
             spent = time.monotonic() - started
             print(f"round {round_ + 1}: {dict(counts)}, {spent:.0f} s, exit code {code}", flush=True)
             if bad or code:
                 raise SystemExit(f"not whole: {bad}, exit code {code}")
+
+
+def answered_by(log: IO[bytes]) -> set[str]:
+    """The ids of the requests that a server's log calls answered."""
+    log.seek(0)
+    lines = (json.loads(line) for line in log if line.startswith(b"{"))
+    return {
+        line["request_id"] for line in lines if line.get("route") == "/v1/solve" and line["status"] == 200
+    }
 
 
 def change(path: Path) -> None:
