@@ -63,7 +63,8 @@ class Model:
         shape = ["coupled-bias", "rmsnorm", True, 0, False, 1, "place", False, True, 0]
         check([model[name] for name in names.split()] == shape, "this is about other models")
         kinds = {("addition", "reversed", "-1,0"): sums, ("chain", "steps", "0"): chains}
-        self.problems = kinds[data["task"], data["format"], model["bias_window"]]
+        kind = data["task"], data["format"], model["bias_window"]
+        self.problems = kinds.get(kind) or sys.exit("this is about other models")
         self.layers, self.heads, self.near = model["layers"], model["heads"], model["bias_near"]
         self.scale = model["qk_scale"] / np.sqrt(model["hidden"] // self.heads)
         self.gelu = {"gelu": True, "relu2": False}[model["activation"]]
@@ -114,10 +115,8 @@ def smallest_lead(model: Model, problems: list[Problem]) -> float:
         segments = (np.arange(len(places)) >= prompt - 1).astype(int)
         for start in range(0, len(texts), 1000):
             ids = np.array([[TOKENS.index(token) for token in text] for text in texts[start : start + 1000]])
-            logits, gold = (
-                model.logits(ids[:, :-1], np.array(places), segments)[:, prompt - 1 :],
-                ids[:, prompt:],
-            )
+            logits = model.logits(ids[:, :-1], np.array(places), segments)[:, prompt - 1 :]
+            gold = ids[:, prompt:]
             # a thought is digits, and its brackets stand where they have to
             opened, closed = (np.cumsum(ids == TOKENS.index(one), 1)[:, prompt - 1 : -1] > 0 for one in "Tt")
             logits[opened & ~closed & (gold < 10), 10:] = -np.inf

@@ -221,7 +221,8 @@ def stream(
                         missing -= 1
                         outcomes += [event.outcome] if event.outcome is not None else []
                 yield "".join(said)
-            yield end(outcomes)
+            if not missing:
+                yield end(outcomes)
         finally:
             if missing:
                 service.engine.cancel(job)
