@@ -43,7 +43,7 @@ from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
 from mathllm.prove.hunt import smallest_leads
 from mathllm.tasks.expressions import parse_expressions
-from mathllm.tokenizer import TOKENS
+from mathllm.tokenizer import END, TOKENS
 
 ONE_LAYER = ModelConfig(
     "nano", 1, 16, 2, feed_forward=24, max_length=40, position="coupled-bias", activation="relu2"
@@ -148,6 +148,33 @@ def with_a_head(like: int | None) -> MathModel:
             wide[name] = made
     model.load_state_dict(wide)
     return MathModel(model, shipped.data, ANY_LENGTH)
+
+
+def copier() -> MathModel:
+    """By hand: `3=3<end>`. Head 0 writes the digits that it sees, head 1 sees them, too, and writes nothing; behind a
+    digit comes the end."""
+    how = {"feed_forward": 8, "max_length": 40, "position": "nope", "activation": "relu2", "qk_norm": False}
+    model = Transformer.from_config(ModelConfig("nano", 1, 32, 2, **how))
+    weights, digits = model.state_dict(), torch.arange(10)
+    for name, weight in weights.items():
+        weight.fill_(float(name.endswith("norm.weight")))
+    weights["embedding.weight"][:, :16] = torch.eye(16)
+    for values in (64, 80):  # of either head
+        weights["blocks.0.attention.qkv.weight"][values + digits, digits] = 1
+    weights["blocks.0.attention.out.weight"][16 + digits, digits] = 1
+    weights["head.weight"][digits, 16 + digits] = 1
+    weights["head.weight"][END, :10] = 10
+    model.load_state_dict(weights)
+    return MathModel(model, DataConfig(task="chain", format="plain", max_digits=1))
+
+
+def test_a_head_that_was_wired_by_hand_is_found_and_a_dormant_one_is_not() -> None:
+    found = ablation.measure(draw(copier(), 50))
+    right = {loss.part.name: [loss.total[way].exact_match for way in ablation.WAYS] for loss in found.losses}
+    assert right == {"L0H0": [0, 0, 0], "L0H1": [1, 1, 1], "L0MLP": [1, 1, 1]}
+    claims = [(claim.strength, claim.text) for claim in found.claims()]
+    assert claims[0] == ("necessary", "L0H0 is needed for chain of 1 number")
+    assert claims[1:] == [("sufficient", "answers do without L0H1 and L0MLP")]
 
 
 def test_a_head_that_is_used_is_found_and_one_that_writes_nothing_is_spared() -> None:
