@@ -274,9 +274,14 @@ TABLES = {
     "probes": [
         (
             "Where numbers of the algorithm can be read",
-            "held-out accuracy of linear probes; a control with random labels is in report.json",
+            "accuracy of linear probes with inputs that they were not fitted to",
             *("probe_rows", "probe_sites", "probe_accuracy"),
-        )
+        ),
+        (
+            "The control: random labels for the same inputs",
+            "where this is high, too, a probe can learn anything by heart, and being read there says little",
+            *("probe_rows", "probe_sites", "probe_control"),
+        ),
     ],
     "interchange": [
         (
