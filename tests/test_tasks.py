@@ -566,8 +566,8 @@ def test_a_task_with_a_weight_comes_that_much_more_often() -> None:
         ("addition,subtraction", "addition:2,addition:3", "weights are of tasks"),
         ("addition,subtraction", "addition:0", "at least 1"),
         ("addition,subtraction", "addition:5000", "at most 1,000"),
-        ("addition,subtraction", "division:2", "division is none of several tasks"),
-        ("addition", "addition:2", "addition is none of several tasks"),
+        ("addition,subtraction", "division:2", "names division, which is none of several tasks"),
+        ("addition", "addition:2", "names addition, which is none of several tasks"),
     ],
 )
 def test_weights_that_make_no_sense_are_refused(task: str, weights: str, said: str) -> None:

@@ -65,7 +65,7 @@ def path(text: str | Path) -> Path:
     return Path(text)
 
 
-PLACE = {"parser": path, "metavar": "PATH"}
+_PLACE = {"parser": path, "metavar": "PATH"}
 
 
 def given(context: typer.Context, name: str) -> bool:
@@ -77,7 +77,7 @@ def given(context: typer.Context, name: str) -> bool:
 def option_of(key: str, **more: Any) -> Any:
     """The option of a setting of training, for another command that has it, too."""
     if _TRAINING[key].kind is Path:
-        more |= PLACE
+        more |= _PLACE
     return option(_TRAINING[key].help, _TRAINING[key].panel, **more)
 
 
@@ -93,9 +93,9 @@ _NAMED = {"parser": lambda text: str(path(text)), "metavar": "PATH"}
 _NEWEST = "the newest under checkpoints/, else one that ships"
 Checkpoint = Annotated[str | None, option(_CHECKPOINT, MODEL, default=_NEWEST, **_NAMED)]
 _MADE = "Directory that mathllm gen-data made."
-DataDir = Annotated[Path | None, option(_MADE, PROBLEMS, default=_TAKEN, **PLACE)]
+DataDir = Annotated[Path | None, option(_MADE, PROBLEMS, default=_TAKEN, **_PLACE)]
 _LINES = "A file of problems: JSONL, CSV, or one 12+34=46 a line."
-DataPath = Annotated[Path | None, option(_LINES, PROBLEMS, **PLACE)]
+DataPath = Annotated[Path | None, option(_LINES, PROBLEMS, **_PLACE)]
 _UNITS_FIRST = (
     "The numbers of that file are written units first: 4 3 2 1 * 8 7 6 5 = 2 5 6 6 0 0 7, with or without blanks; "
     "an answer may also stand behind || and ####, as in the files of arXiv:2405.14838."
@@ -169,7 +169,7 @@ def _parameter(one: Setting, optional: bool) -> inspect.Parameter:
     default = flag.shown if optional or value in (0, "") else ""
     if not default:
         default = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-    more = PLACE if flag.kind is Path else {}
+    more = _PLACE if flag.kind is Path else {}
     # a switch may set what is no bool
     kind: Any = flag.kind or (bool if flag.values else one.kind)
     return inspect.Parameter(

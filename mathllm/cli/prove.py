@@ -13,7 +13,7 @@ from mathllm.cli import options
 from mathllm.cli.options import number, option
 from mathllm.cli.output import Output, progress_bar, tell
 from mathllm.errors import UsageError, remark
-from mathllm.flags import MODEL, OUTPUT, PROBLEMS
+from mathllm.flags import MODEL, PROBLEMS
 
 if TYPE_CHECKING:
     from mathllm.math_model import MathModel
@@ -40,7 +40,7 @@ def prove(
     ] = None,
     output_dir: Annotated[
         Path | None,
-        option("Write the checkpoint with the --window here.", OUTPUT, default="nowhere", **options.PLACE),
+        options.option_of("output_dir", default="nowhere; it is for the checkpoint that has the --window"),
     ] = None,
     exhaustive: Annotated[int | None, options.ALL_PAIRS] = None,
     hunt: Annotated[
