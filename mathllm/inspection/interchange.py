@@ -37,7 +37,6 @@ PAIRS, LEAST_PAIRS = (
 )  # that are tried behind tokens of one kind at least, and for which there is a figure
 TEXTS = 5  # for which there is one more
 MOMENTS = 4  # kinds of tokens that are looked at
-BREAKS = 0.1  # of the tokens wrong without a site: it is needed
 OPERANDS = ("a", "b", "number")  # kinds of tokens that are digits of a problem's numbers
 
 

@@ -28,7 +28,7 @@ PING = 15.0  # seconds of silence after which a stream says that it is still the
 UNREAD, SLOW = (
     1000,
     10.0,
-)  # events that a client has not read, and for how many seconds, before it counts as gone
+)  # events that nobody has read, and seconds without reading: the client counts as gone
 PATIENCE = 0.05  # seconds before anyone looks whether the client is still there
 WATCHED = 5.0  # seconds between looks for newer weights
 EVENTS = {"x-accel-buffering": "no"}  # of streams: no proxy should gather them
