@@ -25,10 +25,8 @@ from mathllm.serve.settings import Settings
 from mathllm.serve.versions import Shelf, Version
 
 PING = 15.0  # seconds of silence after which a stream says that it is still there
-UNREAD, SLOW = (
-    1000,
-    10.0,
-)  # events that nobody has read, and seconds without reading: the client counts as gone
+# so many events that nobody has read, and so many seconds without reading: the client counts as gone
+UNREAD, SLOW = 1000, 10.0
 PATIENCE = 0.05  # seconds before anyone looks whether the client is still there
 WATCHED = 5.0  # seconds between looks for newer weights
 EVENTS = {"x-accel-buffering": "no"}  # of streams: no proxy should gather them
