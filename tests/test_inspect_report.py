@@ -14,9 +14,10 @@ from test_inspection import QUICK, untrained
 from typer.testing import CliRunner
 
 from mathllm.checkpoint import load_checkpoint
+from mathllm.cli.inspect import MEASURED
 from mathllm.cli.main import app
 from mathllm.inspection.page.page import data_of
-from mathllm.inspection.report import inspect
+from mathllm.inspection.report import MEASUREMENTS, inspect
 from mathllm.inspection.single import inspect_one
 from mathllm.inspection.writing import write
 
@@ -100,6 +101,10 @@ def test_what_cannot_be_asked_for_is_said(tmp_path: Path) -> None:
     assert "is for exactness and circuit" in invoke(
         *where, "--what", "lens", "--exhaustive", 9, "--output-dir", tmp_path / "new"
     )
+
+
+def test_help_names_every_measurement() -> None:
+    assert set(re.findall("[a-z]+", MEASURED)) - {"minutes"} == set(MEASUREMENTS)
 
 
 def test_one_problem_in_the_terminal() -> None:

@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from serving import Server, serving
 from typer.testing import CliRunner
 
+import mathllm
 from mathllm.cli.main import app
+from mathllm.inspection.page.page import can_be_typed, write_page
+from mathllm.inspection.report import inspect
+from mathllm.tasks.expressions import expressions
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 pytestmark = [
@@ -154,3 +159,44 @@ def test_the_page_of_inspect(browser: Any, report: Path, how: dict[str, Any]) ->
     page.uncheck("[data-part=L0H3]")  # without it, it comes to no end
     page.locator("#verdict .wrong").wait_for(timeout=5000)
     visit.check()
+
+
+EVERY = sorted(path.parent.name for path in Path("checkpoints").glob("*/model.safetensors"))
+FOLLOWED = """(asked) => {
+  const data = JSON.parse(document.getElementById("data").textContent), model = readModel(data);
+  return asked.map(([problem, ids]) => {
+    const shown = ids.slice(0, -1), { told } = follow(readProblem(problem, data), shown, data);
+    return { problem, logits: forward(model, shown, told).logits.map((row) => Array.from(row)) };
+  });
+}"""
+READ = """() => {
+  const data = JSON.parse(document.getElementById("data").textContent), model = readModel(data);
+  return data.examples.map((example) => {
+    const told = Object.entries(example.told).map(([axis, values]) => [axis, values.slice(0, -1)]);
+    const { logits } = forward(model, example.ids.slice(0, -1), Object.fromEntries(told));
+    return { problem: example.problem, logits: logits.map((row) => Array.from(row)) };
+  });
+}"""
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_model_in_the_page_is_the_model(browser: Any, name: str, tmp_path: Path) -> None:
+    """Its logits on more than 200 texts of all models together, and its size."""
+    model = mathllm.load(name)
+    file = tmp_path / "index.html"
+    report = inspect(model, what=["health"], examples=200)
+    write_page(report, file)
+    assert file.stat().st_size <= 1_500_000
+    page = Visit(browser, file.as_uri()).page
+    page.goto(file.as_uri())
+    found = page.evaluate(READ)
+    if can_be_typed(model):
+        gold = report.texts.gold[:70]
+        texts = [ids[:length].tolist() for ids, length in zip(gold.ids, gold.lengths, strict=True)]
+        found += page.evaluate(FOLLOWED, list(zip(expressions(gold.problems), texts, strict=True)))
+    for one in found:
+        run = model.run_with((), [one["problem"]])
+        logits = run.logits[0].numpy()
+        # what the format rules out has no logit in Python
+        off = np.where(np.isfinite(logits), one["logits"] - logits, 0)
+        assert np.abs(off).max() < 1e-4

@@ -37,6 +37,7 @@ from mathllm.tasks import (
     answer_widths,
     by_task,
     carry_lengths,
+    cascades,
     concatenate,
     get_tasks,
     operands_asked,
@@ -133,6 +134,26 @@ def test_chains_are_counted_as_on_paper(asked: list[Question], more_operands: in
 def test_chains_of_some_problems(text: str, chain: int) -> None:
     assert carry_lengths(arrays([ask(text)])).tolist() == [chain]
     assert longest_chain(ask(text)) == chain
+
+
+@pytest.mark.parametrize(
+    ("text", "passed_on"),
+    [
+        ("95+5", True),  # 9 + 0 makes no ten without the carry
+        ("95+15", False),
+        ("94+5", False),
+        ("1234+8766", True),
+        ("6+9+5", False),
+        ("66+29+9", True),
+        ("100-1", True),
+        ("110-9", False),
+        ("1-100", True),
+        ("29-19", False),
+        ("12*3", False),
+    ],
+)
+def test_a_carry_is_passed_on_where_there_is_none_without_it(text: str, passed_on: bool) -> None:
+    assert cascades(arrays([ask(text)])).tolist() == [passed_on]
 
 
 @given(batches(max_digits=8, max_operands=12, symbols=ALL), spare, spare)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mathllm.evaluation.breakdown import Count
+from mathllm.flags import listed
 from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.texts import Texts
 from mathllm.interp.edits import Edit, means_by_role
@@ -108,17 +109,17 @@ class Ablation:
             if all(loss.needed(way) for way in WAYS):
                 groups.setdefault("; ".join(loss.classes(MEAN)), []).append(loss)
         for what, losses in groups.items():
-            names = listed([loss.part.name for loss in losses])
+            names = listed([loss.part.name for loss in losses], "and")
             verb = "is" if len(losses) == 1 else "are each"
             text = f"{names} {verb} needed" + f" for {what}" * bool(what)
             found.append(Claim(text, "; ".join(map(_evidence, losses)), "necessary"))
         if self.together is not None and self.together.exact_match >= NEEDED:
-            text = f"answers do without {listed(self.spare)}"
+            text = f"answers do without {listed(self.spare, 'and')}"
             found.append(
                 Claim(text, f"{_of(self.together)} right with role means in their place", "sufficient")
             )
         elif self.together is not None and len(self.spare) > 1:
-            text = f"{listed(self.spare)} can each be spared, but not all together"
+            text = f"{listed(self.spare, 'and')} can each be spared, but not all together"
             found.append(
                 Claim(
                     text, f"{_of(self.together)} right with all of them replaced by role means", "necessary"
@@ -127,7 +128,7 @@ class Ablation:
         if disagree := [
             loss.part.name for loss in self.losses if len({loss.needed(way) for way in WAYS}) > 1
         ]:
-            text = f"whether it is needed depends on what stands in its place, of {listed(disagree)}"
+            text = f"whether it is needed depends on what stands in its place, of {listed(disagree, 'and')}"
             found.append(Claim(text, "zero, role mean and resampling disagree: see the table", "read"))
         return found
 
@@ -140,11 +141,6 @@ def _evidence(loss: Loss) -> str:
 
 def _of(count: Count) -> str:
     return f"{count.correct:,} of {count.num_examples:,}"
-
-
-def listed(names: list[str] | tuple[str, ...]) -> str:
-    """`L0H1, L0H2 and L1H0`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def measure(texts: Texts, *, seed: int = 0) -> Ablation:

@@ -5,12 +5,13 @@ It is found without a hand. Gradients order the nodes by what their absence woul
 "Towards Automated Circuit Discovery", arXiv 2304.14997), and no more than that: how many can go is tried, by bisection,
 then again in the order of gradients in what is left, and at last node by node, until each is needed. Being right on the
 problems that it was found with says little of others (a circuit right on 3,400 of 3,400 was wrong on 20 of 404,000): so
-all pairs are tried, those that it gets wrong come into the pool, and it grows until none is left. It is *a* circuit:
-others may do as well (arXiv 2502.20914)."""
+all pairs are tried, those that it gets wrong come into the pool, and it grows until none is left: first as bisection
+left it, which finds most of the pairs that are hard, then node by node. It is *a* circuit: others may do as well
+(arXiv 2502.20914)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mathllm.errors import UsageError
-from mathllm.evaluation.breakdown import Count
+from mathllm.evaluation.breakdown import NOTHING, Count
 from mathllm.evaluation.exact_match import Progress
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.formats import Rendered
 from mathllm.inference.scoring import gold_lead
 from mathllm.inference.texts import pad_ids
+from mathllm.inspection.ablation import others
 from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.texts import Texts
 from mathllm.interp.edits import Edit, means_by_role
@@ -34,9 +36,9 @@ from mathllm.tasks import Problems, by_task, concatenate
 from mathllm.tasks.numbers import Bools, Ints
 
 BATCH = 256  # texts of a pass
-CHECKED = 1 << 14  # problems that are checked before it is looked whether some are wrong
-ENOUGH = 64  # wrong ones with which the circuit is mended
-ROUNDS = 12
+CHECKED = 1 << 12  # problems that are checked before it is looked whether some are wrong
+ENOUGH = 256  # wrong ones with which the circuit is mended
+ROUNDS = 64
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Nodes:
 @dataclass(frozen=True)
 class Circuit:
     """`of` are the nodes that there are: heads behind roles that occur, and neurons. `checked` counts the problems that
-    were tried with the nodes alone, all pairs if `every`."""
+    were tried with the nodes alone, all pairs if `every`; `resampled` those of the sample that are right when the rest
+    holds, for each token, what a token of its role holds in another text."""
 
     before: Count
     kept: Nodes
@@ -67,6 +70,7 @@ class Circuit:
     checked: Count
     every: str
     rounds: int
+    resampled: Count
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -79,6 +83,7 @@ class Circuit:
             "neurons": {"kept": neurons, "of": self.of[1]},
             "checked": self.checked.to_dict(),
             "all_pairs": self.every,
+            "with_other_texts_in_the_rest": self.resampled.to_dict(),
             "rounds_of_counterexamples": self.rounds,
             "nodes": [
                 f"L{layer}H{head} at {self.roles[role]}"
@@ -104,6 +109,7 @@ class Circuit:
             self.every
         )
         evidence = f"right with role means in the place of the rest: {checked}; without any one node of it, not all are"
+        evidence += f"; with what other texts hold there: {self.resampled.correct:,} of {self.resampled.num_examples:,}"
         return [Claim(text, evidence, "exhaustive" if self.every else "sufficient")]
 
 
@@ -123,20 +129,22 @@ def measure(
         tasks = [task for task, _ in by_task(texts.gold.problems)]
         pairs = AllPairs(tasks, limit, texts.model.data.signed, texts.model.data.second_digits)
         search.check_roles(pairs)  # before minutes are spent
-    kept = search.pruned(search.everything) if clean.right.any() else search.everything
+    kept = search.bisected(search.everything) if clean.right.any() else search.everything
     rounds, checked, every = 0, Count(len(search.pool), len(search.pool)), ""
-    if pairs is not None:
-        while True:
+    for needed in (False, True) if pairs is not None else (True,):
+        kept = search.one_by_one(kept) if needed else kept
+        while pairs is not None:
             wrong, tried, missed = search.wrong(pairs, kept, progress)
             search.say(f"{len(wrong):,} of {tried:,} wrong")
+            checked = Count(tried - len(wrong) - missed, tried)
+            every = pairs.about if tried == len(pairs) else ""
             if len(wrong) == 0 or rounds == ROUNDS:
                 break
             rounds += 1
-            kept = search.mended(kept, wrong)
-        checked = Count(tried - len(wrong) - missed, tried)
-        every = pairs.about if tried == len(pairs) else ""
+            kept = search.grown(kept, wrong)
+            kept = search.one_by_one(kept) if needed else kept
     of = int(search.everything.heads.sum()), int(search.everything.neurons.sum())
-    return Circuit(before, kept, texts.role_names, of, checked, every, rounds)
+    return Circuit(before, kept, texts.role_names, of, checked, every, rounds, search.resampled(kept))
 
 
 @dataclass
@@ -168,8 +176,9 @@ class _Search:
 
     # passes
 
-    def edits(self, role: Tensor, kept: Nodes) -> list[Edit]:
-        """Role means in the place of what is not kept, in texts whose tokens have these roles (B, T)."""
+    def edits(self, role: Tensor, kept: Nodes, values: Mapping[str, Tensor] | None = None) -> list[Edit]:
+        """Role means, or these values (B, T, ...), in the place of what is not kept, in texts whose tokens have these
+        roles (B, T)."""
         found, known = [], role >= 0
         at = role.clamp_min(0)
         for layer, name in enumerate(self.z):
@@ -177,11 +186,13 @@ class _Search:
                 ~torch.from_numpy(kept.heads[layer]).T.to(role.device)[at] & known[..., None]
             )  # (B, T, H)
             if left_out.any():
-                found.append(Edit(name, self.means[name][at], where=left_out[..., None]))
+                found.append(
+                    Edit(name, values[name] if values else self.means[name][at], where=left_out[..., None])
+                )
         for layer, name in enumerate(self.post):
             left_out = ~torch.from_numpy(kept.neurons[layer])[None, None].to(role.device) & known[..., None]
             if left_out.any():
-                found.append(Edit(name, self.means[name][at], where=left_out))
+                found.append(Edit(name, values[name] if values else self.means[name][at], where=left_out))
         return found
 
     def leads(self, gold: Rendered, kept: Nodes) -> NDArray[np.float32]:
@@ -212,6 +223,17 @@ class _Search:
         for start in np.linspace(0, max(0, len(pairs) - BATCH), 16).astype(int).tolist():
             self.roles_of(Texts(self.texts.model, self.texts.model.render(pairs[start : start + BATCH])))
 
+    def resampled(self, kept: Nodes) -> Count:
+        """How many of the sample are right with what other texts hold, behind tokens of the same role, in the rest."""
+        if not self.right.any():
+            return NOTHING
+        texts = self.texts.among(np.flatnonzero(self.right))
+        role = self.roles_of(texts)
+        donors = torch.from_numpy(others(role.cpu().numpy(), np.random.default_rng(0))).to(role.device)
+        clean = texts.run((), [*self.z, *self.post]).cache
+        values = {name: held.flatten(0, 1)[donors.flatten()].view_as(held) for name, held in clean.items()}
+        return Count.of(texts.run(self.edits(role, kept, values)).right)
+
     def good(self, kept: Nodes) -> bool:
         """Is all of the pool right with what is kept? The problems that were weakest last come first."""
         for start in range(0, len(self.pool), BATCH):
@@ -229,18 +251,17 @@ class _Search:
 
     # what can go
 
-    def pruned(self, kept: Nodes) -> Nodes:
-        """What is left when as much goes as can, by gradients and bisection, and then node by node."""
+    def bisected(self, kept: Nodes) -> Nodes:
+        """What is left when as much goes at once as can, by gradients; and again, by those in what is left."""
         while True:
             before = int(kept.flat.sum())
-            kept = self.bisected(kept, self.scores(kept))
+            kept = self.half(kept, self.scores(kept))
             after = int(kept.flat.sum())
             self.say(f"{after:,} nodes")
             if after > 0.97 * before:
-                break
-        return self.one_by_one(kept)
+                return kept
 
-    def bisected(self, kept: Nodes, scores: NDArray[np.float64]) -> Nodes:
+    def half(self, kept: Nodes, scores: NDArray[np.float64]) -> Nodes:
         """Without as many of the kept nodes with the lowest scores as can go at once."""
         nodes = np.flatnonzero(kept.flat)
         nodes = nodes[np.argsort(scores[nodes], kind="stable")]
@@ -318,10 +339,10 @@ class _Search:
     # counterexamples
 
     def wrong(self, pairs: AllPairs, kept: Nodes, progress: Progress | None) -> tuple[Problems, int, int]:
-        """Problems among all pairs that are wrong with what is kept, and right with everything: the first ENOUGH; how
-        many were tried, and how many of them the model itself gets wrong."""
+        """Problems among all pairs that are wrong with what is kept, and right with everything: the first ENOUGH, in an
+        order that mixes them; how many were tried, and how many of them the model itself gets wrong."""
         found, tried, missed = [], 0, 0
-        for start in range(0, len(pairs), CHECKED):
+        for start in np.random.default_rng(0).permutation(np.arange(0, len(pairs), CHECKED)).tolist():
             problems = pairs[start : start + CHECKED]
             wrong = problems[np.flatnonzero(self.leads(self.texts.model.render(problems), kept) <= 0)]
             if len(wrong):
@@ -335,9 +356,8 @@ class _Search:
                 break
         return concatenate(found), tried, missed
 
-    def mended(self, kept: Nodes, wrong: Problems) -> Nodes:
-        """With these problems in the pool: nodes come back by their scores until all is right, and what can go again
-        goes."""
+    def grown(self, kept: Nodes, wrong: Problems) -> Nodes:
+        """With these problems in the pool: nodes come back by their scores until all is right."""
         fresh, old = self.texts.model.render(wrong), self.pool
         width = max(fresh.ids.shape[1], old.ids.shape[1])
         self.pool = Rendered(
@@ -357,7 +377,7 @@ class _Search:
             low, high = (low, middle) if self.good(kept.with_flat(flat)) else (middle, high)
         flat = kept.flat.copy()
         flat[absent[:high]] = True
-        return self.one_by_one(kept.with_flat(flat))
+        return kept.with_flat(flat)
 
 
 def _by_role(held: Tensor, role: Tensor, count: int) -> Tensor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mathllm.evaluation.breakdown import Count
-from mathllm.inspection.ablation import listed
+from mathllm.flags import listed
 from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.texts import Texts
 from mathllm.interp.texts import Run
@@ -105,7 +105,7 @@ class Lens:
                 + f"{ERASES}: attribution counts what is erased later, too"
             )
             found.append(
-                Claim(f"what {listed(erasing)} writes points against what is there", evidence, "read")
+                Claim(f"what {listed(erasing, 'and')} writes points against what is there", evidence, "read")
             )
         return found
 

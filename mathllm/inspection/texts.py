@@ -21,7 +21,7 @@ from mathllm.interp.texts import Run, run_texts
 from mathllm.limits import check_range
 from mathllm.math_model import MathModel
 from mathllm.registry import OWN
-from mathllm.tasks import by_task, carry_lengths, sample, sizes
+from mathllm.tasks import answer, by_task, carry_lengths, cascades, sample, sizes
 from mathllm.tasks.base import plural
 from mathllm.tasks.expressions import expressions
 from mathllm.tasks.numbers import Bools, Ints
@@ -178,8 +178,9 @@ class Texts:
     @cached_property
     def classes(self) -> dict[str, Bools]:
         """Which texts are of what class: of what task, with how long a chain of carries or borrows, or how many
-        numbers."""
+        numbers; with a carry that is passed on, and with a negative answer. A text is of several of the last."""
         chains, found = carry_lengths(self.gold.problems), {}
+        passed, negative = cascades(self.gold.problems), answer(self.gold.problems).negative
         for task, rows in by_task(self.gold.problems):
             mine = np.zeros(len(self), np.bool_)
             mine[rows] = True
@@ -193,6 +194,9 @@ class Texts:
                 more = " or more" * (length == MOST_CHAIN)
                 if here.any():
                     found[f"{task.name}, chain of {length}{more}"] = here
+            for name, some in (("a carry passed on", passed), ("negative answer", negative)):
+                if 0 < (mine & some).sum() < mine.sum():
+                    found[f"{task.name}, {name}"] = mine & some
         return found
 
     @cached_property

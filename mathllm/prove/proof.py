@@ -13,7 +13,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -172,7 +172,7 @@ def together(parts: Sequence[Tried]) -> Tried:
     )
 
 
-def chunks(cases: Iterator[Problems]) -> Iterator[Problems]:
+def chunks(cases: Iterable[Problems]) -> Iterator[Problems]:
     """The same problems, about ROWS at once."""
     waiting: list[Problems] = []
     for problems in cases:
@@ -220,8 +220,9 @@ def check_provable(model: MathModel) -> tuple[Iterator[Problems], tuple[tuple[in
 def try_cases(model: MathModel, *, progress: Progress | None = None) -> Cases:
     """Tries every local configuration. Raises UsageError where the model's attention has no window, or where it is not
     known which problems hold all of them."""
-    cases, bounds = check_provable(model)
-    parts, predictions, done, total = [], 0, 0, sum(map(len, check_provable(model)[0]))
+    problems_of, bounds = check_provable(model)
+    cases = list(problems_of)
+    parts, predictions, done, total = [], 0, 0, sum(map(len, cases))
     for problems in chunks(cases):
         found = try_all(model, problems)
         predictions, done = predictions + len(found.keys), done + len(problems)

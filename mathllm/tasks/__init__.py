@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mathllm import registry
 from mathllm.errors import UsageError, unknown_choice
 from mathllm.tasks.base import Problems, Task, at_once, concatenate, plural, trimmed
-from mathllm.tasks.numbers import Ints, Numbers, widen
+from mathllm.tasks.numbers import Bools, Ints, Numbers, widen
 from mathllm.tasks.sampling import SAMPLINGS, Sampling
 
 TASKS: tuple[Task, ...] = tuple(kind() for kind in registry.everything(registry.TASKS))
@@ -36,6 +36,7 @@ __all__ = [
     "by_task",
     "canonical",
     "carry_lengths",
+    "cascades",
     "concatenate",
     "extent",
     "get_tasks",
@@ -160,6 +161,11 @@ def answer_widths(problems: Problems) -> Ints:
 def carry_lengths(problems: Problems) -> Ints:
     """The longest run [N] of carries or borrows in each problem."""
     return _measured(problems, lambda task, part: task.carry_lengths(part))
+
+
+def cascades(problems: Problems) -> Bools:
+    """In which problems [N] a carry or borrow is passed on through a place that makes none itself."""
+    return _measured(problems, lambda task, part: task.cascades(part).astype(np.int64)) > 0
 
 
 def sizes(problems: Problems) -> Ints:

@@ -8,6 +8,7 @@ from mathllm.errors import UsageError
 from mathllm.limits import MAX_OPERANDS
 from mathllm.tasks.base import Problems, Task
 from mathllm.tasks.numbers import (
+    Bools,
     Ints,
     Numbers,
     add,
@@ -70,3 +71,8 @@ class Addition(Task):
 
     def carry_lengths(self, problems: Problems) -> Ints:
         return longest_run(column_sums(problems.operands)[1][:, 1:])
+
+    def cascades(self, problems: Problems) -> Bools:
+        totals, carries = column_sums(problems.operands)
+        through: Bools = ((totals - carries[:, :-1]) // 10 != carries[:, 1:]).any(1)
+        return through

@@ -167,6 +167,11 @@ class Task:
         """The longest run [N] of carries or borrows."""
         return np.zeros(len(problems), np.int64)
 
+    def cascades(self, problems: Problems) -> Bools:
+        """In which problems [N] a carry or borrow out of some place is there because of the one into it, as behind
+        two digits that add up to 9."""
+        return np.zeros(len(problems), np.bool_)
+
     def bounds(self, problems: Problems) -> tuple[Numbers, ...]:
         """Answers [N] of which the lowest and the highest bound those to all operands with as many digits as
         these."""

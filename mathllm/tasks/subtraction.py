@@ -74,6 +74,12 @@ class Subtraction(Task):
         larger, smaller, _ = by_size(problems)
         return longest_run(column_differences(larger, smaller)[1][:, 1:])
 
+    def cascades(self, problems: Problems) -> Bools:
+        larger, smaller, _ = by_size(problems)
+        differences, _ = column_differences(larger, smaller)
+        through: Bools = ((larger == smaller) & (differences < 0)).any(1)
+        return through
+
     def ordered(self, signed: bool) -> bool:
         return not signed
 
