@@ -9,12 +9,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from mathllm.serve.jobs import Done, Job, Refused
+from mathllm.serve.jobs import Done, Job, Observe, Refused
 from mathllm.serve.versions import Shelf
 from mathllm.serve.worker import SLICE, Worker
 
@@ -26,7 +26,7 @@ log = logging.getLogger("mathllm.serve")
 class Engine:
     """Admits jobs at once or refuses them at once, in the loop's thread; computes in a thread of its own.
 
-    `observe` is told what happens, by name and number: it must not block."""
+    `observe` is told what happens, by name, number and kind of work: it must not block."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Engine:
         max_requests: int = 512,
         max_tokens: int = 65_536,
         threads: int = 1,
-        observe: Callable[[str, float], None] = lambda name, value: None,
+        observe: Observe = lambda name, value, kind="": None,
     ) -> None:
         self.shelf, self.max_requests, self.max_tokens, self.threads = (
             shelf,
@@ -118,13 +118,15 @@ class Engine:
         error."""
         self.draining = True
         end = time.monotonic() + seconds
-        self._give_up([job for job in self.jobs if job.work is not None])  # a search has no end of its own
+        late = Refused("draining", "this server has shut down", 5)
+        self._give_up(
+            [job for job in self.jobs if job.work is not None], late
+        )  # a search has no end of its own
         while self.jobs and time.monotonic() < end:
             await asyncio.sleep(0.01)
-        self._give_up([*self.jobs])
+        self._give_up([*self.jobs], late)
 
-    def _give_up(self, jobs: Sequence[Job]) -> None:
-        error = Refused("draining", "this server has shut down", 5)
+    def _give_up(self, jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:
             rows = [row for row, outcome in enumerate(job.outcomes) if outcome is None] if job.lines else [0]
             self.deliver([(job, Done(row, error)) for row in rows])
@@ -162,22 +164,33 @@ class Engine:
     def _run(self) -> None:
         """The life of the thread that computes."""
         torch.set_num_threads(self.threads)
-        worker = Worker(self.shelf, self.short, self.long, self.works, self.observe)
+        worker = self._worker()
         while True:
             with self.changed:
                 while not (self.stopped or worker.busy):
                     self.changed.wait()
                 if self.stopped:
                     return
-            self.progress = started = time.monotonic()
+            self.progress = time.monotonic()
+            assert self.loop is not None, "it has been started"
             try:
-                worker.turn()
-            except Exception:  # of the worker itself: what waits goes on
-                log.exception("a turn failed")
-            self.rate = worker.rate
-            if (events := worker.collect()) and self.loop is not None:
                 try:
+                    worker.turn()
+                except (
+                    Exception
+                ) as error:  # of the worker itself: what it has begun is lost, what waits goes on
+                    log.exception("a turn failed")
+                    self.loop.call_soon_threadsafe(self._lose, error, time.monotonic())
+                    worker = self._worker()
+                self.rate = worker.rate
+                if events := worker.collect():
                     self.loop.call_soon_threadsafe(self.deliver, events)
-                except RuntimeError:  # the loop is closed: nobody waits
-                    return
-            self.observe("busy_seconds", time.monotonic() - started)
+            except RuntimeError:  # the loop is closed: nobody waits
+                return
+
+    def _worker(self) -> Worker:
+        return Worker(self.shelf, short=self.short, long=self.long, works=self.works, observe=self.observe)
+
+    def _lose(self, error: Exception, when: float) -> None:
+        """What had been begun by then ends with an error."""
+        self._give_up([job for job in self.jobs if 0 < job.began <= when], error)

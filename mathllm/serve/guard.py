@@ -149,6 +149,7 @@ class Guard:
                 hint = "send Authorization: Bearer KEY, or X-API-Key: KEY"
                 return Refusal(401, "unauthorized", "an API key is needed", hint, LOGIN)
             caller = key_of(headers)
+            known_fields(scope, key_id=hashlib.sha256(caller.encode()).hexdigest()[:8])
         if self.rates is not None and not opened and path not in PROBES and (wait := self.rates.wait(caller)):
             again = {"retry-after": str(wait)}
             return Refusal(429, "rate_limited", "too many requests from you", f"try again in {wait} s", again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,9 +22,11 @@ from mathllm.serve.versions import Version
 from mathllm.tasks import Problems, concatenate
 from mathllm.tokenizer import END, Ids
 
+AGE = 1.0  # seconds after which long work goes before short work
 PER_CHARACTER, PER_ROW = 8, 16  # tokens that a text is taken to cost before it is read
 
 Shares = NDArray[np.float64]
+Observe = Callable[..., None]  # is told a name, a number, and of what kind of work it is: it must not block
 request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the request that is being worked on
 
 
@@ -81,6 +84,7 @@ class Solved:
     decoding: str
     stated: str
     prompt: int  # tokens of it
+    drafted: bool  # the truth was tried
     ids: tuple[int, ...]
     words: tuple[str, ...] = ()  # what the steps say, where they need it
     shares: Shares | None = None
@@ -141,7 +145,11 @@ class Row:
     stated: str = ""
     asked: Rendered | None = None  # [1]
     limit: int = 0  # the most tokens of the completion
+    drafted: bool = False  # the truth was tried as a draft
     accepted: int = 0  # tokens of it that are those of the draft
+    tied: bool = False  # it came to a near tie, and is decoded alone
+    told: int = 0  # tokens that whoever watches knows of, and when the last of them was decoded
+    heard: float = 0.0
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     shares: list[Shares] = field(default_factory=list)  # where the job is detailed
@@ -150,6 +158,11 @@ class Row:
     def text(self) -> Rendered:
         assert self.asked is not None, "it has not been written out"
         return self.asked
+
+    def begin_again(self) -> None:
+        """Forgets its completion, to be decoded from its prompt, alone."""
+        self.tied, self.accepted, self.heard = True, 0, 0.0
+        self.ids, self.log_probs, self.shares = [], [], []
 
     @property
     def so_far(self) -> Ids:
@@ -170,6 +183,11 @@ class Block:
     @property
     def left(self) -> int:
         return len(self.rows) - self.at
+
+
+def aged(job: Job) -> bool:
+    """Has nothing been done for it in a while?"""
+    return time.monotonic() - job.touched > AGE
 
 
 def problems_of(rows: Sequence[Row]) -> Problems:

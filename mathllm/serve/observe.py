@@ -50,9 +50,9 @@ class Metrics:
         )
         self.first = of(Histogram, "time_to_first_token_seconds", "Of streams", buckets=QUICK)
         self.rows = of(Histogram, "batch_rows", "Texts read at once", buckets=SIZES)
-        self.batch = of(Histogram, "batch_tokens", "Tokens read at once", buckets=SIZES)
-        self.busy = of(Counter, "engine_busy_seconds", "Time in which the engine has computed")
-        self.decoded = of(Counter, "decoded_tokens", "Tokens decoded one by one")
+        self.batch = of(Histogram, "batch_tokens", "Tokens read or decoded at once", ("kind",), buckets=SIZES)
+        self.gap = of(Histogram, "inter_token_seconds", "Between tokens of a stream", buckets=QUICK)
+        self.busy = of(Counter, "engine_busy_seconds", "Time in which the engine has computed", ("kind",))
         self.tokens = of(Counter, "tokens", "Tokens read and written", ("model", "kind"))
         self.drafts = of(Counter, "draft_rows", "Rows whose truth was tried as a draft", ("model", "outcome"))
         self.answers = of(
@@ -66,14 +66,14 @@ class Metrics:
         self.models = of(Gauge, "model_info", "Models that answer", ("model", "version", "format", "task"))
         of(Gauge, "build_info", "The version of mathllm", ("version",)).labels(__version__).set(1)
 
-    def observe(self, name: str, value: float) -> None:
+    def observe(self, name: str, value: float, kind: str = "") -> None:
         """What the engine tells, in its thread."""
         if name == "busy_seconds":
-            self.busy.inc(value)
-        elif name == "decoded_tokens":
-            self.decoded.inc(value)
+            self.busy.labels(kind).inc(value)
+        elif name == "batch_tokens":
+            self.batch.labels(kind).observe(value)
         else:
-            {"queue_wait_seconds": self.wait, "batch_rows": self.rows, "batch_tokens": self.batch}[
+            {"queue_wait_seconds": self.wait, "batch_rows": self.rows, "inter_token_seconds": self.gap}[
                 name
             ].observe(value)
 
@@ -81,14 +81,11 @@ class Metrics:
         """Counts what came of a row."""
         if not isinstance(outcome, Solved):
             return
-        name, solution = outcome.version.name, outcome.solution
-        verdict = "right" if solution.correct else "unended" if solution.reason != "end" else "wrong"
-        if solution.answer is None and solution.reason == "end":
-            verdict = "unreadable"
-        self.answers.labels(name, verdict, "no" if solution.unseen else "yes").inc()
+        name, seen = outcome.version.name, "no" if outcome.solution.unseen else "yes"
+        self.answers.labels(name, verdict_of(outcome), seen).inc()
         self.tokens.labels(name, "prompt").inc(outcome.prompt)
         self.tokens.labels(name, "completion").inc(len(outcome.ids))
-        if outcome.decoding != "steps":
+        if outcome.drafted:
             self.drafts.labels(name, "accepted" if outcome.decoding == "draft" else "decoded").inc()
 
     def text(self, engine: Engine, shelf: Shelf) -> bytes:
@@ -101,6 +98,16 @@ class Metrics:
             about = version.model.data
             self.models.labels(version.name, version.digest[:8], about.format, about.task).set(1)
         return generate_latest(self.registry)
+
+
+def verdict_of(solved: Solved) -> str:
+    """What an answer comes to, in a word."""
+    solution = solved.solution
+    if solution.correct:
+        return "right"
+    if solution.reason != "end":
+        return "unended"
+    return "unreadable" if solution.answer is None else "wrong"
 
 
 class JsonLines(logging.Formatter):

@@ -20,7 +20,7 @@ from mathllm.serve import protocol
 from mathllm.serve.engine import Engine
 from mathllm.serve.guard import known_fields
 from mathllm.serve.jobs import Done, Job, Outcome, Solved
-from mathllm.serve.observe import MINUTE, Metrics, Summary
+from mathllm.serve.observe import MINUTE, Metrics, Summary, verdict_of
 from mathllm.serve.settings import Settings
 from mathllm.serve.versions import Shelf, Version
 
@@ -146,8 +146,13 @@ class Service:
             self.summary.answered(outcome)
         solved = [one for one in outcomes if isinstance(one, Solved)]
         fields: dict[str, Any] = {"rows": len(job.lines)}
+        if job.began:
+            fields["ms_queue"] = round(1000 * (job.began - job.submitted), 2)
+            fields["ms_engine"] = round(1000 * ((job.ended or time.monotonic()) - job.began), 2)
         if solved:
-            fields |= {"model": solved[0].version.label, "decoding": solved[0].decoding}
+            fields |= {"model": solved[0].version.label}
+            for name, of in (("decoding", _decoding), ("finish_reason", _reason), ("verdict", verdict_of)):
+                fields[name] = ",".join(dict.fromkeys(map(of, solved)))
             fields |= {"right": sum(one.solution.correct for one in solved)}
             fields |= {
                 f"tokens_{name.partition('_')[0]}": n for name, n in protocol.usage_of(outcomes).items()
@@ -155,6 +160,14 @@ class Service:
         if self.settings.log_problems:
             fields["problem"] = str(job.lines[0] if job.lines else "")[:64]
         known_fields(request.scope, **fields)
+
+
+def _decoding(solved: Solved) -> str:
+    return solved.decoding
+
+
+def _reason(solved: Solved) -> str:
+    return solved.solution.reason
 
 
 class Unknown(Exception):
