@@ -16,6 +16,7 @@ import mathllm
 from mathllm.cli.main import app
 from mathllm.inspection.page.page import can_be_typed, write_page
 from mathllm.inspection.report import inspect
+from mathllm.serve.app import PAGE
 from mathllm.tasks.expressions import expressions
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
@@ -105,20 +106,119 @@ def test_the_page_of_the_server(browser: Any, server: Server, how: dict[str, Any
     visit.check()
 
 
-def test_a_thought_is_changed_and_the_answer_follows(browser: Any, server: Server) -> None:
+def test_a_token_is_changed_and_the_answer_follows(browser: Any, server: Server) -> None:
     visit = Visit(browser, server.url)
     page = visit.page
     page.goto(f"{server.url}/#q=658%2B189&m=addsub-3digit")
     page.wait_for_selector("#verdict .right")
-    page.locator(".token", has_text="7").first.click()
-    page.select_option("#token", "9")
-    page.click("text=and go on")
+    page.locator("#thought .token", has_text="7").first.click()
+    assert page.locator("#other [data-token]").count() == 16
+    assert page.locator("#other [data-token='<end>']").is_disabled()  # nothing can be written behind it
+    page.click("#other [data-token='9']")
     page.wait_for_selector("#verdict .wrong")
     assert "658+189 = 849" in page.inner_text("#verdict")
+    assert "The answer follows your change: before, it was 847." in page.inner_text("#verdict")
     page.fill("#problem", "5//2")
     page.press("#problem", "Enter")
     page.locator("#verdict", has_text="character 3").wait_for()
+    assert page.get_attribute("#problem", "aria-invalid") == "true"
     visit.check()
+
+
+STEPS = [{"viewport": {"width": 1280, "height": 900}}, {"viewport": {"width": 320, "height": 640}}]
+
+
+@pytest.mark.parametrize("how", STEPS)
+def test_a_step_is_rewritten_by_keyboard_alone(browser: Any, server: Server, how: dict[str, Any]) -> None:
+    visit = Visit(browser, server.url, **how)
+    page = visit.page
+    page.goto(f"{server.url}/#q=658%2B189&m=addsub-3digit")
+    page.wait_for_selector("#verdict .right")
+    page.focus("#thought [tabindex='0']")  # the one stop of the Tab key
+    assert page.locator("#thought [tabindex='0']").count() == 1
+    page.keyboard.press("ArrowDown")
+    while page.evaluate("document.activeElement.className") != "step-edit":
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.input_value("#step-text") == "5+8+1=14"
+    for wrong, said in (("5+x=1", "Character 3, “x”"), ("5<end>", "Leave out <end>")):
+        page.fill("#step-text", wrong)
+        page.keyboard.press("Enter")
+        assert said in page.inner_text("#step-said")
+        assert page.get_attribute("#step-text", "aria-invalid") == "true"
+    visit.check()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.className") == "step-edit"
+    page.keyboard.press("Enter")
+    page.fill("#step-text", "5+8+1=19")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#verdict .wrong")
+    assert "658+189 = 897" in page.inner_text("#verdict")
+    assert "The answer follows your change: before, it was 847." in page.inner_text("#verdict")
+    assert page.evaluate("document.activeElement.className") == "step-edit"  # one more step can be changed
+    assert page.locator("#thought .put").count() == len("5+8+1=19")
+    visit.check()
+
+
+def test_what_is_seen_is_sent_by_its_address(browser: Any, server: Server) -> None:
+    """Temperature, seed and changes: two visits see the same, and another seed something else."""
+    visit = Visit(browser, server.url)
+    page = visit.page
+    page.goto(f"{server.url}/#q=7856%2B1849&m=arithmetic&t=2&s=3")
+    page.locator("#verdict .number").wait_for()
+    assert page.is_visible("#seed")
+    page.locator("#thought .step-edit").first.click()
+    page.fill("#step-text", "5=1")
+    page.click("text=Go on from here")
+    page.locator("#verdict", has_text="your change").wait_for()
+    assert "chance has a part" in page.inner_text("#verdict")
+    shown, address = page.inner_text("#thought"), page.url
+    friend = Visit(browser, server.url)
+    friend.page.goto(address)
+    friend.page.locator("#verdict", has_text="your change").wait_for()
+    assert friend.page.inner_text("#thought") == shown
+    assert friend.page.input_value("#seed") == "3"
+    friend.page.click("#again")
+    friend.page.locator("#verdict .number").wait_for()
+    assert "s=3" not in friend.page.url
+    assert "e=" not in friend.page.url
+    for one in (visit, friend):
+        one.check()
+
+
+def test_what_is_shown_is_kept_in_a_file(browser: Any, server: Server, tmp_path: Path) -> None:
+    visit = Visit(browser, server.url)
+    page = visit.page
+    page.goto(f"{server.url}/#q=12*34")
+    page.wait_for_selector("#verdict .right")
+    page.click("#look")
+    page.wait_for_selector("#heads canvas")
+    with page.expect_download() as kept:
+        page.click("#save")
+    assert kept.value.suggested_filename == "mathllm 12x34.html"
+    file = tmp_path / "kept.html"
+    kept.value.save_as(file)
+    visit.check()
+    text = file.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<button" not in text
+    assert "http://" not in text
+    alone = Visit(browser, file.as_uri())
+    alone.page.goto(file.as_uri())
+    said = alone.page.inner_text("body")
+    assert "12*34 = 408" in said
+    assert "right" in said
+    assert "12*30 = 360" in said
+    assert alone.page.locator("#heads img").count() == page.locator("#heads canvas").count()
+    assert alone.page.evaluate("[...document.images].every((image) => image.naturalWidth > 1)")
+    assert alone.page.locator("tbody tr").count() == 30  # a row a token, and a * is two
+    # it looks as it did: its own style is allowed there
+    assert alone.page.evaluate("getComputedStyle(document.querySelector('.line')).display") == "grid"
+    alone.check()
+
+
+def test_the_page_is_small(server: Server) -> None:
+    assert sum(len(server.get(f"/static/{name}" if name else "/")[1].encode()) for name in PAGE) < 60_000
 
 
 def test_the_page_takes_a_key(browser: Any) -> None:

@@ -14,11 +14,12 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mathllm import __version__
 from mathllm.errors import MathLLMError
 from mathllm.serve import openai, routes
+from mathllm.serve.engine import Engine
 from mathllm.serve.guard import Guard
 from mathllm.serve.jobs import Refused
 from mathllm.serve.protocol import TAKES, Json, error_of
@@ -26,11 +27,14 @@ from mathllm.serve.service import Gone, Service, Unknown
 from mathllm.serve.settings import Settings
 
 STATUS = {"deadline": 504, "busy": 429}  # of work that was refused; else 503
+WORK = ("/predict", "/v1/solve", "/v1/explain", "/v1/hunt", "/v1/completions", "/v1/chat/completions")
 # the page, and what belongs to it: where each is, and what it is
 SHARED, OWN = "mathllm.pages", "mathllm.serve"
 PAGE = {
     "": (OWN, "static/index.html", "text/html"),
     "app.js": (OWN, "static/app.js", "text/javascript"),
+    "text.js": (OWN, "static/text.js", "text/javascript"),
+    "sight.js": (OWN, "static/sight.js", "text/javascript"),
     "style.css": (OWN, "static/style.css", "text/css"),
     "parts.js": (SHARED, "parts.js", "text/javascript"),
     "base.css": (SHARED, "base.css", "text/css"),
@@ -77,7 +81,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)
     guarded = Guard(
-        app,
+        Door(app, service.engine),
         metrics=service.metrics,
         summary=service.summary,
         keys=settings.keys,
@@ -87,6 +91,24 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
         rate=settings.rate,
     )
     return guarded, service
+
+
+class Door:
+    """Refuses work that could not be taken in before anything of it is read: under load that has to cost little."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self.app, self.engine = app, engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in WORK:
+            try:
+                self.engine.check_open()
+            except Refused as error:
+                scope["state"]["route"] = scope["path"]
+                response = await refused(Request(scope), error)
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 async def page(name: str = "") -> Response:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mathllm.inspection.report import Report
 
 PARTS = {
-    "mathllm.inspection.page": ("template.html", "model.js", "app.js"),
+    "mathllm.inspection.page": ("template.html", "style.css", "model.js", "app.js"),
     "mathllm.pages": ("base.css", "parts.js"),
 }
 PLACES, MOST_TOKENS = 32, 160  # of problems that can be typed, and of a text
@@ -52,7 +52,7 @@ def write_page(report: Report, path: Path) -> None:
         for name in names
     }
     filling = {
-        "style": part["base.css"],
+        "style": part["base.css"] + part["style.css"],
         "code": part["parts.js"] + part["model.js"] + part["app.js"],
         "name": html.escape(report.texts.model.path.resolve().name),
         # no `</script>` can stand in it
