@@ -50,7 +50,9 @@ def peer(name: str) -> tuple[str, ...]:
 
 OURS = "mathllm serve"
 SERVERS = {
-    OURS: Server(("-m", "mathllm", "serve", "--checkpoint", "addsub-3digit", "--port", str(PORT))),
+    OURS: Server(
+        ("-m", "mathllm", "serve", "--checkpoint", "addsub-3digit", "--port", str(PORT), "--max-queue", "256")
+    ),
     "FastAPI, one at a time": Server(peer("one_at_a_time")),
     "LitServe, batches of 32": Server(peer("lit")),
     "BentoML, batches of 32": Server(

@@ -40,7 +40,7 @@ def serve(
     cors_origins: Annotated[
         str | None, option("Pages elsewhere that may ask, with commas.", NETWORK, default="none")
     ] = None,
-    max_queue: Annotated[int, number("Requests that may wait; more are refused.", LIMITS)] = 512,
+    max_queue: Annotated[int, number("Requests that may wait; more are refused.", LIMITS)] = 128,
     max_tokens: Annotated[int, number("Tokens of a text.", LIMITS, 32)] = 2048,
     rate: Annotated[float, option("Requests a second of one caller; 0: any.", LIMITS, min=0)] = 0.0,
     deadline: Annotated[float, option("Seconds after which a request is not begun.", LIMITS, min=0)] = 30.0,
@@ -56,7 +56,7 @@ def serve(
 
     http://127.0.0.1:8000 shows a page to play with. Programs ask /v1/solve, or what OpenAI's clients know:
     docs/serve.md has all of it. API keys come from MATHLLM_API_KEYS (with commas), one for /admin from
-    MATHLLM_ADMIN_KEY.
+    MATHLLM_ADMIN_KEY; or from the files that MATHLLM_API_KEYS_FILE (a key a line) and MATHLLM_ADMIN_KEY_FILE name.
 
     \b
     mathllm serve
@@ -71,7 +71,7 @@ def serve(
 
     if "*" in names(cors_origins):
         raise UsageError("--cors-origins names pages, and * is none", "for example https://example.org")
-    keys = [key.strip() for key in os.environ.get("MATHLLM_API_KEYS", "").split(",") if key.strip()]
+    keys = names(os.environ.get("MATHLLM_API_KEYS")) + names(secret("MATHLLM_API_KEYS").replace("\n", ","))
     if host not in LOOPBACK and not keys:
         remark(f"everybody who reaches {host}:{port} may ask: MATHLLM_API_KEYS=... asks for a key")
     settings = Settings(
@@ -83,7 +83,7 @@ def serve(
         drain_timeout=drain_timeout,
         threads=threads,
         keys=keys,
-        admin_key=os.environ.get("MATHLLM_ADMIN_KEY", ""),
+        admin_key=os.environ.get("MATHLLM_ADMIN_KEY") or secret("MATHLLM_ADMIN_KEY"),
         hosts=[*LOOPBACK, *names(allowed_hosts), *([] if host in LOOPBACK or allowed_hosts else ["*"])],
         origins=names(cors_origins),
         rate=rate,
@@ -91,6 +91,23 @@ def serve(
         watch=watch,
     )
     run(settings, host, port)
+
+
+def secret(variable: str) -> str:
+    """What is in the file that VARIABLE_FILE names, as Docker's secrets are given; nothing, where it names none.
+    Raises UsageError for a file that cannot be read, or is empty: without its keys all would be open."""
+    place = os.environ.get(f"{variable}_FILE")
+    if not place:
+        return ""
+    try:
+        text = Path(place).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{variable}_FILE cannot be read: {error}", "the server's own user has to read it"
+        ) from None
+    if not text.strip(", \n"):
+        raise UsageError(f"{variable}_FILE is {place}, where no key is", "write one into it, or unset it")
+    return text
 
 
 def names(text: str | None) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mathllm.serve.jobs import Done, Job, Observe, Refused
+from mathllm.serve.settings import Settings
 from mathllm.serve.versions import Shelf
 from mathllm.serve.worker import SLICE, Worker
 
@@ -32,8 +33,8 @@ class Engine:
         self,
         shelf: Shelf,
         *,
-        max_requests: int = 512,
-        max_tokens: int = 65_536,
+        max_requests: int = Settings.max_queue,
+        max_tokens: int = Settings.max_queue_tokens,
         threads: int = 1,
         observe: Observe = lambda name, value, kind="": None,
     ) -> None:

@@ -174,7 +174,7 @@ class Guard:
 
     def _note(self, scope: Scope, answer: Answer, started: float, body: Body) -> None:
         spent = time.monotonic() - started
-        route = getattr(scope.get("route"), "path", None) or "other"
+        route = getattr(scope.get("route"), "path", None) or scope["state"].get("route", "other")
         status = answer.status or 499  # the client has gone
         method = scope["method"] if scope["method"] in METHODS else "other"
         self.metrics.requests.labels(route, method, str(status)).inc()

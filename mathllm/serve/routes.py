@@ -75,7 +75,6 @@ async def metrics(request: Request) -> Response:
 async def predict(asked: protocol.Predict, request: Request) -> protocol.Json:
     """The first model's answer, as math-llm-poc gives it."""
     service, started = service_of(request), time.perf_counter()
-    service.engine.check_open()
     job = Job([asked.equation[:-1]], version=service.shelf.newest[0], deadline=service.deadline(request))
     (outcome,) = await service.answer(request, job)
     if isinstance(outcome, Exception):

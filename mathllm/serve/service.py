@@ -104,7 +104,6 @@ class Service:
 
     def version(self, name: str | None) -> Version | None:
         """The version that a request names; None where it leaves that open. Raises Unknown where there is none."""
-        self.engine.check_open()
         try:
             return None if name is None else self.shelf.find(name)
         except UsageError as error:

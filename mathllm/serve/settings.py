@@ -14,7 +14,7 @@ class Settings:
     """How a server runs; see `mathllm serve --help`."""
 
     models: Mapping[str, Path]
-    max_queue: int = 512
+    max_queue: int = 128
     max_queue_tokens: int = 65_536
     max_tokens: int = 2048
     deadline: float = 30.0
