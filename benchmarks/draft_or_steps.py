@@ -11,8 +11,8 @@ import asyncio
 
 import numpy as np
 
-from mathllm.checkpoint import SHIPPED
 from mathllm.data.sources import sampling
+from mathllm.finding import SHIPPED
 from mathllm.serve.engine import Engine
 from mathllm.serve.jobs import How, Job, Solved
 from mathllm.serve.versions import Shelf

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import mathllm
-from mathllm.checkpoint import SHIPPED
+from mathllm.finding import SHIPPED
 
 MODEL, KEY = "addsub-3digit", "soak"
 HEAD = "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer soak\r\n"

@@ -10,16 +10,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mathllm.checkpoint import (
-    DEFAULT_ROOT,
-    SHIPPED,
-    SHIPPED_NAMES,
-    candidates,
-    find_checkpoint,
-    load_checkpoint,
-    read_scope,
-)
+from mathllm.checkpoint import load_checkpoint, read_scope
 from mathllm.errors import CheckpointError, MathLLMError
+from mathllm.finding import DEFAULT_ROOT, SHIPPED, SHIPPED_NAMES, candidates, find_checkpoint
 from mathllm.limits import MAX_OPERANDS
 from mathllm.math_model import MathModel, Solution
 from mathllm.scope import Scope
@@ -153,7 +146,7 @@ def find_models(
     device: torch.device | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Models:
-    """The checkpoint at `path`; without one all those that are taken where none is named, see `checkpoint.candidates`.
+    """The checkpoint at `path`; without one all those that are taken where none is named, see `finding.candidates`.
 
     Raises CheckpointError where there is none."""
     places = candidates() if path is None else [find_checkpoint(path)]

@@ -1,6 +1,6 @@
 """The checkpoints that come with mathllm, by name."""
 
-from mathllm.checkpoint import SHIPPED
+from mathllm.finding import SHIPPED
 
 ARITHMETIC = SHIPPED / "arithmetic"
 ANY_LENGTH, MULTIPLY, DIVIDE = (SHIPPED / f"{verb}-any-length" for verb in ("add", "multiply", "divide"))

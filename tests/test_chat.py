@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from trained import alone, parrot, trained_checkpoint
 
 from mathllm.chat import Chat
-from mathllm.checkpoint import TAKEN, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import MathLLMError
+from mathllm.finding import TAKEN
 from mathllm.inference.sampling import SamplingParams
 from mathllm.math_model import MathModel
 from mathllm.models import find_models

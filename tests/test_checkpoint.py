@@ -20,11 +20,12 @@ from runs import Child, command_line, finished, records, same_run, state_bytes, 
 from safetensors.torch import load_file, save_file
 
 from mathllm import __version__
-from mathllm.checkpoint import find_checkpoint, load_checkpoint, read_scope, save_model, step_checkpoints
+from mathllm.checkpoint import load_checkpoint, read_scope, save_model
 from mathllm.config import Config, build_config
 from mathllm.data.files import generate_dataset
 from mathllm.errors import CheckpointError, UsageError
 from mathllm.files import new_directory, write_bytes
+from mathllm.finding import find_checkpoint, step_checkpoints
 from mathllm.inference.engine import as_tensors
 from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer

@@ -14,11 +14,11 @@ import pytest
 import torch
 from runs import Child, command_line, records, same_run, state_bytes
 
-from mathllm.checkpoint import find_checkpoint, step_checkpoints
 from mathllm.cli.main import main
 from mathllm.cli.train import report
 from mathllm.config import DataConfig
 from mathllm.data.files import generate_dataset
+from mathllm.finding import find_checkpoint, step_checkpoints
 from mathllm.locks import locked
 from mathllm.training.run import TrainResult
 from mathllm.training.trainer import Outcome

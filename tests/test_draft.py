@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mathllm.checkpoint import SHIPPED, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
+from mathllm.finding import SHIPPED
 from mathllm.inference.texts import most_tokens
 from mathllm.math_model import MathModel
 from mathllm.tasks.expressions import parse_expressions

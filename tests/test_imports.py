@@ -19,7 +19,7 @@ LEVELS = [
     {"tasks"},
     {"formats"},
     {"device", "data", "model"},
-    {"resolve", "scope"},
+    {"resolve", "scope", "finding"},
     {"inference", "interp"},
     {"evaluation"},
     {"math_model"},
@@ -45,9 +45,11 @@ WITHOUT_TORCH = [
     "mathllm.tasks.expressions",
     "mathllm.tasks.splits",
     "mathllm.formats",
+    "mathllm.finding",
     "mathllm.resolve",
     "mathllm.percent",
     "mathllm.cli.main",
+    "mathllm.serve.server",  # until it listens
 ]
 
 

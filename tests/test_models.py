@@ -9,8 +9,9 @@ from shipped import ANY_LENGTH, ARITHMETIC, DIVIDE, MULTIPLY, OWN_THOUGHTS
 from trained import alone, parrot, trained_checkpoint
 
 from mathllm import models as models_module
-from mathllm.checkpoint import TAKEN, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import CheckpointError, ExpressionError
+from mathllm.finding import TAKEN
 from mathllm.models import Models, find_models
 
 ADDER, SHORT = Path("checkpoints/adder"), Path("checkpoints/short")
@@ -143,7 +144,7 @@ def test_the_last_one_that_is_damaged_is_an_error(home: Path) -> None:
 def test_no_checkpoint_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(ADDER)
     assert find_models().first.path == ARITHMETIC
-    monkeypatch.setattr("mathllm.checkpoint.SHIPPED", home / "none")
+    monkeypatch.setattr("mathllm.finding.SHIPPED", home / "none")
     with pytest.raises(CheckpointError, match="there is no checkpoint under checkpoints/"):
         find_models()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mathllm.checkpoint import SHIPPED
+from mathllm.finding import SHIPPED
 from mathllm.serve.engine import Engine
 from mathllm.serve.jobs import How, Job, Solved
 from mathllm.serve.versions import Shelf

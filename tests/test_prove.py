@@ -19,10 +19,11 @@ from test_model import TINY, awake
 from trained import trained_checkpoint
 from typer.testing import CliRunner, Result
 
-from mathllm.checkpoint import SHIPPED, load_checkpoint, read_settings, save_model
+from mathllm.checkpoint import load_checkpoint, read_settings, save_model
 from mathllm.cli.main import app
 from mathllm.config import DataConfig, ModelConfig, build_config
 from mathllm.errors import UsageError
+from mathllm.finding import SHIPPED
 from mathllm.formats import get_format
 from mathllm.inspection.exactness import proof_of
 from mathllm.math_model import MathModel

@@ -14,10 +14,10 @@ import pytest
 from rich.console import Console
 from runs import finished, records, state_bytes, tiny
 
-from mathllm.checkpoint import step_checkpoints
 from mathllm.config import Config, DataConfig
 from mathllm.data.files import fingerprint, generate_dataset, read_problems
 from mathllm.errors import CheckpointError, MathLLMError, UsageError
+from mathllm.finding import step_checkpoints
 from mathllm.tasks.splits import hash_problems
 from mathllm.training.run import train
 from mathllm.training.state import mark_best, read_progress

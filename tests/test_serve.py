@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from mathllm.checkpoint import SHIPPED, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
+from mathllm.finding import SHIPPED
 from mathllm.serve.app import create_app
 from mathllm.serve.service import Service
 from mathllm.serve.settings import Settings

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from serving import Server, serving
 
-from mathllm.checkpoint import SHIPPED
+from mathllm.finding import SHIPPED
 
 SLOW = {"expressions": ["658+189"] * 20, "model": "addsub-3digit", "temperature": 0.5}
 

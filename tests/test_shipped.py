@@ -14,12 +14,12 @@ from shipped import ADDSUB, ANY_LENGTH, ARITHMETIC, DIVIDE, MULTIPLY, OWN_THOUGH
 from strategies import ask
 
 from mathllm.api import MathModel, load
-from mathllm.checkpoint import find_checkpoint
 from mathllm.config import build_config, recipe_names
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.evaluation.lengths import KINDS, RANDOM, draw_length
 from mathllm.evaluation.report import evaluate_problems
+from mathllm.finding import find_checkpoint
 from mathllm.resolve import resolve
 from mathllm.tasks import Problems, Sampling, get_tasks, sample
 from mathllm.tokenizer import decode_rows

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from mathllm.bench import Measurement, Options, rate, seconds_of
-from mathllm.checkpoint import SHIPPED, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.data.sources import held_out
 from mathllm.device import pick_device
 from mathllm.errors import MathLLMError
 from mathllm.evaluation.exact_match import Verdicts, judge
+from mathllm.finding import SHIPPED
 from mathllm.inference.engine import as_tensors
 from mathllm.math_model import MathModel
 from mathllm.tasks import Problems

@@ -76,7 +76,7 @@ def devices() -> dict[str, Any]:
 
 def checkpoints(asked: str | None) -> dict[str, str]:
     """The runs under checkpoints/, and which checkpoint a command takes without a word, or for the one asked."""
-    from mathllm.checkpoint import DEFAULT_ROOT, find_checkpoint
+    from mathllm.finding import DEFAULT_ROOT, find_checkpoint
 
     found = {str(run): about(run) for run in sorted(DEFAULT_ROOT.glob("[!.]*")) if run.is_dir()}
     try:
@@ -88,7 +88,8 @@ def checkpoints(asked: str | None) -> dict[str, str]:
 
 def about(path: Path) -> str:
     """What a checkpoint says of itself, or what is wrong with it."""
-    from mathllm.checkpoint import find_checkpoint, read_config
+    from mathllm.checkpoint import read_config
+    from mathllm.finding import find_checkpoint
 
     try:
         config = read_config(find_checkpoint(path))

@@ -117,7 +117,7 @@ def names(text: str | None) -> list[str]:
 
 def places(checkpoint: str | None, models: list[str]) -> dict[str, Path]:
     """The models to serve, by name. Raises UsageError for what is no NAME=PATH, CheckpointError for what is missing."""
-    from mathllm.checkpoint import SHIPPED, SHIPPED_NAMES, find_checkpoint
+    from mathllm.finding import SHIPPED, SHIPPED_NAMES, find_checkpoint
 
     if checkpoint is not None and models:
         raise UsageError("--checkpoint is one model, --model several", "use --model for all of them")

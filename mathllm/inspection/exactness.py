@@ -8,11 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mathllm.checkpoint import PROOF
 from mathllm.errors import MathLLMError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.exact_match import Progress
 from mathllm.files import read_json
+from mathllm.finding import PROOF
 from mathllm.inspection.claims import RIGHT, Claim
 from mathllm.inspection.texts import Texts
 from mathllm.math_model import MathModel

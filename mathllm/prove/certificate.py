@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from mathllm import __version__
-from mathllm.checkpoint import CONFIG, PROOF, WEIGHTS, read_settings, save_model
+from mathllm.checkpoint import read_settings, save_model
 from mathllm.config import ModelConfig
 from mathllm.errors import UsageError
 from mathllm.files import explained, new_directory, write_json
+from mathllm.finding import CONFIG, PROOF, WEIGHTS
 from mathllm.math_model import MathModel
 from mathllm.model.transformer import Transformer
 from mathllm.prove.proof import Proof

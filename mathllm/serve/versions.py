@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mathllm.checkpoint import WEIGHTS, find_checkpoint, load_checkpoint
+from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import CheckpointError, UsageError, unknown_choice
+from mathllm.finding import WEIGHTS, find_checkpoint
 from mathllm.inference.engine import room_in
 from mathllm.math_model import MathModel
 from mathllm.models import Candidate, Models

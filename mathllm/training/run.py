@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mathllm.checkpoint import WEIGHTS, load_checkpoint, step_checkpoints
+from mathllm.checkpoint import load_checkpoint
 from mathllm.config import Config, DataConfig, build_config, from_saved
 from mathllm.data.files import FILES, METADATA, fingerprint, places_of, read_problems
 from mathllm.data.sources import ProblemFile, ProblemStream, Source, held_out, sampling
@@ -19,6 +19,7 @@ from mathllm.device import describe, pick_device
 from mathllm.errors import CheckpointError, DataError, MathLLMError, UsageError, reason
 from mathllm.evaluation.report import evaluate_problems
 from mathllm.files import explained, read_json, write_bytes, write_json
+from mathllm.finding import WEIGHTS, step_checkpoints
 from mathllm.locks import locked
 from mathllm.percent import percent
 from mathllm.resolve import resolve, run_directory

@@ -21,10 +21,6 @@ from safetensors.torch import save as save_tensors
 
 from mathllm import files
 from mathllm.checkpoint import (
-    CONFIG,
-    PROOF,
-    TOKENIZER,
-    WEIGHTS,
     load_checkpoint,
     read_config,
     read_settings,
@@ -32,10 +28,10 @@ from mathllm.checkpoint import (
     read_tensors,
     read_weights,
     save_model,
-    step_checkpoints,
 )
 from mathllm.config import Config, ModelConfig
 from mathllm.errors import CheckpointError, UsageError
+from mathllm.finding import CONFIG, PROOF, TOKENIZER, WEIGHTS, step_checkpoints
 from mathllm.limits import MAX_STEPS
 from mathllm.model.transformer import Transformer
 
