@@ -57,9 +57,10 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
-    def count(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+    def count(self, name: str, label: str = "") -> float:
+        """The sum of a metric over its labels, or over those with one of them."""
         lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith(name)]
+        lines = [line for line in lines if label in line]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:

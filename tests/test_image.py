@@ -195,3 +195,15 @@ def test_a_file_without_keys_opens_nothing(
     assert isinstance(ended.exception, UsageError)
     assert variable in ended.exception.message
     assert settings == []
+
+
+def test_the_image_has_all_that_the_server_imports() -> None:
+    """The group that it installs, and what is left out of it."""
+    root = Path(__file__).parents[1]
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    group = re.search(r"serve-image = \[(.*?)\]", text, re.S)
+    assert group
+    wanted = {re.split(r"[<>=]", name)[0] for name in re.findall(r'"([^"]+)"', group[1])}
+    assert wanted >= {"torch", "fastapi", "uvicorn", "prometheus-client"}
+    assert "wandb" not in wanted
+    assert "--group serve-image" in (root / "docker/Dockerfile").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,46 @@ def test_a_client_that_hangs_up_is_not_computed_for(server: Server) -> None:
         settled(server)
     assert server.count("mathllm_cancelled_total") == before + 2
     assert server.post("/v1/solve", {"expressions": ["1+1"]})[1]["results"][0]["answer"] == "2"
+
+
+def test_who_has_hung_up_is_499_in_the_counts(server: Server) -> None:
+    before = server.count("mathllm_http_requests_total", 'status="499"')
+    body = json.dumps({**SLOW, "expressions": ["658+189"] * 1000}).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+        line.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(0.3)
+    settled(server)
+    assert server.count("mathllm_http_requests_total", 'status="499"') == before + 1
+
+
+def test_who_reads_slowly_or_says_nothing_holds_nobody_up(server: Server) -> None:
+    body = json.dumps({**SLOW, "stream": True}).encode()
+    text = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    with ExitStack() as lines:
+
+        def connect(said: bytes) -> socket.socket:
+            line = lines.enter_context(socket.socket())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.settimeout(30)
+            line.connect(("127.0.0.1", server.port))
+            line.sendall(said)
+            return line
+
+        slow = connect(text)
+        # half a head, a head without its body, nothing at all
+        waiting = [connect(said) for said in (text[:20], text[: len(HEAD) + 50], text[:-1], b"") * 5]
+        found = b""
+        for _ in range(20):
+            found += slow.recv(1)
+            status, said = server.post("/v1/solve", {"expressions": ["1+1"]})
+            assert (status, said["results"][0]["answer"]) == (200, "2")
+        while part := slow.recv(1 << 16):
+            found += part
+        assert found.count(b"event: result") == len(SLOW["expressions"])
+        assert b"event: done" in found
+        waiting[2].sendall(text[-1:])  # who is only slow to ask is answered
+        assert waiting[2].recv(12) == b"HTTP/1.1 200"
+    settled(server)
 
 
 def test_what_is_no_request_or_too_much_of_one(server: Server) -> None:

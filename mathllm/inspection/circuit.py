@@ -39,6 +39,7 @@ BATCH = 256  # texts of a pass
 CHECKED = 1 << 12  # problems that are checked before it is looked whether some are wrong
 ENOUGH = 256  # wrong ones with which the circuit is mended
 ROUNDS = 64
+GONE, TRIED = 16, 512  # nodes that go until some pairs are tried, and pairs in a row of these
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Nodes:
     @property
     def flat(self) -> Bools:
         return np.concatenate([self.heads.ravel(), self.neurons.ravel()])
+
+    def __str__(self) -> str:
+        return f"{self.heads.sum():,} heads behind roles and {self.neurons.sum():,} neurons"
 
     def with_flat(self, flat: Bools) -> Nodes:
         split = self.heads.size
@@ -132,17 +136,17 @@ def measure(
     kept = search.bisected(search.everything) if clean.right.any() else search.everything
     rounds, checked, every = 0, Count(len(search.pool), len(search.pool)), ""
     for needed in (False, True) if pairs is not None else (True,):
-        kept = search.one_by_one(kept) if needed else kept
+        kept = search.one_by_one(kept, pairs) if needed else kept
         while pairs is not None:
             wrong, tried, missed = search.wrong(pairs, kept, progress)
-            search.say(f"{len(wrong):,} of {tried:,} wrong")
+            search.say(f"{kept}: {len(wrong):,} of {tried:,} wrong")
             checked = Count(tried - len(wrong) - missed, tried)
             every = pairs.about if tried == len(pairs) else ""
             if len(wrong) == 0 or rounds == ROUNDS:
                 break
             rounds += 1
             kept = search.grown(kept, wrong)
-            kept = search.one_by_one(kept) if needed else kept
+            kept = search.one_by_one(kept, pairs) if needed else kept
     of = int(search.everything.heads.sum()), int(search.everything.neurons.sum())
     return Circuit(before, kept, texts.role_names, of, checked, every, rounds, search.resampled(kept))
 
@@ -157,7 +161,7 @@ class _Search:
     pool: Rendered = field(init=False)
 
     def __post_init__(self) -> None:
-        texts = self.texts
+        texts, self.rng = self.texts, np.random.default_rng(0)
         self.pool = texts.gold[np.flatnonzero(self.right)]
         model = texts.model.model
         self.z = [f"blocks.{layer}.attn.hook_z" for layer in range(texts.depth)]
@@ -257,7 +261,7 @@ class _Search:
             before = int(kept.flat.sum())
             kept = self.half(kept, self.scores(kept))
             after = int(kept.flat.sum())
-            self.say(f"{after:,} nodes")
+            self.say(str(kept))
             if after > 0.97 * before:
                 return kept
 
@@ -274,11 +278,14 @@ class _Search:
                 high = middle - 1 if middle == high else middle
         return self.without(kept, nodes[:low])
 
-    def one_by_one(self, kept: Nodes) -> Nodes:
-        """Without the nodes that can go one after the other, those of the lowest scores first, until each is needed."""
+    def one_by_one(self, kept: Nodes, pairs: AllPairs | None = None) -> Nodes:
+        """Without the nodes that can go one after the other, those of the lowest scores first, until each is needed. Of
+        all pairs some are tried now and then, as a pool alone would be learned by heart: where these are wrong, they
+        join it, and what has gone since the last time comes back."""
         while True:
             scores, nodes, step, at = self.scores(kept), np.flatnonzero(kept.flat), 8, 0
             before, nodes = kept, nodes[np.argsort(scores[nodes], kind="stable")]
+            sure, began = kept, 0  # what has been tried so, and where it was
             while at < len(nodes):
                 some = nodes[at : at + step]
                 if self.good(self.without(kept, some)):
@@ -287,7 +294,15 @@ class _Search:
                     at, step = at + 1, 2
                 else:
                     step = max(1, step // 2)
-            self.say(f"{int(kept.flat.sum()):,} nodes")
+                gone = int(sure.flat.sum() - kept.flat.sum())
+                if pairs is not None and gone and (gone >= GONE or at >= len(nodes)):
+                    wrong = self.some_wrong(pairs, kept)
+                    if len(wrong):
+                        self.learn(wrong)
+                        kept, at, step = sure, began, max(1, gone // 4)
+                    else:
+                        sure, began = kept, at
+            self.say(f"{kept}: a node less was tried for each, with {len(self.pool):,} problems")
             if (kept.flat == before.flat).all():
                 return kept
 
@@ -356,8 +371,16 @@ class _Search:
                 break
         return concatenate(found), tried, missed
 
-    def grown(self, kept: Nodes, wrong: Problems) -> Nodes:
-        """With these problems in the pool: nodes come back by their scores until all is right."""
+    def some_wrong(self, pairs: AllPairs, kept: Nodes) -> Problems:
+        """Those of some pairs, drawn anew, that are wrong with what is kept, and right with everything."""
+        starts = self.rng.integers(0, max(1, len(pairs) - TRIED), 16)
+        problems = concatenate([pairs[start : start + TRIED] for start in starts.tolist()])
+        wrong = problems[np.flatnonzero(self.leads(self.texts.model.render(problems), kept) <= 0)]
+        own = self.leads(self.texts.model.render(wrong), self.everything) > 0
+        return wrong[np.flatnonzero(own)]
+
+    def learn(self, wrong: Problems) -> None:
+        """Takes problems into the pool, as the first that are tried."""
         fresh, old = self.texts.model.render(wrong), self.pool
         width = max(fresh.ids.shape[1], old.ids.shape[1])
         self.pool = Rendered(
@@ -366,6 +389,10 @@ class _Search:
             np.concatenate([fresh.lengths, old.lengths]),
             np.concatenate([fresh.prompt_lengths, old.prompt_lengths]),
         )
+
+    def grown(self, kept: Nodes, wrong: Problems) -> Nodes:
+        """With these problems in the pool: nodes come back by their scores until all is right."""
+        self.learn(wrong)
         absent = np.flatnonzero(self.everything.flat & ~kept.flat)
         scores = self.scores(self.everything)
         absent = absent[np.argsort(-scores[absent], kind="stable")]

@@ -17,10 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mathllm import __version__
-from mathllm.errors import MathLLMError
+from mathllm.errors import DataError, UsageError
 from mathllm.serve import openai, routes
 from mathllm.serve.engine import Engine
-from mathllm.serve.guard import Guard
+from mathllm.serve.guard import OPENAI, Guard, as_openai
 from mathllm.serve.jobs import Refused
 from mathllm.serve.protocol import TAKES, Json, error_of
 from mathllm.serve.service import Gone, Service, Unknown
@@ -72,7 +72,8 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
     handlers: dict[Any, Any] = {
         RequestValidationError: invalid,
         HTTPException: plain,
-        MathLLMError: unusable,
+        UsageError: unusable,
+        DataError: unusable,
         Unknown: unknown,
         Refused: refused,
         Gone: gone,
@@ -124,8 +125,8 @@ def failure(
 ) -> Json:
     """An error as a route's clients expect it."""
     known = request.state.request_id
-    if openai.is_openai(request):
-        error = openai.error_of(error)
+    if request.url.path in OPENAI:
+        error = as_openai(error)
     return Json({"error": {**error, "request_id": known}}, status, headers)
 
 
@@ -137,7 +138,7 @@ async def invalid(request: Request, error: RequestValidationError) -> Response:
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     found = {"type": "invalid_request", "message": f"{where}: {first['msg']}" if where else first["msg"]}
     hint = {"hint": TAKES}
-    status = 400 if openai.is_openai(request) else 422
+    status = 400 if request.url.path in OPENAI else 422
     return failure(request, status, {**found, **hint, **({"param": where} if where else {})})
 
 
@@ -147,19 +148,21 @@ def quotable(found: Any) -> Any:
 
 
 async def plain(request: Request, error: HTTPException) -> Response:
-    """404, 405 and the like."""
+    """404, 405 and the like, and a body that is no text."""
+    status, headers = error.status_code, dict(error.headers or {})
+    if request.url.path == "/predict":
+        return Json({"detail": error.detail}, status, headers)
+    if status == 400 and request.url.path not in OPENAI:
+        status = 422
     names = {404: "not_found", 405: "method_not_allowed"}
-    hints = {404: "/openapi.json has all routes", 405: TAKES}
-    found = {"type": names.get(error.status_code, "invalid_request"), "message": str(error.detail)}
-    headers = dict(error.headers or {})
-    return failure(
-        request, error.status_code, {**found, "hint": hints.get(error.status_code, TAKES)}, headers
-    )
+    hints = {404: "/openapi.json has all routes"}
+    found = {"type": names.get(status, "invalid_request"), "message": str(error.detail)}
+    return failure(request, status, {**found, "hint": hints.get(status, TAKES)}, headers)
 
 
-async def unusable(request: Request, error: MathLLMError) -> Response:
+async def unusable(request: Request, error: UsageError | DataError) -> Response:
     """A value that cannot be used."""
-    return failure(request, 400 if openai.is_openai(request) else 422, error_of(error))
+    return failure(request, 400 if request.url.path in OPENAI else 422, error_of(error))
 
 
 async def unknown(request: Request, error: Unknown) -> Response:

@@ -6,7 +6,6 @@ where the two likeliest tokens nearly tie: a row that comes to such a place is d
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,8 +23,6 @@ from mathllm.serve.versions import Version
 from mathllm.tokenizer import END
 
 DECODED, DECODED_BYTES = 256, 1 << 28  # rows that are decoded at once in a lane, and their cache
-
-log = logging.getLogger("mathllm.serve")
 
 
 class Lane(NamedTuple):
@@ -91,10 +88,13 @@ class Decoder:
         running, live = self.running[lane], self.live[lane]
         try:
             step = running.step()
-        except Exception as error:  # of weights that are damaged: nothing there can go on
-            log.exception("%s cannot go on", lane.version.label)
+        except Exception as error:  # of weights that are damaged: whose fault it is shows when each is alone
             for row in live.values():
-                self.outbox.answer(row, error)
+                if lane.alone:
+                    self.outbox.fail(row, error)
+                else:
+                    row.begin_again()
+                    self.add(Lane(lane.version, alone=True), row)
             del self.running[lane], self.live[lane]
             return 0
         ended = self.take(live, step, alone=lane.alone)
@@ -127,6 +127,9 @@ class Decoder:
                 continue
             row.ids.append(ids[at])
             row.log_probs.append(likely[at])
+            if np.isnan(likely[at]):  # nothing to tell: what reads the text finds that these are no numbers
+                ended.append(number)
+                continue
             if shares is not None and row.job.detailed:
                 row.shares.append(shares[at])
                 if row.heard and len(row.ids) > row.told:

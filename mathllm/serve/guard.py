@@ -23,6 +23,7 @@ MOST_BODY = MOST_HEADERS = 1 << 16  # bytes
 CALLERS = 10_000  # whose rate is remembered
 OPEN = ("/", "/health", "/livez", "/readyz", "/version")  # without a key; the page's files are open too
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+OPENAI = ("/v1/completions", "/v1/chat/completions", "/v1/models")  # whose errors look as theirs do
 PROBES = ("/health", "/livez", "/readyz", "/metrics")
 
 POLICY = (
@@ -111,7 +112,8 @@ class Guard:
         token = request_id.set(known)
         scope.setdefault("state", {}).update(request_id=known)
         started, body = time.monotonic(), Body(receive)
-        answer = Answer(send, body, known, self._cors(headers), started)
+        sent = {"x-request-id": known, **self._cors(headers)}
+        answer = Answer(send, body, path=scope["path"], started=started, headers=sent)
         try:
             refusal = self._refusal(scope, headers)
             asks_first = scope["method"] == "OPTIONS" and headers.get("origin", "") in self.origins
@@ -157,7 +159,8 @@ class Guard:
             if int_of(headers.get("content-length", "0")) > MOST_BODY:
                 return TOO_LARGE
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
+            brings = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+            if brings and kind != "application/json":
                 return Refusal(415, "not_json", "only JSON is read", "say so: Content-Type: application/json")
         return None
 
@@ -224,9 +227,9 @@ class Body:
 class Answer:
     """What is sent: with the headers that all answers have, and a note of the status."""
 
-    def __init__(self, send: Send, body: Body, known: str, more: Mapping[str, str], started: float) -> None:
-        self._send, self.body, self.started = send, body, started
-        self.headers = {**HEADERS, "x-request-id": known, **more}
+    def __init__(self, send: Send, body: Body, *, path: str, started: float, headers: dict[str, str]) -> None:
+        self._send, self.body, self.path, self.started = send, body, path, started
+        self.headers = {**HEADERS, **headers}
         self.status, self.refused = 0, False
         self.first: float | None = None  # seconds until the first piece of a stream
         self._streams = False
@@ -257,12 +260,24 @@ class Answer:
     async def refuse(self, why: Refusal) -> None:
         """An answer of our own."""
         self.refused = True
-        error = {"type": why.type, "message": why.message, "hint": why.hint}
+        error: dict[str, Any] = {"type": why.type, "message": why.message, "hint": why.hint}
+        error = as_openai(error) if self.path in OPENAI else error
         text = json.dumps({"error": {**error, "request_id": self.headers["x-request-id"]}}).encode()
         pairs = {"content-type": "application/json", "content-length": str(len(text)), **why.headers}
         headers = [(name.encode(), value.encode()) for name, value in pairs.items()]
         await self._pass({"type": "http.response.start", "status": why.status, "headers": headers})
         await self._pass({"type": "http.response.body", "body": text})
+
+
+def as_openai(error: Mapping[str, Any]) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    hint = f" ({error['hint']})" if error.get("hint") else ""
+    return {
+        "message": error["message"] + hint,
+        "type": error["type"],
+        "param": error.get("param"),
+        "code": error["type"],
+    }
 
 
 def key_of(headers: Mapping[str, str]) -> str:

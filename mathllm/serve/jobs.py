@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mathllm.errors import DataError, UsageError
 from mathllm.formats import Rendered
 from mathllm.inference.engine import CUT, ENDED
 from mathllm.inference.sampling import GREEDY, SamplingParams
@@ -183,6 +184,11 @@ class Block:
     @property
     def left(self) -> int:
         return len(self.rows) - self.at
+
+
+def is_ours(error: Exception) -> bool:
+    """Is an error our fault, as damaged weights are, and not of what was asked?"""
+    return not isinstance(error, Refused | UsageError | DataError)
 
 
 def aged(job: Job) -> bool:

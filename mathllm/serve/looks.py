@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mathllm.errors import UsageError
+from mathllm.errors import CheckpointError, UsageError
 from mathllm.evaluation.breakdown import Count
 from mathllm.evaluation.exact_match import judge
 from mathllm.evaluation.lengths import RANDOM, STRESS, draw_length
@@ -59,6 +59,8 @@ def explain(version: Version, problems: Problems, ids: Ids | None) -> Iterator[d
         raise UsageError(f"attention is shown for texts of up to {MOST_TOKENS} tokens, and this has {length}")
     with torch.inference_mode():
         run = run_texts(model.model, model.format, gold[np.array([0])], names=PATTERNS)
+    if run.logits.isnan().any():
+        raise CheckpointError(f"the outputs of {version.label} are not numbers: its weights are damaged")
     weights = torch.cat([run.cache[name] for name in sorted(run.cache, key=layer_of)]).numpy()
     read = gold.ids[0, :length]
     shares = softmax(run.logits[0].cpu().numpy())

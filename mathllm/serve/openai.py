@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mathllm.errors import UsageError
 from mathllm.inference.sampling import SamplingParams
 from mathllm.limits import MAX_LENGTH
-from mathllm.serve import protocol
+from mathllm.serve import answers, protocol
+from mathllm.serve.guard import as_openai
 from mathllm.serve.jobs import Done, How, Job, Line, Outcome, Solved, Token
 from mathllm.serve.looks import raw_of
 from mathllm.serve.protocol import MOST_TEXT, SEED, Json, log_prob, usage_of
@@ -43,21 +44,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "store": (None, False),
     "reasoning_effort": (),
 }
-
-
-def is_openai(request: Request) -> bool:
-    return request.url.path in ("/v1/completions", "/v1/chat/completions", "/v1/models")
-
-
-def error_of(error: dict[str, Any]) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    hint = f" ({error['hint']})" if error.get("hint") else ""
-    return {
-        "message": error["message"] + hint,
-        "type": error["type"],
-        "param": error.get("param"),
-        "code": error["type"],
-    }
 
 
 class StreamOptions(BaseModel):
@@ -146,7 +132,7 @@ def first_text(prompt: Any) -> str:
     return one.partition("=")[0] if isinstance(one, str) else "0"
 
 
-@router.post("/completions")
+@router.post("/completions", responses=answers.OPENAI)
 async def completions(asked: Completion, request: Request) -> Response:
     """Texts of completions, thoughts included."""
     asked.check_more()
@@ -218,7 +204,7 @@ def top(shares: Any, count: int) -> dict[str, float]:
     return {TOKENS[token]: log_prob(shares[token]) for token in order}
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", responses=answers.OPENAI)
 async def chat(asked: Chat, request: Request) -> Response:
     """The answer as `content`, its thought as `reasoning_content`."""
     asked.check_more()
@@ -338,7 +324,7 @@ def chunk(head: dict[str, Any], choice: dict[str, Any]) -> str:
 def failed(event: Done) -> str:
     if event.outcome is None or isinstance(event.outcome, Solved):
         return ""
-    return f"data: {json.dumps({'error': error_of(protocol.error_of(event.outcome))})}\n\n"
+    return f"data: {json.dumps({'error': as_openai(protocol.error_of(event.outcome))})}\n\n"
 
 
 def end(head: dict[str, Any], outcomes: Sequence[Outcome], asked: Common) -> str:

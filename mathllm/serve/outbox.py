@@ -9,9 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from mathllm.errors import MathLLMError
 from mathllm.inference.texts import Written
-from mathllm.serve.jobs import Done, Job, Outcome, Row, Solved, Token, decoding_of, request_id, written_of
+from mathllm.serve.jobs import (
+    Done,
+    Job,
+    Outcome,
+    Row,
+    Solved,
+    Token,
+    decoding_of,
+    is_ours,
+    request_id,
+    written_of,
+)
 from mathllm.serve.versions import Version
 
 Event = tuple[Job, Any]  # what there is to tell: Done, a Token, or what other work yields
@@ -33,6 +43,13 @@ class Outbox:
     def answer(self, row: Row, outcome: Outcome) -> None:
         self.events.append((row.job, Done(row.index, outcome)))
 
+    def fail(self, row: Row, error: Exception) -> None:
+        """Answers a row with an error, which the log has if it is our fault."""
+        if is_ours(error):
+            request_id.set(row.job.asked_as)
+            log.error("a row failed", exc_info=error)
+        self.answer(row, error)
+
     def tell(self, row: Row) -> None:
         """The tokens that have come since the last call, to whoever watches."""
         if row.job.watch is not None:
@@ -49,10 +66,7 @@ class Outbox:
             work(rows)
         except Exception as error:
             if len(rows) == 1:
-                if not isinstance(error, MathLLMError):
-                    request_id.set(rows[0].job.asked_as)
-                    log.exception("a row failed")
-                self.answer(rows[0], error)
+                self.fail(rows[0], error)
                 return
             done = {(id(job), event.row) for job, event in self.events[before:] if isinstance(event, Done)}
             for row in rows:

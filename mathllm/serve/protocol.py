@@ -14,7 +14,7 @@ from mathllm.errors import ExpressionError, MathLLMError
 from mathllm.inference.sampling import SamplingParams
 from mathllm.limits import MAX_DIGITS
 from mathllm.serve.guard import FAILED
-from mathllm.serve.jobs import How, Outcome, Refused, Shares, Solved, Token
+from mathllm.serve.jobs import How, Outcome, Refused, Shares, Solved, Token, is_ours
 from mathllm.serve.versions import Version
 from mathllm.tokenizer import TOKENS
 
@@ -33,9 +33,9 @@ class Json(JSONResponse):
 
 
 class Strict(BaseModel):
-    """No field that is not known: a misspelt one would do nothing."""
+    """No field that is not known: a misspelt one would do nothing. No value of another type: 0 is not false."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Predict(BaseModel):
@@ -107,7 +107,7 @@ def error_of(error: Exception) -> dict[str, Any]:
     """What an error says, to a program and to people."""
     if isinstance(error, Refused):
         return {"type": error.kind, "message": error.message, "hint": f"try again in {error.retry_after} s"}
-    if not isinstance(error, MathLLMError):
+    if is_ours(error) or not isinstance(error, MathLLMError):
         return {"type": FAILED.type, "message": FAILED.message, "hint": FAILED.hint}
     found: dict[str, Any] = {"type": "invalid_request", "message": error.message}
     if isinstance(error, ExpressionError):

@@ -13,11 +13,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from mathllm import __version__
-from mathllm.errors import UsageError
-from mathllm.serve import protocol
+from mathllm.errors import CheckpointError, UsageError, unknown_choice
+from mathllm.serve import answers, protocol
+from mathllm.serve.answers import ALWAYS, ASKED, CHANGED, GUARDED, LIMITED, METRICS, STREAMED, errors
 from mathllm.serve.jobs import Done, Job, Line, Outcome, Refused, Solved, Token
 from mathllm.serve.looks import explain, hunt, raw_of
-from mathllm.serve.service import service_of, sse, stream
+from mathllm.serve.service import Unknown, service_of, sse, stream
 from mathllm.serve.versions import Version
 from mathllm.tasks import get_tasks
 from mathllm.tasks.expressions import parse_expression
@@ -27,13 +28,13 @@ router = APIRouter()
 FEW = 16  # lines that are read and answered at once
 
 
-@router.get("/health")
+@router.get("/health", responses=errors(*ALWAYS))
 async def health(request: Request) -> dict[str, Any]:
     """Is the process there, and has it its models?"""
     return {"status": "ok", "model_loaded": service_of(request).shelf.loaded}
 
 
-@router.get("/livez")
+@router.get("/livez", responses=answers.probe(*ALWAYS))
 async def livez(request: Request) -> protocol.Json:
     """Does the engine move, or has it nothing to do?"""
     stalled = service_of(request).engine.stalled
@@ -42,7 +43,7 @@ async def livez(request: Request) -> protocol.Json:
     return protocol.Json({"status": "ok"})
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=answers.probe(*ALWAYS))
 async def readyz(request: Request) -> protocol.Json:
     """Would a request be taken in now?"""
     service = service_of(request)
@@ -59,19 +60,19 @@ async def readyz(request: Request) -> protocol.Json:
     return protocol.Json({"status": "ready"})
 
 
-@router.get("/version")
+@router.get("/version", responses=errors(*ALWAYS, 503))
 async def version(request: Request) -> dict[str, Any]:
     return {"mathllm": __version__, "models": [one.label for one in service_of(request).shelf.newest]}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=errors(*GUARDED, 503) | METRICS)
 async def metrics(request: Request) -> Response:
     service = service_of(request)
     text = service.metrics.text(service.engine, service.shelf)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.post("/predict", response_model=protocol.Prediction)
+@router.post("/predict", response_model=protocol.Prediction, responses=answers.PREDICT)
 async def predict(asked: protocol.Predict, request: Request) -> protocol.Json:
     """The first model's answer, as math-llm-poc gives it."""
     service, started = service_of(request), time.perf_counter()
@@ -92,7 +93,7 @@ async def predict(asked: protocol.Predict, request: Request) -> protocol.Json:
     )
 
 
-@router.post("/v1/solve")
+@router.post("/v1/solve", responses=errors(*ASKED) | STREAMED)
 async def solve(asked: protocol.Solve, request: Request) -> Response:
     """Answers to many expressions, with one error each where there is none; as they come, with `stream`."""
     service, started = service_of(request), time.perf_counter()
@@ -152,7 +153,7 @@ def done_of(head: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     return sse("done", {**head, "usage": protocol.usage_of(outcomes)})
 
 
-@router.post("/v1/explain")
+@router.post("/v1/explain", responses=errors(*ASKED))
 async def explain_text(asked: protocol.Explain, request: Request) -> protocol.Json:
     """Where the model looks while it reads, and what it expects next."""
     service = service_of(request)
@@ -175,7 +176,7 @@ async def explain_text(asked: protocol.Explain, request: Request) -> protocol.Js
     return protocol.Json(found[0])
 
 
-@router.post("/v1/hunt")
+@router.post("/v1/hunt", response_class=Response, responses=errors(*ASKED) | STREAMED)
 async def hunt_wrong(asked: protocol.Hunt, request: Request) -> Response:
     """A search for wrong answers, one at a time on a server: server-sent events, as it goes on."""
     service = service_of(request)
@@ -198,7 +199,7 @@ def hunted(event: Any) -> str:
     return sse(*event)
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=errors(*LIMITED))
 async def models(request: Request) -> dict[str, Any]:
     """The models that answer, as OpenAI lists them, and more about each."""
     shelf = service_of(request).shelf
@@ -208,12 +209,16 @@ async def models(request: Request) -> dict[str, Any]:
     }
 
 
-@router.post("/admin/models/{name}")
+@router.post("/admin/models/{name}", responses=errors(*CHANGED))
 async def place(name: str, asked: protocol.Place, request: Request) -> dict[str, Any]:
     """Reads a model again, from where it was or from another place, or lets the version before answer."""
     shelf = service_of(request).shelf
+    if name not in shelf.names:
+        raise Unknown(unknown_choice("model", name, shelf.names))
     if asked.rollback:
-        version = shelf.roll_back(name)
-    else:
+        return protocol.model_of(shelf.roll_back(name), shelf.versions(name))
+    try:
         version = await service_of(request).reload(name, Path(asked.path) if asked.path else None)
+    except CheckpointError as error:
+        raise UsageError(error.message, error.hint) from error
     return protocol.model_of(version, shelf.versions(name))

@@ -17,12 +17,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mathllm.errors import MathLLMError
 from mathllm.inference.engine import ENDED
 from mathllm.inference.texts import Written
 from mathllm.serve.decoder import Decoder, Lane
 from mathllm.serve.intake import Intake
-from mathllm.serve.jobs import Block, Done, Job, Observe, Row, aged, request_id, softmax
+from mathllm.serve.jobs import Block, Done, Job, Observe, Row, aged, is_ours, request_id, softmax
 from mathllm.serve.outbox import Event, Outbox
 from mathllm.serve.versions import Shelf, Version
 
@@ -152,7 +151,7 @@ class Worker:
         except StopIteration:
             self.outbox.events.append((job, Done(0, None)))
         except Exception as error:
-            if not isinstance(error, MathLLMError):
+            if is_ours(error):
                 request_id.set(job.asked_as)
                 log.exception("some work failed")
             self.outbox.events.append((job, Done(0, error)))
