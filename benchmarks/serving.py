@@ -51,7 +51,7 @@ def peer(name: str) -> tuple[str, ...]:
 OURS = "mathllm serve"
 SERVERS = {
     OURS: Server(
-        ("-m", "mathllm", "serve", "--checkpoint", "addsub-3digit", "--port", str(PORT), "--max-queue", "256")
+        ("-m", "mathllm", "serve", "--checkpoint", "addsub-3digit", "--port", str(PORT), "--max-queue", "512")
     ),
     "FastAPI, one at a time": Server(peer("one_at_a_time")),
     "LitServe, batches of 32": Server(peer("lit")),
