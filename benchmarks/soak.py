@@ -146,7 +146,18 @@ def main() -> None:
         subprocess.run(["cp", "-r", str(SHIPPED / MODEL), options.copy], check=True)
         change(Path(options.copy) / "model.safetensors")
         for round_ in range(options.repeat):
-            command = [sys.executable, "-m", "mathllm", "serve", "--model", f"{MODEL}={MODEL}", "--port", "0"]
+            command = [
+                sys.executable,
+                "-m",
+                "mathllm",
+                "serve",
+                "--model",
+                f"{MODEL}={MODEL}",
+                "--port",
+                "0",
+                "--max-queue",
+                "256",
+            ]
             with tempfile.TemporaryFile() as log:
                 process = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "MATHLLM_ADMIN_KEY": KEY}
