@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -332,6 +333,21 @@ def test_a_stream_of_a_row_that_fails_is_json(damaged: TestClient) -> None:
     results = {data["index"]: data for name, data in events(text) if name == "result"}
     assert results[0]["answer"] == "15"
     assert results[1]["error"]["type"] == "internal"
+
+
+def test_bulk_work_does_not_hold_up_a_lone_request() -> None:
+    """Not sampled texts by the hundred, and not as many expressions as may come in one request."""
+    with started() as (client, service):
+        for bulk in ({"temperature": 1.0}, {}):
+            body = {"expressions": ["658+189"] * 1000, "stream": True, **bulk}
+            with ThreadPoolExecutor() as pool:
+                asked = pool.submit(client.post, "/v1/solve", json=body)
+                while not service.engine.requests:
+                    time.sleep(0.001)
+                assert client.post("/predict", json={"equation": "1+1="}).json()["predicted_answer"] == "2"
+                assert service.engine.requests, "it was answered before the others were"
+                assert asked.result().status_code == 200
+        assert service.engine.requests == service.engine.tokens == 0
 
 
 def test_a_stream_of_openai_ends_with_the_error(damaged: TestClient) -> None:

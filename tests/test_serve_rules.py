@@ -159,7 +159,7 @@ class Company(RuleBasedStateMachine):
     def what_waits_is_counted(self) -> None:
         waits = [asked.job for asked in self.asked if not asked.job.answered.done()]
         assert self.engine.requests == len(waits)
-        assert self.engine.tokens == sum(job.cost for job in waits)
+        assert self.engine.tokens == sum(job.left for job in waits)
 
     def teardown(self) -> None:
         try:

@@ -77,7 +77,7 @@ def serve(
     settings = Settings(
         models=places(checkpoint, model or []),
         max_queue=max_queue,
-        max_queue_tokens=max(65_536, max_tokens),
+        max_queue_tokens=max(131_072, max_tokens),
         max_tokens=max_tokens,
         deadline=deadline,
         drain_timeout=drain_timeout,

@@ -63,7 +63,7 @@ class Decoder:
         """Rows begin to be decoded, behind what is accepted of them, as many as there is room for."""
         waiting, model = self.waiting[lane], lane.version.model
         running = self.running.get(lane) or Running(model.model)
-        live = self.live.setdefault(lane, {})
+        live = self.live.get(lane, {})
         groups: dict[tuple[int, int], list[Row]] = {}
         most = min(DECODED, max(1, DECODED_BYTES // (model.model.cache_bytes * model.scope.max_length)))
         most, count = 1 if lane.alone else most, running.alive
@@ -79,7 +79,7 @@ class Decoder:
                 lambda rows: live.update(zip(begin(lane.version, running, rows), rows, strict=True)), rows
             )
         if running.alive:
-            self.running[lane] = running
+            self.running[lane], self.live[lane] = running, live
         if not waiting:
             del self.waiting[lane]
 

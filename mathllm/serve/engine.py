@@ -15,13 +15,37 @@ from typing import Any
 import torch
 
 from mathllm.serve.jobs import Done, Job, Observe, Refused
+from mathllm.serve.outbox import Event
 from mathllm.serve.settings import Settings
 from mathllm.serve.versions import Shelf
 from mathllm.serve.worker import SLICE, Worker
+from mathllm.tasks.base import plural
 
 STALLED = 30.0  # seconds without a turn, while there is work, after which the engine counts as stuck
 
 log = logging.getLogger("mathllm.serve")
+
+
+class Pace:
+    """How fast work is done: tokens that answered lines were taken to cost, in a second of computing, where a second
+    ago counts for half."""
+
+    def __init__(self) -> None:
+        self.done, self.spent = 10_000.0, 1.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        keep = 0.5**seconds
+        self.done, self.spent = self.done * keep + tokens, self.spent * keep + seconds
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return max(1.0, self.done / self.spent)
+
+
+def cost_of(events: Sequence[Event]) -> int:
+    """Tokens that the lines which have ended were taken to cost."""
+    return sum(job.costs[event.row] for job, event in events if isinstance(event, Done) and job.lines)
 
 
 class Engine:
@@ -48,7 +72,7 @@ class Engine:
         self.jobs: set[Job] = set()  # admitted, and not answered yet
         self.tokens = 0  # that these may take
         self.draining = self.stopped = False
-        self.rate = 10_000.0  # tokens a second, as measured
+        self.pace = Pace()
         self.progress = time.monotonic()
         self.short: deque[Job] = deque()
         self.long: deque[Job] = deque()
@@ -66,7 +90,7 @@ class Engine:
         """Takes a job in. Raises Refused, before any work is done for it, where there is no room."""
         self.check_open()
         if self.requests and self.tokens + job.cost > self.max_tokens:
-            raise Refused("overloaded", f"{self.requests:,} requests are waiting", self.wait)
+            raise Refused("overloaded", f"{plural(self.requests, 'request')} waiting", self.wait)
         if not self.jobs:
             self.progress = time.monotonic()  # until now there was nothing to do
         self.jobs.add(job)
@@ -84,7 +108,7 @@ class Engine:
         if not self.shelf.loaded:
             raise Refused("loading", "the models are being loaded", 2)
         if self.full:
-            raise Refused("overloaded", f"{self.requests:,} requests are waiting", self.wait)
+            raise Refused("overloaded", f"{plural(self.requests, 'request')} waiting", self.wait)
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for it any more: what has not been computed will not be."""
@@ -105,7 +129,7 @@ class Engine:
     @property
     def wait(self) -> int:
         """Seconds until all that was taken in should be done."""
-        return max(1, math.ceil(self.tokens / max(self.rate, 1.0)))
+        return max(1, math.ceil(self.tokens / self.pace.rate))
 
     @property
     def stalled(self) -> float:
@@ -148,6 +172,8 @@ class Engine:
             if isinstance(event, Done):
                 if job.lines:
                     job.outcomes[event.row] = event.outcome
+                    job.left -= job.costs[event.row]
+                    self.tokens -= job.costs[event.row]
                 elif event.outcome is not None:
                     job.outcomes.append(event.outcome)
                 job.missing -= 1
@@ -160,7 +186,7 @@ class Engine:
 
     def _settle(self, job: Job) -> None:
         self.jobs.discard(job)
-        self.tokens -= job.cost
+        self.tokens -= job.left
 
     def _run(self) -> None:
         """The life of the thread that computes."""
@@ -172,7 +198,7 @@ class Engine:
                     self.changed.wait()
                 if self.stopped:
                     return
-            self.progress = time.monotonic()
+            self.progress = started = time.monotonic()
             assert self.loop is not None, "it has been started"
             try:
                 try:
@@ -183,8 +209,9 @@ class Engine:
                     log.exception("a turn failed")
                     self.loop.call_soon_threadsafe(self._lose, error, time.monotonic())
                     worker = self._worker()
-                self.rate = worker.rate
-                if events := worker.collect():
+                events = worker.collect()
+                self.pace.add(cost_of(events), time.monotonic() - started)
+                if events:
                     self.loop.call_soon_threadsafe(self.deliver, events)
             except RuntimeError:  # the loop is closed: nobody waits
                 return

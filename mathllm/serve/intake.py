@@ -45,15 +45,17 @@ class Intake:
     def turn(self) -> None:
         """Takes in some rows."""
         # what is short goes before what is long only until it has been taken, so not too much is
-        if sum(block.left for block in self.blocks) + self.decoder.queued < ROWS:
+        if sum(block.left for block in self.blocks) < ROWS:
             self.prepare(self.take())
 
     def take(self) -> list[Row]:
         """Some rows for which nothing has been done yet."""
         rows: list[Row] = []
         now = time.monotonic()
-        while len(rows) < ROWS and (self.short or self.long):
-            queue = self.long if not self.short or (self.long and aged(self.long[0])) else self.short
+        # where rows wait to be decoded, more of long jobs would only wait with them
+        long = self.long if self.decoder.queued < ROWS else deque[Job]()
+        while len(rows) < ROWS and (self.short or long):
+            queue = long if not self.short or (long and aged(long[0])) else self.short
             job = queue[0]
             if not job.taken:
                 job.began = now

@@ -118,7 +118,8 @@ class Job:
         self.answered: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         self.outcomes: list[Outcome | None] = [None] * len(self.lines)
         self.missing = len(self.lines) + (self.work is not None)
-        self.cost = sum(map(self._cost, self.lines))
+        self.costs = [self._cost(line) for line in self.lines]
+        self.cost = self.left = sum(self.costs)  # tokens that it may take, and those of what is not answered
         self.asked_as = request_id.get()
         self.cancelled, self.taken = False, 0  # rows that the engine has begun
         # when it came, when work on it began, when something was done for it last, and when it was answered

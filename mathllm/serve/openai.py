@@ -5,6 +5,7 @@ otherwise (theirs, 16, would cut every thought)."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from mathllm.serve.versions import Version
 from mathllm.tokenizer import END, END_THINK, THINK, TOKENS, decode
 
 router = APIRouter(prefix="/v1")
-MOST_CHOICES = 64
+MOST_CHOICES, MOST_TEXTS = 64, 256
 # what changes nothing at these values may come along
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0, None),
@@ -140,6 +141,8 @@ async def completions(asked: Completion, request: Request) -> Response:
     version = version_of(service, asked.model, first_text(asked.prompt))
     lines = lines_of(asked.prompt, version)
     copies = [line for line in lines for _ in range(asked.n or 1)]
+    if len(copies) > MOST_TEXTS:
+        raise UsageError(f"at most {MOST_TEXTS} texts are written at once, and these are {len(copies):,}")
     job = Job(
         copies, asked.how(asked.logprobs is not None), version=version, deadline=service.deadline(request)
     )
@@ -152,8 +155,12 @@ async def completions(asked: Completion, request: Request) -> Response:
     if asked.stream:
         return stream(request, job, lambda event: said(head, event), lambda done: end(head, done, asked))
     outcomes = await checked(service, request, job)
-    choices = [choice_of(index, one, asked) for index, one in enumerate(outcomes)]
-    return Json({**head, "choices": choices, "usage": usage_of(outcomes)})
+
+    def answer() -> Json:
+        choices = [choice_of(index, one, asked) for index, one in enumerate(outcomes)]
+        return Json({**head, "choices": choices, "usage": usage_of(outcomes)})
+
+    return await asyncio.to_thread(answer) if len(copies) > 1 else answer()
 
 
 async def checked(service: Service, request: Request, job: Job) -> list[Solved]:
@@ -220,15 +227,24 @@ async def chat(asked: Chat, request: Request) -> Response:
         talk = Talk(head, version)
         return stream(request, job, talk.said, lambda done: end(head, done, asked))
     outcomes = await checked(service, request, job)
-    choices = []
-    for index, one in enumerate(outcomes):
-        message = {"role": "assistant", "content": content_of(one), "refusal": None}
-        message["reasoning_content"] = "\n".join(one.solution.steps)
-        probabilities = {"content": tokens_of(one, asked.top_logprobs or 0)} if asked.logprobs else None
-        choices.append(
-            {"index": index, "message": message, "finish_reason": finish_of(one), "logprobs": probabilities}
-        )
-    return Json({**head, "object": "chat.completion", "choices": choices, "usage": usage_of(outcomes)})
+
+    def answer() -> Json:
+        choices = [message_of(index, one, asked) for index, one in enumerate(outcomes)]
+        return Json({**head, "object": "chat.completion", "choices": choices, "usage": usage_of(outcomes)})
+
+    return await asyncio.to_thread(answer) if len(outcomes) > 1 else answer()
+
+
+def message_of(index: int, outcome: Solved, asked: Chat) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content_of(outcome), "refusal": None}
+    message["reasoning_content"] = "\n".join(outcome.solution.steps)
+    probabilities = {"content": tokens_of(outcome, asked.top_logprobs or 0)} if asked.logprobs else None
+    return {
+        "index": index,
+        "message": message,
+        "finish_reason": finish_of(outcome),
+        "logprobs": probabilities,
+    }
 
 
 def content_of(outcome: Solved) -> str:

@@ -63,7 +63,8 @@ class Sampled(Strict):
 
     @property
     def how(self) -> How:
-        params = SamplingParams(self.temperature, self.top_k, self.top_p)
+        # the likeliest token alone is what temperature 0 takes
+        params = SamplingParams(0.0 if self.top_k == 1 else self.temperature, self.top_k, self.top_p)
         return How(params, self.seed, self.draft, self.tokens)
 
 

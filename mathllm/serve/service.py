@@ -77,8 +77,8 @@ class Service:
                     digest = await asyncio.to_thread(self.shelf.digest, name)
                     # what is on disk is taken once: who has put the version before back wants that
                     if seen.setdefault(name, self.shelf.versions(name)[0].digest) != digest:
-                        seen[name] = digest
                         await self.reload(name)
+                        seen[name] = digest
 
     async def reload_all(self) -> None:
         """Reads all models again; what cannot be read leaves all as it is."""

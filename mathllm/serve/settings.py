@@ -15,7 +15,7 @@ class Settings:
 
     models: Mapping[str, Path]
     max_queue: int = 128
-    max_queue_tokens: int = 65_536
+    max_queue_tokens: int = 131_072
     max_tokens: int = 2048
     deadline: float = 30.0
     drain_timeout: float = 30.0

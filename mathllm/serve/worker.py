@@ -37,7 +37,6 @@ class Worker:
         self, shelf: Shelf, *, short: deque[Job], long: deque[Job], works: deque[Job], observe: Observe
     ) -> None:
         self.works, self.observe, self.outbox = works, observe, Outbox()
-        self.rate = 10_000.0  # tokens a second, as measured
         self.decoder = Decoder(self.outbox, observe)
         self.intake = Intake(
             shelf, short=short, long=long, outbox=self.outbox, decoder=self.decoder, observe=observe
@@ -62,11 +61,9 @@ class Worker:
             if not blocks[0].left:
                 blocks.popleft()
         if self.decoder.busy:
-            started = time.monotonic()
             with self.timed("decode"):
                 tokens = self.decoder.turn()
             self.observe("batch_tokens", tokens, "decode")
-            self.measure(tokens, time.monotonic() - started)
         if self.works and (not blocks or aged(self.works[0])):
             with self.timed("work"):
                 self.work(self.works.popleft())
@@ -77,18 +74,12 @@ class Worker:
         yield
         self.observe("busy_seconds", time.monotonic() - started, kind)
 
-    def measure(self, tokens: int, seconds: float) -> None:
-        """How fast it goes: what took long counts for more."""
-        share = 1 - 0.1 ** (seconds + 0.01)
-        self.rate += share * (tokens / max(seconds, 1e-6) - self.rate)
-
     def read_slice(self, block: Block) -> None:
         """Tries the truth as a draft for the next rows of a block, as many as there is time for."""
         sums = np.cumsum(block.texts.lengths[block.at :])
         end = block.at + 1 + int((sums[:-1] < SLICE).sum())
         places = {block.rows[at]: at for at in range(block.at, end) if not block.rows[at].job.cancelled}
         block.at = end
-        started = time.monotonic()
         tokens = int(block.texts.lengths[[*places.values()]].sum()) if places else 0
         drafted = [row for row in places if drafts(row, block.version)]
         for row, at in places.items():
@@ -97,7 +88,6 @@ class Worker:
                 self.decoder.add(Lane(block.version), row)
         if drafted:
             self.outbox.each(lambda rows: self.draft(block, rows, [places[row] for row in rows]), drafted)
-            self.measure(tokens, time.monotonic() - started)
             self.observe("batch_rows", len(drafted))
             self.observe("batch_tokens", tokens, "draft")
 
