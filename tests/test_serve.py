@@ -149,14 +149,14 @@ def test_the_answer_is_the_models_own_however_it_is_decoded(client: TestClient) 
 
 def test_a_drawn_text_depends_on_its_seed_and_not_on_company(client: TestClient) -> None:
     def ask(seed: int) -> str:
-        body = {"expressions": [f"{seed}+{7 * seed}"], "model": "addsub", "temperature": 1.5, "seed": seed}
+        body = {"expressions": ["658+189"], "model": "addsub", "temperature": 25, "seed": seed}
         return client.post("/v1/solve", json=body).json()["results"][0]["text"]
 
     alone = [ask(seed) for seed in range(12)]
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(ask, range(12))) == alone
     assert ask(3) == alone[3]
-    assert len({text.split("=", 1)[1] for text in alone}) > 6
+    assert len(set(alone)) > 6
 
 
 def test_a_stream_says_what_the_answer_says(client: TestClient) -> None:
