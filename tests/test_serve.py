@@ -442,8 +442,9 @@ def test_more_than_it_can_hold_is_refused_at_once() -> None:
 
 
 def test_what_comes_too_late_is_not_begun(client: TestClient) -> None:
-    late = client.post("/v1/solve", json={"expressions": ["1+1"]}, headers={"x-deadline-ms": "0"})
-    assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline")
+    for path, body in (("/v1/solve", {"expressions": ["1+1"]}), ("/v1/explain", {"expression": "1+1"})):
+        late = client.post(path, json=body, headers={"x-deadline-ms": "0"})
+        assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline")
 
 
 # what it tells of itself

@@ -12,7 +12,7 @@ from mathllm.errors import ExpressionError, UsageError
 from mathllm.formats import Rendered
 from mathllm.inference.texts import most_tokens
 from mathllm.serve.decoder import Decoder, Lane
-from mathllm.serve.jobs import Block, Job, Observe, Raw, Refused, Row, aged
+from mathllm.serve.jobs import Block, Job, Observe, Raw, Row, aged, too_late
 from mathllm.serve.outbox import Outbox
 from mathllm.serve.versions import Shelf, Version
 from mathllm.tasks.expressions import parse_expression, read_expressions, split_answer
@@ -66,8 +66,7 @@ class Intake:
             if late:
                 end = job.taken = len(job.lines)
                 for index in range(len(job.lines)):
-                    error = Refused("deadline", "it was not begun before its deadline")
-                    self.outbox.answer(Row(job, index), error)
+                    self.outbox.answer(Row(job, index), too_late())
             elif not job.cancelled:
                 rows += part
             if end == len(job.lines):

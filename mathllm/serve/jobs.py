@@ -32,7 +32,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the req
 
 
 class Refused(Exception):
-    """Work that was not taken in, or not begun in time: `kind` is overloaded, draining, loading or deadline, and it may
+    """Work that was not taken in, or not begun in time: `kind` is overloaded, draining, loading, deadline or busy, and it may
     be tried again after so many seconds."""
 
     def __init__(self, kind: str, message: str, retry_after: int = 1) -> None:
@@ -190,6 +190,10 @@ class Block:
 def is_ours(error: Exception) -> bool:
     """Is an error our fault, as damaged weights are, and not of what was asked?"""
     return not isinstance(error, Refused | UsageError | DataError)
+
+
+def too_late() -> Refused:
+    return Refused("deadline", "it was not begun before its deadline")
 
 
 def aged(job: Job) -> bool:

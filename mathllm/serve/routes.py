@@ -170,7 +170,9 @@ async def explain_text(asked: protocol.Explain, request: Request) -> protocol.Js
     else:
         work = explain(version, parse_expression(asked.expression or "", version.model.readable), None)
     found: list[Any] = []
-    for outcome in await service.answer(request, Job(work=work, watch=found.append)):
+    for outcome in await service.answer(
+        request, Job(work=work, watch=found.append, deadline=service.deadline(request))
+    ):
         if isinstance(outcome, Exception):
             raise outcome
     return protocol.Json(found[0])
@@ -185,7 +187,7 @@ async def hunt_wrong(asked: protocol.Hunt, request: Request) -> Response:
         raise UsageError("a search is for one task", 'for example "task": "addition"')
     if service.hunts:
         raise Refused("busy", "another search is running: there is one at a time", 5)
-    job = Job(work=hunt(version, asked))
+    job = Job(work=hunt(version, asked), deadline=service.deadline(request))
     response = stream(request, job, hunted, lambda outcomes: "")
     service.hunts += 1
     job.answered.add_done_callback(lambda _: service.hunt_ended())

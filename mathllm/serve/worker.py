@@ -21,7 +21,7 @@ from mathllm.inference.engine import ENDED
 from mathllm.inference.texts import Written
 from mathllm.serve.decoder import Decoder, Lane
 from mathllm.serve.intake import Intake
-from mathllm.serve.jobs import Block, Done, Job, Observe, Row, aged, is_ours, request_id, softmax
+from mathllm.serve.jobs import Block, Done, Job, Observe, Row, aged, is_ours, request_id, softmax, too_late
 from mathllm.serve.outbox import Event, Outbox
 from mathllm.serve.versions import Shelf, Version
 
@@ -135,7 +135,11 @@ class Worker:
         """A slice of other work; its end is its answer."""
         if job.cancelled or job.work is None:
             return
-        job.touched = time.monotonic()
+        job.touched = now = time.monotonic()
+        if not job.began and now > job.deadline:
+            self.outbox.events.append((job, Done(0, too_late())))
+            return
+        job.began = job.began or now
         try:
             event = next(job.work)
         except StopIteration:
