@@ -32,8 +32,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the req
 
 
 class Refused(Exception):
-    """Work that was not taken in, or not begun in time: `kind` is overloaded, draining, loading, deadline or busy, and it may
-    be tried again after so many seconds."""
+    """Work that was not taken in, or not begun in time: `kind` is overloaded, draining, loading, deadline or busy, and
+    it may be tried again after so many seconds."""
 
     def __init__(self, kind: str, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
