@@ -103,7 +103,8 @@ def measure(
         search.check_roles(pairs)  # before minutes are spent
     kept = search.bisected(search.everything) if clean.right.any() else search.everything
     rounds, checked, every = 0, Count(len(search.pool), len(search.pool)), ""
-    for needed in (False, True) if pairs is not None else (True,):
+    phases = (False, True) if pairs is not None else (True,)
+    for needed in phases if clean.right.any() else ():
         kept = search.one_by_one(kept, pairs) if needed else kept
         while pairs is not None:
             wrong, tried, missed = search.wrong(pairs, kept, progress)

@@ -27,7 +27,8 @@ from mathllm.tasks.numbers import Bools, Ints
 BATCH = 256  # texts of a pass
 CHECKED = 1 << 12  # problems that are checked before it is looked whether some are wrong
 ENOUGH = 256  # wrong ones with which the circuit is mended
-GONE, TRIED = 16, 512  # nodes that go until some pairs are tried, and pairs in a row of these
+GONE = 16  # nodes that go until some pairs are tried
+PARTS, TRIED = 512, 16  # parts of all pairs that are tried then, and pairs in a row in each
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Search:
             texts = Texts(self.texts.model, part)
             run = texts.run(self.edits(self.roles_of(texts), kept))
             found[rows] = np.where(texts.counted, run.leads.cpu().numpy(), np.inf).min(1)
-        return found
+        return np.where(np.isnan(found), -np.inf, found)  # what is no number is not right
 
     def roles_of(self, texts: Texts) -> Tensor:
         """The roles of tokens (B, T), by the numbers that they have here."""
@@ -271,7 +272,8 @@ class Search:
 
     def some_wrong(self, pairs: AllPairs, kept: Nodes) -> Problems:
         """Those of some pairs, drawn anew, that are wrong with what is kept, and right with everything."""
-        starts = self.rng.integers(0, max(1, len(pairs) - TRIED), 16)
+        parts = -(-len(pairs) // TRIED)
+        starts = TRIED * self.rng.choice(parts, min(PARTS, parts), replace=False)
         problems = concatenate([pairs[start : start + TRIED] for start in starts.tolist()])
         wrong = problems[np.flatnonzero(self.leads(self.texts.model.render(problems), kept) <= 0)]
         own = self.leads(self.texts.model.render(wrong), self.everything) > 0
