@@ -362,6 +362,36 @@ def test_a_circuit_is_enough_and_each_node_of_it_is_needed() -> None:
     assert found.claims()[0].strength == "exhaustive"
 
 
+def test_a_small_sample_alone_makes_a_circuit_that_is_wrong_elsewhere() -> None:
+    model = MathModel(
+        Transformer.from_config(ONE_LAYER), DataConfig(task="addition", format="reversed", max_digits=1)
+    )
+    learn(model)
+    texts, pairs = draw(model, 100), AllPairs(model.tasks, 9)
+
+    def wrong(tried: AllPairs | None) -> int:
+        search = circuit.Search(texts, texts.run().right, print)
+        search.pool = search.pool[np.arange(4)]
+        kept = search.one_by_one(search.everything, tried)
+        assert search.resampled(search.everything) == Count(len(texts), len(texts))
+        return len(search.wrong(pairs, kept, None)[0])
+
+    assert wrong(None) > 0
+    assert wrong(pairs) == 0  # those that it gets wrong have come into the pool, and nodes have come back
+
+
+def test_no_circuit_is_sought_where_nothing_is_right_or_a_number() -> None:
+    model = MathModel(
+        Transformer.from_config(ONE_LAYER), DataConfig(task="addition", format="reversed", max_digits=1)
+    )
+    with torch.no_grad():
+        model.model.embedding.weight.fill_(torch.nan)
+    found = circuit.measure(draw(model, 100), limit=9)
+    assert found.counts == found.of
+    assert found.checked == Count(0, 0)
+    assert found.claims() == []
+
+
 def learn(model: MathModel, but: int = 0) -> None:
     """All sums of two digits, by heart, or all but the last ones, which are learned wrongly."""
     torch.set_num_threads(1)

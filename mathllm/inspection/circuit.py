@@ -114,7 +114,8 @@ def measure(
             if len(wrong) == 0 or rounds == ROUNDS:
                 break
             rounds += 1
-            kept = search.grown(kept, wrong)
+            search.learn(wrong)
+            kept = search.grown(kept)
             kept = search.one_by_one(kept, pairs) if needed else kept
     of = int(search.everything.heads.sum()), int(search.everything.neurons.sum())
     return Circuit(before, kept, texts.role_names, of, checked, every, rounds, search.resampled(kept))

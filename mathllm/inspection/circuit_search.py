@@ -180,7 +180,7 @@ class Search:
     def one_by_one(self, kept: Nodes, pairs: AllPairs | None = None) -> Nodes:
         """Without the nodes that can go one after the other, those of the lowest scores first, until each is needed. Of
         all pairs some are tried now and then, as a pool alone would be learned by heart: where these are wrong, they
-        join it, and what has gone since the last time comes back."""
+        join it, and what has gone since the last time comes back (and more, if that was wrong already)."""
         while True:
             scores, nodes, step, at = self.scores(kept), np.flatnonzero(kept.flat), 8, 0
             before, nodes = kept, nodes[np.argsort(scores[nodes], kind="stable")]
@@ -198,10 +198,11 @@ class Search:
                     wrong = self.some_wrong(pairs, kept)
                     if len(wrong):
                         self.learn(wrong)
+                        sure = sure if self.good(sure) else self.grown(sure)
                         kept, at, step = sure, began, max(1, gone // 4)
                     else:
                         sure, began = kept, at
-            self.say(f"{kept}: a node less was tried for each, with {len(self.pool):,} problems")
+            self.say(f"{kept}, after each was tried to be left out, on {len(self.pool):,} problems")
             if (kept.flat == before.flat).all():
                 return kept
 
@@ -290,9 +291,8 @@ class Search:
             np.concatenate([fresh.prompt_lengths, old.prompt_lengths]),
         )
 
-    def grown(self, kept: Nodes, wrong: Problems) -> Nodes:
-        """With these problems in the pool: nodes come back by their scores until all is right."""
-        self.learn(wrong)
+    def grown(self, kept: Nodes) -> Nodes:
+        """With nodes that come back, by their scores, until all of the pool is right."""
         absent = np.flatnonzero(self.everything.flat & ~kept.flat)
         scores = self.scores(self.everything)
         absent = absent[np.argsort(-scores[absent], kind="stable")]
