@@ -25,6 +25,7 @@ from mathllm.tokenizer import END, Ids
 
 # what a batch may take: pairs of tokens that a head scores at once (64 MiB), and the cache
 SCORES, CACHE_BYTES = 1 << 24, 1 << 30
+SHORT_PIECE = 128  # tokens of a long text that are read at once at least
 
 # rows that are worth a batch of their own on another thread (with fewer, threads wait for Python and not for
 # products), and the most threads
@@ -280,7 +281,8 @@ def read(
     piece = max(1, SCORES // (batch * (past + length)))
     reach = min((cache or model).reach.values(), default=0)
     if reach and past + length > 8 * reach:
-        piece = min(piece, 2 * reach)  # from a short piece most of a long text is out of reach
+        # from a short piece most of a long text is out of reach; but a very short one costs as much as this
+        piece = min(piece, max(SHORT_PIECE, 2 * reach))
     if cache is None and piece < length:
         cache = model.make_cache(batch, length)
     for start in range(0, length, piece):
