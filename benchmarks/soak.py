@@ -3,7 +3,8 @@
 So many clients ask a server of its own process so many sums and differences each, one in ten hangs up without waiting,
 the model is put away and back meanwhile, and SIGTERM comes before all is done. Some ask without a draft, some name no
 model. Every answer has to be whole, and the text that `MathModel.solve` writes; what was refused has to say so; and
-each request that the server's log calls answered has to have come to who asked.
+each request that the server's log calls answered has to have come to who asked, and none may be given up in it whose
+client had not hung up.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ class Line:
 
 
 async def client(
-    number: int, port: int, requests: int, truth: dict[str, str], counts: Counter[str], got: set[str]
+    number: int, port: int, requests: int, truth: dict[str, str], counts: Counter[str], fates: dict[str, str]
 ) -> None:
-    """Asks one after the other, until all is asked or the server is gone; `got` has the ids of what was answered, or
-    not waited for."""
+    """Asks one after the other, until all is asked or the server is gone; `fates` has the ids of what was `answered`,
+    or not waited for (`hung up`)."""
     rng, line = random.Random(number), Line(port)
     for at in range(requests):
         problem, known = rng.choice(PROBLEMS), f"{number}-{at}"
@@ -78,7 +79,7 @@ async def client(
             if rng.random() < 0.1:
                 line.hang_up()
                 counts["hung up"] += 1
-                got.add(known)
+                fates[known] = "hung up"
                 continue
             status, found = await line.read()
         except (ConnectionError, asyncio.IncompleteReadError, OSError):
@@ -90,8 +91,8 @@ async def client(
         if status == 200:
             (result,) = found["results"]
             same = result.get("text") == truth[problem] and result["expression"] == problem
-            counts["answered" if same and known not in got else "WRONG"] += 1
-            got.add(known)
+            counts["answered" if same and known not in fates else "WRONG"] += 1
+            fates[known] = "answered"
         elif status == 503 and found["error"]["type"] in ("overloaded", "draining"):
             counts[f"refused: {found['error']['type']}"] += 1
             await asyncio.sleep(0.05)
@@ -104,12 +105,12 @@ async def soak(
     process: subprocess.Popen[bytes],
     options: argparse.Namespace,
     truth: dict[str, str],
-    got: set[str],
+    fates: dict[str, str],
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     ENDING.clear()
     clients = [
-        asyncio.create_task(client(number, port, options.requests, truth, counts, got))
+        asyncio.create_task(client(number, port, options.requests, truth, counts, fates))
         for number in range(options.clients)
     ]
     admin = Line(port)
@@ -166,10 +167,10 @@ def main() -> None:
                 port = int(process.stdout.readline().decode().strip().rpartition(":")[2])
                 time.sleep(3)
                 started = time.monotonic()
-                got: set[str] = set()
-                counts = asyncio.run(soak(port, process, options, truth, got))
+                fates: dict[str, str] = {}
+                counts = asyncio.run(soak(port, process, options, truth, fates))
                 code = process.wait(60)
-                counts["LOST"] += len(answered_by(log) - got)
+                counts["LOST"] += lost(log, fates)
             bad = {
                 name: count
                 for name, count in counts.items()
@@ -181,13 +182,19 @@ def main() -> None:
                 raise SystemExit(f"not whole: {bad}, exit code {code}")
 
 
-def answered_by(log: IO[bytes]) -> set[str]:
-    """The ids of the requests that a server's log calls answered."""
+def lost(log: IO[bytes], fates: dict[str, str]) -> int:
+    """How many requests a server's log calls answered, or given up, that did not fare so for who asked."""
     log.seek(0)
     lines = (json.loads(line) for line in log if line.startswith(b"{"))
-    return {
-        line["request_id"] for line in lines if line.get("route") == "/v1/solve" and line["status"] == 200
-    }
+    logged = {line["request_id"]: line["status"] for line in lines if line.get("route") == "/v1/solve"}
+    bad = [
+        (known, status)
+        for known, status in logged.items()
+        if status != 503
+        and fates.get(known) not in (("answered", "hung up") if status == 200 else ("hung up",))
+    ]
+    print(*bad[:5], file=sys.stderr)
+    return len(bad)
 
 
 def change(path: Path) -> None:

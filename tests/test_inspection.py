@@ -349,7 +349,7 @@ def test_a_circuit_is_enough_and_each_node_of_it_is_needed() -> None:
     assert 0 < heads < found.of[0]
     assert 0 < neurons < found.of[1]
     search = circuit.Search(texts, texts.run().right, print)
-    assert search.good(found.kept)
+    assert search.holds(found.kept)
     nodes = np.flatnonzero(found.kept.flat)
     every = AllPairs(model.tasks, 9)[0:100]
     for node in nodes.tolist():

@@ -260,6 +260,7 @@ def test_chat_completions(client: TestClient) -> None:
         ({"prompt": []}, "1 to 64 prompts"),
         ({"prompt": "1+1=", "model": "gpt-4"}, "unknown model"),
         ({"prompt": "1+1=", "temperature": 9}, "temperature"),
+        ({"prompt": "1+1=", "stream": True, "logprobs": 0}, "logprobs is not supported in a stream"),
         ({}, "prompt"),
     ],
 )

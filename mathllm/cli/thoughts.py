@@ -61,7 +61,7 @@ def show(console: Console, path: str, report: ThoughtReport) -> None:
         table.add_column(title, justify="right")
     for place, slot in enumerate(report.slots, 1):
         shares = map(percent_down, (slot.agreement, slot.renamed))
-        followed = f"{slot.followed.correct:,} of {slot.followed.num_examples:,}"
+        followed = str(slot.followed)
         table.add_row(str(place), *shares, f"{slot.information:.2f}", followed)
     console.print(table)
     for count, what in (
@@ -69,4 +69,4 @@ def show(console: Console, path: str, report: ThoughtReport) -> None:
         (report.shuffled, "are right with the whole thought of another problem"),
         (report.followed, "swaps of one thought are followed by the answer"),
     ):
-        console.print(f"{count.correct:,} of {count.num_examples:,} {what}", soft_wrap=True)
+        console.print(f"{count} {what}", soft_wrap=True)

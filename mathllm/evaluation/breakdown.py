@@ -190,6 +190,9 @@ class Count:
     def __add__(self, other: Count) -> Count:
         return Count(self.correct + other.correct, self.num_examples + other.num_examples)
 
+    def __str__(self) -> str:
+        return f"{self.correct:,} of {self.num_examples:,}"
+
     @property
     def exact_match(self) -> float:
         return self.correct / self.num_examples if self.num_examples else 0.0

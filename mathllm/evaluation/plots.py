@@ -146,7 +146,7 @@ def _heat_map(axis: Axes, name: str, grid: Grid, trained: Length) -> Any:
     ticks = np.unique(np.linspace(0, len(lengths) - 1, min(len(lengths), 11)).astype(int))
     axis.set_xticks(ticks, [str(n) for n in lengths[ticks]])
     axis.set_yticks(ticks, [str(n) for n in lengths[ticks]])
-    title = f"{name}: {grid.answers.correct:,} of {grid.answers.num_examples:,} right"
+    title = f"{name}: {grid.answers} right"
     first, second = (int((lengths <= most).sum()) - 0.5 for most in trained)
     if first > 0 < second:
         by = f" by {trained.second:,}" * (trained.second < trained.digits)

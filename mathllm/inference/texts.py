@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,11 @@ class Written(Rendered):
 
     reasons: Digits
     log_probs: NDArray[np.float32]
+
+    def __getitem__(self, rows: Any) -> Written:
+        texts = super().__getitem__(rows)
+        parts = texts.problems, texts.ids, texts.lengths, texts.prompt_lengths
+        return Written(*parts, self.reasons[rows], self.log_probs[rows])
 
 
 class Reasoner(Protocol):

@@ -115,15 +115,11 @@ class Ablation:
             found.append(Claim(text, "; ".join(map(_evidence, losses)), "necessary"))
         if self.together is not None and self.together.exact_match >= NEEDED:
             text = f"answers do without {listed(self.spare, 'and')}"
-            found.append(
-                Claim(text, f"{_of(self.together)} right with role means in their place", "sufficient")
-            )
+            found.append(Claim(text, f"{self.together} right with role means in their place", "sufficient"))
         elif self.together is not None and len(self.spare) > 1:
             text = f"{listed(self.spare, 'and')} can each be spared, but not all together"
             found.append(
-                Claim(
-                    text, f"{_of(self.together)} right with all of them replaced by role means", "necessary"
-                )
+                Claim(text, f"{self.together} right with all of them replaced by role means", "necessary")
             )
         if disagree := [
             loss.part.name for loss in self.losses if len({loss.needed(way) for way in WAYS}) > 1
@@ -137,10 +133,6 @@ def _evidence(loss: Loss) -> str:
     right = ", ".join(f"{way} {loss.total[way].correct:,}" for way in WAYS)
     first = f", first wrong: {loss.first_wrong}" if loss.first_wrong else ""
     return f"{loss.part.name}: of {loss.total[ZERO].num_examples:,} right with {right}{first}"
-
-
-def _of(count: Count) -> str:
-    return f"{count.correct:,} of {count.num_examples:,}"
 
 
 def measure(texts: Texts, *, seed: int = 0) -> Ablation:

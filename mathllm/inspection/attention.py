@@ -114,9 +114,7 @@ class Attention:
         total = len(self.edges.queries) * len(self.heads)
         kept = f"the {self.kept_by_most:,} of {total:,} kinds of edges with a weight above {MOST} anywhere"
         mean = f"the {self.kept_by_mean:,} with a mean above {MEAN}: {self.by_mean.correct:,}"
-        evidence = (
-            f"{self.by_most.correct:,} of {self.by_most.num_examples:,} right along {kept} (along {mean})"
-        )
+        evidence = f"{self.by_most} right along {kept} (along {mean})"
         return [
             Claim(
                 "answers need no more attention than the map of largest weights shows", evidence, "sufficient"

@@ -4,7 +4,7 @@ the mean over tokens of the same role.
 It is found without a hand. Gradients order the nodes by what their absence would cost (attribution patching; after
 "Towards Automated Circuit Discovery", arXiv 2304.14997), and no more than that: how many can go is tried, by bisection,
 then again in the order of gradients in what is left, and at last node by node, until each is needed. Being right on the
-problems that it was found with says little of others (a circuit right on 3,400 of 3,400 was wrong on 20 of 404,000): so
+problems that it was found with says little of others (docs/inside.md has figures): so
 all pairs are tried, those that it gets wrong come into the pool, and it grows until none is left: first as bisection
 left it, which finds most of the pairs that are hard, then node by node. It is *a* circuit: others may do as well
 (arXiv 2502.20914)."""
@@ -77,11 +77,9 @@ class Circuit:
             return []
         heads, neurons = self.counts
         text = f"{heads:,} of {self.of[0]:,} heads behind roles and {neurons:,} of {self.of[1]:,} neurons are a circuit"
-        checked = f"{self.checked.correct:,} of {self.checked.num_examples:,}" + f" ({self.every})" * bool(
-            self.every
-        )
-        evidence = f"right with role means in the place of the rest: {checked}; without any one node of it, not all are"
-        evidence += f"; with what other texts hold there: {self.resampled.correct:,} of {self.resampled.num_examples:,}"
+        checked = f"{self.checked}" + f" ({self.every})" * bool(self.every)
+        evidence = f"right with role means in the place of the rest: {checked}; without any one node of it, not all of "
+        evidence += f"those tried are; with what other texts hold there: {self.resampled}"
         return [Claim(text, evidence, "exhaustive" if self.every else "sufficient")]
 
 

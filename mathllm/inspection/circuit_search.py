@@ -137,7 +137,7 @@ class Search:
         values = {name: held.flatten(0, 1)[donors.flatten()].view_as(held) for name, held in clean.items()}
         return Count.of(texts.run(self.edits(role, kept, values)).right)
 
-    def good(self, kept: Nodes) -> bool:
+    def holds(self, kept: Nodes) -> bool:
         """Is all of the pool right with what is kept? The problems that were weakest last come first."""
         for start in range(0, len(self.pool), BATCH):
             part = self.pool[np.arange(start, min(start + BATCH, len(self.pool)))]
@@ -158,20 +158,20 @@ class Search:
         """What is left when as much goes at once as can, by gradients; and again, by those in what is left."""
         while True:
             before = int(kept.flat.sum())
-            kept = self.half(kept, self.scores(kept))
+            kept = self.pruned(kept, self.scores(kept))
             after = int(kept.flat.sum())
             self.say(str(kept))
             if after > 0.97 * before:
                 return kept
 
-    def half(self, kept: Nodes, scores: NDArray[np.float64]) -> Nodes:
+    def pruned(self, kept: Nodes, scores: NDArray[np.float64]) -> Nodes:
         """Without as many of the kept nodes with the lowest scores as can go at once."""
         nodes = np.flatnonzero(kept.flat)
         nodes = nodes[np.argsort(scores[nodes], kind="stable")]
         low, high = 0, len(nodes)  # so many can go, and cannot
         while high - low > max(1, low // 50):
             middle = (low + high + 1) // 2
-            if self.good(self.without(kept, nodes[:middle])):
+            if self.holds(self.without(kept, nodes[:middle])):
                 low = middle
             else:
                 high = middle - 1 if middle == high else middle
@@ -187,7 +187,7 @@ class Search:
             sure, began = kept, 0  # what has been tried so, and where it was
             while at < len(nodes):
                 some = nodes[at : at + step]
-                if self.good(self.without(kept, some)):
+                if self.holds(self.without(kept, some)):
                     kept, at, step = self.without(kept, some), at + len(some), min(64, step * 2)
                 elif step == 1:
                     at, step = at + 1, 2
@@ -195,10 +195,8 @@ class Search:
                     step = max(1, step // 2)
                 gone = int(sure.flat.sum() - kept.flat.sum())
                 if pairs is not None and gone and (gone >= GONE or at >= len(nodes)):
-                    wrong = self.some_wrong(pairs, kept)
-                    if len(wrong):
-                        self.learn(wrong)
-                        sure = sure if self.good(sure) else self.grown(sure)
+                    if self.refuted(kept, pairs):
+                        sure = sure if self.holds(sure) else self.grown(sure)
                         kept, at, step = sure, began, max(1, gone // 4)
                     else:
                         sure, began = kept, at
@@ -271,14 +269,17 @@ class Search:
                 break
         return concatenate(found), tried, missed
 
-    def some_wrong(self, pairs: AllPairs, kept: Nodes) -> Problems:
-        """Those of some pairs, drawn anew, that are wrong with what is kept, and right with everything."""
+    def refuted(self, kept: Nodes, pairs: AllPairs) -> bool:
+        """Whether some pairs, drawn anew, are wrong with what is kept and right with everything; they join the pool."""
         parts = -(-len(pairs) // TRIED)
         starts = TRIED * self.rng.choice(parts, min(PARTS, parts), replace=False)
         problems = concatenate([pairs[start : start + TRIED] for start in starts.tolist()])
         wrong = problems[np.flatnonzero(self.leads(self.texts.model.render(problems), kept) <= 0)]
         own = self.leads(self.texts.model.render(wrong), self.everything) > 0
-        return wrong[np.flatnonzero(own)]
+        if not own.any():
+            return False
+        self.learn(wrong[np.flatnonzero(own)])
+        return not self.holds(kept)  # wrong by the last bits of floats alone, it would be tried for ever
 
     def learn(self, wrong: Problems) -> None:
         """Takes problems into the pool, as the first that are tried."""
@@ -301,7 +302,7 @@ class Search:
             middle = (low + high) // 2
             flat = kept.flat.copy()
             flat[absent[:middle]] = True
-            low, high = (low, middle) if self.good(kept.with_flat(flat)) else (middle, high)
+            low, high = (low, middle) if self.holds(kept.with_flat(flat)) else (middle, high)
         flat = kept.flat.copy()
         flat[absent[:high]] = True
         return kept.with_flat(flat)

@@ -150,9 +150,7 @@ def _sure(count: Count) -> bool:
 
 def _followed(count: Count) -> str:
     low, _ = count.interval
-    return (
-        f"{count.correct:,} of {count.num_examples:,} interchanges followed (95%: at least {percent(low, 1)})"
-    )
+    return f"{count} interchanges followed (95%: at least {percent(low, 1)})"
 
 
 def measure(texts: Texts, *, seed: int = 0) -> Interchanges:

@@ -42,7 +42,7 @@ class Thoughts:
             found.append(Claim(text, evidence, "read"))
         if followed.exact_match >= 0.99:
             text = "the answer follows a thought that is put there from another problem"
-            evidence = f"{followed.correct:,} of {followed.num_examples:,} swaps of one thought"
+            evidence = f"{followed} swaps of one thought"
             found.append(Claim(text, evidence, "sufficient"))
         return found
 

@@ -17,7 +17,7 @@ import torch
 from mathllm.formats import Walk
 from mathllm.inference.engine import Running, Step
 from mathllm.inference.scoring import TIE
-from mathllm.serve.jobs import Observe, Row, problems_of, softmax
+from mathllm.serve.jobs import Observe, Row, problems_of, softmax, too_late
 from mathllm.serve.outbox import Outbox
 from mathllm.serve.versions import Version
 from mathllm.tokenizer import END
@@ -69,7 +69,9 @@ class Decoder:
         most, count = 1 if lane.alone else most, running.alive
         while waiting and count < most:
             row = waiting.popleft()
-            if not row.job.cancelled:
+            if time.monotonic() > row.job.deadline and not row.begun:
+                self.outbox.answer(row, too_late())
+            elif not row.job.cancelled:
                 # those that are drawn have random numbers of their own
                 group = id(row) if row.job.how.params.temperature else 0
                 groups.setdefault((len(row.so_far), group), []).append(row)
@@ -88,6 +90,9 @@ class Decoder:
         running, live = self.running[lane], self.live[lane]
         try:
             step = running.step()
+            ended = self.take(live, step, alone=lane.alone)
+            if ended:
+                running.drop(ended)
         except Exception as error:  # of weights that are damaged: whose fault it is shows when each is alone
             for row in live.values():
                 if lane.alone:
@@ -97,10 +102,7 @@ class Decoder:
                     self.add(Lane(lane.version, alone=True), row)
             del self.running[lane], self.live[lane]
             return 0
-        ended = self.take(live, step, alone=lane.alone)
         rows = [live.pop(number) for number in ended]
-        if ended:
-            running.drop(ended)
         if not running.alive:
             rows += live.values()  # who has come to the end of the room
             del self.running[lane], self.live[lane]

@@ -161,6 +161,11 @@ class Row:
         assert self.asked is not None, "it has not been written out"
         return self.asked
 
+    @property
+    def begun(self) -> bool:
+        """Has anything of its completion been worked out?"""
+        return self.tied or bool(self.ids)
+
     def begin_again(self) -> None:
         """Forgets its completion, to be decoded from its prompt, alone."""
         self.tied, self.accepted, self.heard = True, 0, 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,8 @@ from mathllm.tasks.expressions import expressions, parse_expression
 from mathllm.tokenizer import END, TOKENS, Ids, encode
 
 MOST_TOKENS, MOST_WEIGHTS = 128, 1 << 20
-PART, PART_TOKENS = 64, 2048  # problems of a slice, and about how many tokens
+PART, PART_TOKENS = 64, 2048  # problems of a slice at most, and about how many tokens
+SOON = 0.1  # seconds that a slice may take
 PATTERNS = "blocks.*.attn.hook_pattern"
 
 
@@ -84,23 +86,24 @@ def layer_of(name: str) -> int:
 
 
 def hunt(version: Version, asked: Hunt) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Tries problems of one kind, and tells of wrong answers as they are found."""
+    """Tries problems of one kind, and tells of wrong answers as they are found: fewer at a time where a model is
+    unsure of many, as these are decoded token by token, which others wait for."""
     model, (task,) = version.model, get_tasks(asked.task)
     tried = wrong = 0
     so_far: dict[str, Any] = {"tried": 0, "wrong": 0, "interval95": [0.0, 1.0]}
     longest = askable(version, draw_length(task, asked.digits, RANDOM, 1))
     if not len(longest):
         raise UsageError(f"{version.label} cannot be asked for {task.name} of {asked.digits} digits")
-    part = max(1, min(PART, PART_TOKENS // int(model.render(longest).lengths[0])))
+    part = count = max(1, min(PART, PART_TOKENS // int(model.render(longest).lengths[0])))
     for problems in drawn(task, asked, part):
-        problems = askable(version, problems)
-        if not len(problems):
-            continue
-        verdicts = judge(model, problems)
-        for row in np.flatnonzero(~verdicts.answer_correct).tolist():
-            wrong += 1
-            if wrong <= asked.keep:
-                (solution,) = model.read(model.complete(verdicts.gold[np.array([row])]))
+        rest = askable(version, problems)
+        while len(rest):
+            some, rest = rest[:count], rest[count:]
+            began = time.monotonic()
+            verdicts = judge(model, some)
+            count = max(1, count // 2) if time.monotonic() - began > SOON else min(part, 2 * count)
+            missed = np.flatnonzero(~verdicts.answer_correct)
+            for solution in model.read(verdicts.written[missed[: max(0, asked.keep - wrong)]]):
                 answer = None if solution.answer is None else str(solution.answer)
                 found = {
                     "expression": solution.expression,
@@ -108,9 +111,9 @@ def hunt(version: Version, asked: Hunt) -> Iterator[tuple[str, dict[str, Any]]]:
                     "expected": str(solution.expected),
                 }
                 yield "wrong", {**found, "text": solution.text}
-        tried += len(problems)
-        so_far = {"tried": tried, "wrong": wrong, "interval95": list(Count(wrong, tried).interval)}
-        yield "progress", so_far
+            tried, wrong = tried + len(some), wrong + len(missed)
+            so_far = {"tried": tried, "wrong": wrong, "interval95": list(Count(wrong, tried).interval)}
+            yield "progress", so_far
     yield "done", {**so_far, "model": version.label}
 
 

@@ -71,7 +71,8 @@ class Common(BaseModel):
     def check_more(self) -> None:
         """Raises UsageError for what is not supported and would change something."""
         for name in ("logprobs", "echo"):
-            if self.stream and getattr(self, name, None) not in (None, False):
+            asked = getattr(self, name, None)  # 0, too, would be answered
+            if self.stream and asked is not None and asked is not False:
                 raise UsageError(f"{name} is not supported in a stream", "leave one of them out")
         for name, value in (self.model_extra or {}).items():
             if name not in NEUTRAL:
