@@ -28,8 +28,7 @@ HUNTING = (
 TASKS = "addition,subtraction"
 
 
-@pytest.mark.parametrize("ema", ["0", "0.9"])
-@pytest.mark.parametrize("stop", [4, 6, 8])  # at a search, and between two
+@pytest.mark.parametrize(("stop", "ema"), [(4, "0.9"), (6, "0"), (8, "0.9")])  # at a search, and between two
 def test_a_resumed_run_goes_on_with_the_same_hard_problems(tmp_path: Path, ema: str, stop: int) -> None:
     how = (
         *HUNTING,

@@ -241,7 +241,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every kind of table."""
     place = tmp_path_factory.mktemp("inspect") / "report"
     what = "attention,ablation,probes,interchange,lens,neurons"
-    arguments = ["inspect", "--checkpoint", "add-any-length", "--what", what, "--examples", "300"]
+    arguments = ["inspect", "--checkpoint", "add-any-length", "--what", what, "--examples", "100"]
     ended = CliRunner().invoke(app, [*arguments, "--output-dir", str(place)])
     assert ended.exit_code == 0, ended.output
     return place

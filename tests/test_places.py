@@ -259,7 +259,7 @@ def assert_stable(notation: Format, problems: Problems, ids: np.ndarray) -> None
     """Places of a prefix are those of the whole, from the first `=` on, whatever comes next."""
     whole = places_of(notation, problems, ids)
     equals = [row.tolist().index(EQUALS) for row in ids]
-    for width in range(1, ids.shape[1]):
+    for width in range(1, ids.shape[1], 1 + ids.shape[1] // 64):
         prefix = places_of(notation, problems, ids[:, :width])
         for row, first in enumerate(equals):
             if width > first:  # before that, more digits of an operand may be to come
@@ -270,7 +270,7 @@ def assert_stable(notation: Format, problems: Problems, ids: np.ndarray) -> None
         assert alone.tolist() == whole[row : row + 1].tolist()
 
 
-@given(cases(WITH_PLACES, max_digits=5, max_operands=4, max_size=4))
+@given(cases(WITH_PLACES, max_digits=3, max_operands=4, max_size=3))
 def test_places_never_change_when_a_token_is_appended(case: Case) -> None:
     notation, asked = case
     assert_stable(notation, arrays(asked), notation.render(arrays(asked)).ids)

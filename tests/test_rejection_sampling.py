@@ -97,8 +97,8 @@ def test_it_raises_exact_match_of_a_half_trained_model(tmp_path: Path) -> None:
             "optim": {"muon_learning_rate": rate, "learning_rate": rate / 5},
             "train": {
                 "init": str(tmp_path / "half"),
-                "max_steps": 60 if rate else 20,
-                "eval_steps": 20,
+                "max_steps": 40 if rate else 10,
+                "eval_steps": 40 if rate else 10,
                 "output_dir": str(tmp_path / f"{rate}"),
             },
         }
@@ -106,7 +106,7 @@ def test_it_raises_exact_match_of_a_half_trained_model(tmp_path: Path) -> None:
     assert reached[0.005] > half + 0.2
     assert reached[0.0] == half
     solved, accepted = (records(tmp_path / "0.005", f"train/{name}") for name in ("solved", "accepted"))
-    assert accepted[60] > accepted[10] + 0.05
+    assert accepted[40] > accepted[10] + 0.05
     assert all(0 < accepted[step] <= solved[step] <= 1 for step in solved)
 
 
