@@ -62,7 +62,7 @@ def test_a_wrong_answer_is_not_shown_as_the_true_one() -> None:
 
 def test_the_report_of_a_checkpoint(tmp_path: Path) -> None:
     place = tmp_path / "report"
-    how = ("--checkpoint", ANY_LENGTH, "--examples", 100, "--output-dir", place)
+    how = ("--checkpoint", ANY_LENGTH, "--examples", 300, "--output-dir", place)
     output = invoke(*how, "--exhaustive", 9)
     assert "proved: right on sums of two numbers of any length" in output
     assert "exhaustive: right on 100 of 100: all problems of addition" in output
