@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import OURS, PORT, SERVERS, ended, load
-from benchmarks.soak import HEAD, Line
+from benchmarks.soak import HEAD, Line, megabytes
 
 USUAL, TENFOLD, ASKERS = 64, 640, 16  # clients
 ROWS = 256  # expressions of one request
@@ -60,13 +60,6 @@ def started(**environment: str) -> tuple[subprocess.Popen[bytes], dict[str, floa
             time.sleep(0.02)
         times[path] = time.monotonic() - begun
     return process, times
-
-
-def megabytes(process: subprocess.Popen[bytes]) -> float:
-    """Its resident memory."""
-    text = Path(f"/proc/{process.pid}/status").read_text()
-    (kilobytes,) = (line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))
-    return int(kilobytes) / 1024
 
 
 def problem(rng: random.Random) -> str:

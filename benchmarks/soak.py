@@ -100,6 +100,13 @@ async def client(
             counts[f"STATUS {status}"] += 1
 
 
+def megabytes(process: subprocess.Popen[bytes]) -> float:
+    """Its resident memory."""
+    text = Path(f"/proc/{process.pid}/status").read_text()
+    (kilobytes,) = (line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))
+    return int(kilobytes) / 1024
+
+
 async def soak(
     port: int,
     process: subprocess.Popen[bytes],
@@ -119,9 +126,12 @@ async def soak(
         await admin.send(f"/admin/models/{MODEL}", body)
         status, found = await admin.read()
         assert status == 200, found
-    whole = options.clients * options.requests
-    while sum(counts.values()) < 0.95 * whole:
-        await asyncio.sleep(0.05)
+    whole, memory = options.clients * options.requests, []
+    for part in (0.1, 0.95):
+        while sum(counts.values()) < part * whole:
+            await asyncio.sleep(0.05)
+        memory.append(megabytes(process))
+    print(f"{memory[0]:.0f} MB after a tenth, {memory[1]:.0f} MB before SIGTERM", flush=True)
     ENDING.set()
     process.send_signal(signal.SIGTERM)
     await asyncio.gather(*clients)
