@@ -19,29 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import OURS, PORT, SERVERS, ended, load
-from benchmarks.soak import HEAD, Line, megabytes
+from benchmarks.soak import HEAD, Line, megabytes, status_of
 
 USUAL, TENFOLD, ASKERS = 64, 640, 16  # clients
 ROWS = 256  # expressions of one request
 MODEL = "addsub-3digit"
-
-
-def get(path: str) -> int:
-    """The status of an answer; 0 where there is none."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=2) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
 
 
 def started(**environment: str) -> tuple[subprocess.Popen[bytes], dict[str, float]]:
@@ -55,7 +42,7 @@ def started(**environment: str) -> tuple[subprocess.Popen[bytes], dict[str, floa
         env={**os.environ, **environment},
     )
     for path in ("/livez", "/readyz"):
-        while get(path) != 200:
+        while status_of(PORT, path) != 200:
             assert time.monotonic() - begun < 60, f"{path} does not answer"
             time.sleep(0.02)
         times[path] = time.monotonic() - begun

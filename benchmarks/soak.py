@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import IO, Any
@@ -100,6 +102,17 @@ async def client(
             counts[f"STATUS {status}"] += 1
 
 
+def status_of(port: int, path: str) -> int:
+    """The status of an answer; 0 where there is none."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
 def megabytes(process: subprocess.Popen[bytes]) -> float:
     """Its resident memory."""
     text = Path(f"/proc/{process.pid}/status").read_text()
@@ -175,7 +188,8 @@ def main() -> None:
                 )
                 assert process.stdout
                 port = int(process.stdout.readline().decode().strip().rpartition(":")[2])
-                time.sleep(3)
+                while status_of(port, "/readyz") != 200:
+                    time.sleep(0.1)
                 started = time.monotonic()
                 fates: dict[str, str] = {}
                 counts = asyncio.run(soak(port, process, options, truth, fates))
