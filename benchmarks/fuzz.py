@@ -17,7 +17,8 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.serving import PORT, ended
-from benchmarks.serving_limits import get, megabytes, started
+from benchmarks.serving_limits import started
+from benchmarks.soak import megabytes, status_of
 
 CLIENTS = 16
 BODIES: dict[str, list[dict[str, Any]]] = {
@@ -212,7 +213,7 @@ def why_bad(asked: bytes, status: int, head: bytes, body: bytes) -> str:
     found = json.loads(body)
     if asked.startswith(b"POST /predict ") and "detail" in found:
         return ""  # as math-llm-poc says it
-    error = found.get("error", {})
+    error = found.status_of(PORT, "error", {})
     wanted = ("message", "type", "request_id", *([] if "param" in error and "code" in error else ["hint"]))
     return "".join(f"no {name}" for name in wanted if not error.get(name))
 
@@ -263,8 +264,11 @@ def main() -> None:
         answers = sum(n for name, n in counts.items() if name.isdigit())
         print(f"{answers:,} answers in {spent:.0f} s: {dict(sorted(counts.items()))}")
         print(f"memory {before:.0f} MB before, {megabytes(process):.0f} MB after")
-        print(f"/livez {get('/livez')}, /readyz {get('/readyz')}")
-        if any(name.isupper() or name.startswith("BAD") for name in counts) or get("/readyz") != 200:
+        print(f"/livez {status_of(PORT, '/livez')}, /readyz {status_of(PORT, '/readyz')}")
+        if (
+            any(name.isupper() or name.startswith("BAD") for name in counts)
+            or status_of(PORT, "/readyz") != 200
+        ):
             raise SystemExit("not as it should be")
     finally:
         ended(process)
