@@ -213,7 +213,7 @@ def why_bad(asked: bytes, status: int, head: bytes, body: bytes) -> str:
     found = json.loads(body)
     if asked.startswith(b"POST /predict ") and "detail" in found:
         return ""  # as math-llm-poc says it
-    error = found.status_of(PORT, "error", {})
+    error = found.get("error", {})
     wanted = ("message", "type", "request_id", *([] if "param" in error and "code" in error else ["hint"]))
     return "".join(f"no {name}" for name in wanted if not error.get(name))
 

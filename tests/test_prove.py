@@ -207,6 +207,14 @@ def test_a_hunt_finds_the_mistake_that_no_sample_had_shown() -> None:
     assert found.first is not None
 
 
+@pytest.mark.parametrize("way", ["hunt", "exhaust"])
+def test_where_thoughts_are_a_models_own_leads_are_not_asked_for(way: str) -> None:
+    config = dataclasses.replace(TINY, max_length=64)
+    model = MathModel(awake(config), DataConfig(task="addition", format="slots", max_digits=3))
+    with pytest.raises(UsageError, match="a model's own"):
+        hunt(model, seconds=1) if way == "hunt" else exhaust(model, 9)
+
+
 def test_what_a_hunt_changes_stays_a_problem_of_its_task() -> None:
     rng = np.random.default_rng(0)
     tasks = get_tasks("addition,subtraction,multiplication,division,remainder,arithmetic")

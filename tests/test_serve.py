@@ -138,7 +138,8 @@ def test_the_answer_is_the_models_own_however_it_is_decoded(client: TestClient) 
             own = model.solve(text)
             assert (one["text"], one["answer"], one["steps"]) == (own.text, str(own.answer), list(own.steps))
             assert one["confidence"] == pytest.approx(own.confidence, abs=1e-4)
-            assert one["decoding"] == ("draft" if draft and own.correct else one["decoding"])
+            assert (one["decoding"] == "draft") == (draft and own.correct)
+            assert draft or one["decoding"] == "steps"
             product = 1.0
             for token in one["tokens"]:
                 product *= token["p"]
@@ -233,6 +234,21 @@ def test_completions(client: TestClient) -> None:
     chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
     assert "".join(one["choices"][0]["text"] for one in chunks) == found["choices"][0]["text"]
     assert streamed.endswith("data: [DONE]\n\n")
+    echoed = client.post("/v1/completions", json={**body, "n": 1, "echo": True}).json()["choices"][0]
+    assert echoed["text"] == "658+189=<think>8+9=175+8+1=146+1+1=8</think>847"
+    assert echoed["logprobs"]["text_offset"][0] == len("658+189=")
+
+
+@pytest.mark.parametrize("problem", ["12*34", "658+189", "7*8-5+1", "189-658", "100/7"])
+def test_a_streamed_chat_says_what_the_whole_one_says(client: TestClient, problem: str) -> None:
+    body = {"messages": [{"role": "user", "content": problem}]}
+    message = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+    streamed = client.post("/v1/chat/completions", json={**body, "stream": True}).text
+    lines = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    deltas = [line["choices"][0]["delta"] for line in lines]
+    assert len(deltas) > 5
+    for name in ("content", "reasoning_content"):
+        assert "".join(delta.get(name, "") for delta in deltas) == message[name]
 
 
 def test_chat_completions(client: TestClient) -> None:
@@ -260,6 +276,8 @@ def test_chat_completions(client: TestClient) -> None:
         ({"prompt": []}, "1 to 64 prompts"),
         ({"prompt": "1+1=", "model": "gpt-4"}, "unknown model"),
         ({"prompt": "1+1=", "temperature": 9}, "temperature"),
+        ({"prompt": "658+189=<think>"}, "in the notation of one model"),
+        ({"prompt": ["658-189", "9" * 400 + "+1"]}, "for several models"),
         ({"prompt": "1+1=", "stream": True, "logprobs": 0}, "logprobs is not supported in a stream"),
         ({}, "prompt"),
     ],
@@ -298,7 +316,8 @@ def test_a_hunt_counts(client: TestClient, kind: str) -> None:
     said = events(client.post("/v1/hunt", json={"kind": kind, "count": 150, "model": "addsub"}).text)
     assert said[-1][0] == "done"
     assert said[-1][1]["wrong"] == 0
-    assert said[-1][1]["tried"] == (150 if kind != "edge" else said[-2][1]["tried"])
+    # of edges there are fewer: sums of 3 digits of 0, 1, 2, 5, 9, 10, 11, 99, 100, 101 and 999
+    assert said[-1][1]["tried"] == (150 if kind != "edge" else 11 * 11)
     long = events(client.post("/v1/hunt", json={"count": 64, "digits": 5, "model": "addsub"}).text)
     assert [name for name, _ in long].count("wrong") == min(50, long[-1][1]["wrong"]) > 10
     assert all(data["answer"] != data["expected"] for name, data in long if name == "wrong")

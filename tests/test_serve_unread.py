@@ -14,6 +14,10 @@ from mathllm.serve import service as serving_of
 from mathllm.serve.service import Service
 
 
+def busy(service: Service) -> bool:
+    return bool(service.engine.requests) or (service.search is not None and not service.search.done())
+
+
 async def ask_and_not_read(app: Any, service: Service, path: str, body: dict[str, Any]) -> bool:
     """Asks for a stream of which it reads nothing; returns whether the server has let go, before it had to be told."""
     asked = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
@@ -31,12 +35,12 @@ async def ask_and_not_read(app: Any, service: Service, path: str, body: dict[str
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
     scope |= {"raw_path": path.encode(), "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1)}
     task = asyncio.create_task(app(scope, receive, send))
-    while not service.engine.requests:
+    while not busy(service):
         await asyncio.sleep(0.001)
     end = time.monotonic() + 20
-    while service.engine.requests and time.monotonic() < end:
+    while busy(service) and time.monotonic() < end:
         await asyncio.sleep(0.01)
-    let_go = not task.done() and not service.engine.requests
+    let_go = not task.done() and not busy(service)
     task.cancel()
     return let_go
 
@@ -59,7 +63,7 @@ def test_who_does_not_read_is_let_go(
         ready(client)
         assert client.portal is not None
         unread = client.portal.start_task_soon(ask_and_not_read, client.app, service, path, body)
-        while not service.engine.requests:
+        while not busy(service):
             pass
         assert client.post("/v1/solve", json={"expressions": ["1+1"]}).json()["results"][0]["answer"] == "2"
         assert unread.result(30)

@@ -122,11 +122,13 @@ def places(checkpoint: str | None, models: list[str]) -> dict[str, Path]:
     if checkpoint is not None and models:
         raise UsageError("--checkpoint is one model, --model several", "use --model for all of them")
     if checkpoint is not None:
-        return {Path(checkpoint).name or "model": find_checkpoint(checkpoint)}
+        find_checkpoint(checkpoint)
+        name = Path(checkpoint).resolve().name.replace("@", "-")
+        return {name or "model": path(checkpoint)}
     found: dict[str, Path] = {}
     for text in models:
         name, equals, place = text.partition("=")
-        if not (equals and name and place) or "@" in name or name in found:
+        if not (equals and name and place) or set(name) & set("@/") or name in found:
             raise UsageError(
                 f"--model takes NAME=PATH, each name once, not {text!r}", "for example mine=checkpoints/mine"
             )

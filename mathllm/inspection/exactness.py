@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.errors import MathLLMError
@@ -18,7 +19,6 @@ from mathllm.inspection.texts import Texts
 from mathllm.math_model import MathModel
 from mathllm.prove.certificate import certificate
 from mathllm.prove.exhaustive import Exhausted, exhaust
-from mathllm.prove.hunt import smallest_leads
 from mathllm.tasks.expressions import expressions
 
 
@@ -61,7 +61,8 @@ class Exactness:
 
 def measure(texts: Texts, limit: int | None = None, progress: Progress | None = None) -> Exactness:
     """On the texts, and on all pairs of operands from 0 to `limit`."""
-    leads = smallest_leads(texts.model, texts.gold.problems)
+    leads = np.where(texts.counted, texts.run().leads.cpu().numpy(), np.inf).min(1)
+    leads = np.where(np.isnan(leads), -np.inf, leads)
     weakest = int(leads.argmin())
     problem = expressions(texts.gold.problems[[weakest]])[0]
     pairs = None if limit is None else exhaust(texts.model, limit, progress=progress)

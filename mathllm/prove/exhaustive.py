@@ -12,7 +12,7 @@ from mathllm.evaluation.exact_match import Progress
 from mathllm.evaluation.exhaustive import AllPairs
 from mathllm.inference.scoring import TIE
 from mathllm.math_model import MathModel
-from mathllm.prove.hunt import Suspect, smallest_leads, suspects
+from mathllm.prove.hunt import Suspect, check_told, smallest_leads, suspects
 from mathllm.tasks import concatenate
 
 ROWS = 1 << 15
@@ -35,7 +35,8 @@ class Exhausted:
 
 
 def exhaust(model: MathModel, limit: int, *, progress: Progress | None = None) -> Exhausted:
-    """Tries all pairs of operands from 0 to `limit`."""
+    """Tries all pairs of operands from 0 to `limit`. Raises UsageError for a model whose leads say nothing."""
+    check_told(model)
     start, pairs = (
         time.perf_counter(),
         AllPairs(model.tasks, limit, model.data.signed, model.data.second_digits),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mathllm.data.sources import sampling
+from mathllm.errors import UsageError
 from mathllm.evaluation.exact_match import Progress
 from mathllm.inference.scoring import gold_leads
 from mathllm.math_model import MathModel
@@ -69,7 +70,8 @@ def hunt(
     progress: Progress | None = None,
 ) -> Hunt:
     """Searches for so many seconds, or until `enough` wrong problems are found, among numbers of up to `max_digits` (0:
-    as many as in training)."""
+    as many as in training). Raises UsageError for a model whose leads say nothing."""
+    check_told(model)
     start, rng, first = time.perf_counter(), np.random.default_rng(seed), None
     how = sampling(model.data)
     how = replace(how, max_digits=max_digits or how.max_digits, method=methods_of(model.tasks))
@@ -138,6 +140,15 @@ class Herd:
         order = order[_rank(_shapes(problems[every[order]])) < ALIKE][:most]
         every = every[order]
         return Herd(problems[every], leads[order], self.tried + len(new))
+
+
+def check_told(model: MathModel) -> None:
+    """Raises UsageError where texts cannot be the truth: where thoughts are what a model makes of them."""
+    if model.format.thinks and not model.format.true_thoughts:
+        raise UsageError(
+            f"the thoughts of format {model.format.name!r} are a model's own: how sure it is of true texts says nothing",
+            "mathllm eval, also with --exhaustive, counts its answers",
+        )
 
 
 def smallest_leads(model: MathModel, problems: Problems) -> NDArray[np.float32]:

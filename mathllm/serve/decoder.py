@@ -17,7 +17,7 @@ import torch
 from mathllm.formats import Walk
 from mathllm.inference.engine import Running, Step
 from mathllm.inference.scoring import TIE
-from mathllm.serve.jobs import Observe, Row, problems_of, softmax, too_late
+from mathllm.serve.jobs import SLICE, Observe, Row, problems_of, softmax, too_late
 from mathllm.serve.outbox import Outbox
 from mathllm.serve.versions import Version
 from mathllm.tokenizer import END
@@ -66,16 +66,17 @@ class Decoder:
         live = self.live.get(lane, {})
         groups: dict[tuple[int, int], list[Row]] = {}
         most = min(DECODED, max(1, DECODED_BYTES // (model.model.cache_bytes * model.scope.max_length)))
-        most, count = 1 if lane.alone else most, running.alive
-        while waiting and count < most:
+        most, count, tokens = 1 if lane.alone else most, running.alive, 0
+        while waiting and count < most and tokens < SLICE:
             row = waiting.popleft()
             if time.monotonic() > row.job.deadline and not row.begun:
                 self.outbox.answer(row, too_late())
             elif not row.job.cancelled:
                 # those that are drawn have random numbers of their own
                 group = id(row) if row.job.how.params.temperature else 0
-                groups.setdefault((len(row.so_far), group), []).append(row)
-                count += 1
+                length = len(row.so_far)
+                groups.setdefault((length, group), []).append(row)
+                count, tokens = count + 1, tokens + length
         for rows in groups.values():
             self.outbox.each(
                 lambda rows: live.update(zip(begin(lane.version, running, rows), rows, strict=True)), rows

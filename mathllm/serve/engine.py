@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from mathllm.serve.jobs import Done, Job, Observe, Refused
+from mathllm.serve.jobs import SLICE, Done, Job, Observe, Refused
 from mathllm.serve.outbox import Event
 from mathllm.serve.settings import Settings
 from mathllm.serve.versions import Shelf
-from mathllm.serve.worker import SLICE, Worker
+from mathllm.serve.worker import Worker
 from mathllm.tasks.base import plural
 
 STALLED = 30.0  # seconds without a turn, while there is work, after which the engine counts as stuck
@@ -144,9 +144,6 @@ class Engine:
         self.draining = True
         end = time.monotonic() + seconds
         late = Refused("draining", "this server has shut down", 5)
-        self._give_up(
-            [job for job in self.jobs if job.work is not None], late
-        )  # a search has no end of its own
         while self.jobs and time.monotonic() < end:
             await asyncio.sleep(0.01)
         self._give_up([*self.jobs], late)

@@ -24,6 +24,7 @@ from mathllm.tasks import Problems, concatenate
 from mathllm.tokenizer import END, Ids
 
 AGE = 1.0  # seconds after which long work goes before short work
+SLICE = 2048  # tokens that are read in parallel at once, and one text: the most that anyone waits behind
 PER_CHARACTER, PER_ROW = 8, 16  # tokens that a text is taken to cost before it is read
 
 Shares = NDArray[np.float64]

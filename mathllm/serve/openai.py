@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,14 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from mathllm.errors import UsageError
 from mathllm.inference.sampling import SamplingParams
 from mathllm.limits import MAX_LENGTH
-from mathllm.serve import answers, protocol
-from mathllm.serve.guard import as_openai
-from mathllm.serve.jobs import Done, How, Job, Line, Outcome, Solved, Token
+from mathllm.serve import answers
+from mathllm.serve.jobs import How, Job, Line, Outcome, Solved
 from mathllm.serve.looks import raw_of
+from mathllm.serve.openai_stream import Talk, content_of, end, finish_of, said
 from mathllm.serve.protocol import MOST_TEXT, SEED, Json, log_prob, usage_of
 from mathllm.serve.service import Service, service_of, stream
 from mathllm.serve.versions import Version
-from mathllm.tokenizer import END, END_THINK, THINK, TOKENS, decode
+from mathllm.tokenizer import END, TOKENS, decode
 
 router = APIRouter(prefix="/v1")
 MOST_CHOICES, MOST_TEXTS = 64, 256
@@ -68,6 +69,10 @@ class Common(BaseModel):
         params = SamplingParams(self.temperature or 0.0, 0, 1.0 if self.top_p is None else self.top_p)
         return How(params, self.seed or 0, detail=detail, most=self.max_tokens or 0)
 
+    def ended(self, head: dict[str, Any]) -> Callable[[Sequence[Outcome]], str]:
+        """What makes the end of a stream."""
+        return partial(end, head, with_usage=bool(self.stream_options and self.stream_options.include_usage))
+
     def check_more(self) -> None:
         """Raises UsageError for what is not supported and would change something."""
         for name in ("logprobs", "echo"):
@@ -104,14 +109,14 @@ class Chat(Common):
     top_logprobs: int | None = Field(None, ge=0, le=len(TOKENS))
 
 
-def lines_of(prompt: str | list[str] | list[int] | list[list[int]], version: Version) -> list[Line]:
-    """What a prompt asks."""
+def texts_of(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str]:
+    """The texts of a prompt. Raises UsageError for what is none."""
     prompts: Sequence[Any] = (
         [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
     )
     if not 1 <= len(prompts) <= MOST_CHOICES:
         raise UsageError(f"there are 1 to {MOST_CHOICES} prompts")
-    found: list[Line] = []
+    found: list[str] = []
     for one in prompts:
         if not isinstance(one, str):
             if not all(isinstance(token, int) and 0 <= token < len(TOKENS) for token in one):
@@ -119,19 +124,27 @@ def lines_of(prompt: str | list[str] | list[int] | list[list[int]], version: Ver
             one = decode(one)
         if len(one) > MOST_TEXT:
             raise UsageError(f"a prompt has at most {MOST_TEXT:,} characters")
-        problem, _, behind = one.strip().partition("=")
-        found.append(raw_of(version, one) if behind else problem)
+        found.append(one)
     return found
 
 
-def version_of(service: Service, name: str | None, text: str) -> Version:
-    """The version that is named, or that has learned the text."""
-    return service.version(name) or service.shelf.choose([text])[0][0]
+def line_of(version: Version, text: str) -> Line:
+    """What a text asks."""
+    problem, _, behind = text.strip().partition("=")
+    return raw_of(version, text) if behind else problem
 
 
-def first_text(prompt: Any) -> str:
-    one = prompt[0] if isinstance(prompt, list) and prompt else prompt
-    return one.partition("=")[0] if isinstance(one, str) else "0"
+def version_of(service: Service, name: str | None, texts: Sequence[str]) -> Version:
+    """The version that is named, or that has learned the problems. Raises UsageError where it has to be named."""
+    version = service.version(name)
+    if version is not None:
+        return version
+    if any(text.strip().partition("=")[2] for text in texts):
+        raise UsageError("a text to go on from is in the notation of one model", "name it in model")
+    (found, _), *others = service.shelf.choose([text.strip().removesuffix("=") for text in texts])
+    if others:
+        raise UsageError("these problems are for several models", "name one, or ask for them one by one")
+    return found
 
 
 @router.post("/completions", responses=answers.OPENAI)
@@ -139,8 +152,9 @@ async def completions(asked: Completion, request: Request) -> Response:
     """Texts of completions, thoughts included."""
     asked.check_more()
     service = service_of(request)
-    version = version_of(service, asked.model, first_text(asked.prompt))
-    lines = lines_of(asked.prompt, version)
+    texts = texts_of(asked.prompt)
+    version = version_of(service, asked.model, texts)
+    lines = [line_of(version, text) for text in texts]
     copies = [line for line in lines for _ in range(asked.n or 1)]
     if len(copies) > MOST_TEXTS:
         raise UsageError(f"at most {MOST_TEXTS} texts are written at once, and these are {len(copies):,}")
@@ -154,7 +168,12 @@ async def completions(asked: Completion, request: Request) -> Response:
     }
     head |= {"model": version.label}
     if asked.stream:
-        return stream(request, job, lambda event: said(head, event), lambda done: end(head, done, asked))
+        return stream(
+            request,
+            job,
+            lambda event: said(head, event),
+            asked.ended(head),
+        )
     outcomes = await checked(service, request, job)
 
     def answer() -> Json:
@@ -178,13 +197,10 @@ def written(ids: Sequence[int]) -> str:
     return "".join(TOKENS[token] for token in ids if token != END)
 
 
-def finish_of(outcome: Solved) -> str:
-    return "stop" if outcome.solution.reason == "end" else "length"
-
-
 def choice_of(index: int, outcome: Solved, asked: Completion) -> dict[str, Any]:
-    whole, made = outcome.solution.text, "".join(TOKENS[token] for token in outcome.ids)
-    prompt = whole.removesuffix(made) if asked.echo else ""
+    made = "".join(TOKENS[token] for token in outcome.ids)
+    # (the text is for people: there is a space between two steps)
+    prompt = outcome.solution.text.replace(" ", "").removesuffix(made) if asked.echo else ""
     found: dict[str, Any] = {
         "index": index,
         "text": prompt + written(outcome.ids),
@@ -217,7 +233,7 @@ async def chat(asked: Chat, request: Request) -> Response:
     """The answer as `content`, its thought as `reasoning_content`."""
     asked.check_more()
     service, text = service_of(request), asked_of(asked.messages)
-    version = version_of(service, asked.model, text)
+    version = version_of(service, asked.model, [text.partition("=")[0]])
     how = asked.how(bool(asked.logprobs))
     if asked.max_completion_tokens:
         how = How(how.params, how.seed, how.draft, how.detail, asked.max_completion_tokens)
@@ -225,8 +241,8 @@ async def chat(asked: Chat, request: Request) -> Response:
     head = {"id": f"chatcmpl-{request.state.request_id}", "created": int(time.time()), "model": version.label}
     if asked.stream:
         head["object"] = "chat.completion.chunk"
-        talk = Talk(head, version)
-        return stream(request, job, talk.said, lambda done: end(head, done, asked))
+        talk = Talk(head, version, text)
+        return stream(request, job, talk.said, asked.ended(head))
     outcomes = await checked(service, request, job)
 
     def answer() -> Json:
@@ -246,12 +262,6 @@ def message_of(index: int, outcome: Solved, asked: Chat) -> dict[str, Any]:
         "finish_reason": finish_of(outcome),
         "logprobs": probabilities,
     }
-
-
-def content_of(outcome: Solved) -> str:
-    """The answer, the right way round."""
-    answer = outcome.solution.answer
-    return "" if answer is None else str(answer)
 
 
 def tokens_of(outcome: Solved, count: int) -> list[dict[str, Any]]:
@@ -286,67 +296,3 @@ def asked_of(messages: Sequence[Message]) -> str:
                 content = "".join(str(part.get("text", "")) for part in content)
             return content.strip().removesuffix("?").strip().removesuffix("=")
     raise UsageError("there is no message of the user", 'for example {"role": "user", "content": "12+34"}')
-
-
-def said(head: dict[str, Any], event: Token | Done) -> str:
-    """A chunk of a stream of completions."""
-    if isinstance(event, Token):
-        text = "" if event.id == END else TOKENS[event.id]
-        return chunk(head, {"index": event.row, "text": text, "finish_reason": None, "logprobs": None})
-    if isinstance(event.outcome, Solved):
-        ending = finish_of(event.outcome)
-        return chunk(head, {"index": event.row, "text": "", "finish_reason": ending, "logprobs": None})
-    return failed(event)
-
-
-class Talk:
-    """Chunks of a chat: the thought as it comes, then the answer, the right way round."""
-
-    def __init__(self, head: dict[str, Any], version: Version) -> None:
-        self.head, self.backwards = head, version.model.format.least_significant_first
-        self.depth: dict[int, int] = {}
-        self.begun: set[int] = set()  # choices that have said whose words they are
-
-    def said(self, event: Token | Done) -> str:
-        if isinstance(event, Token):
-            depth = self.depth.get(event.row)
-            if event.id in (THINK, END_THINK):
-                self.depth[event.row] = (depth or 0) + (1 if event.id == THINK else -1)
-                return ""
-            thought = bool(depth)
-            if event.id == END or (not thought and self.backwards):
-                return ""  # an answer with its units first comes whole
-            return self.delta(event.row, "reasoning_content" if thought else "content", TOKENS[event.id])
-        if not isinstance(event.outcome, Solved):
-            return failed(event)
-        whole = self.delta(event.row, "content", content_of(event.outcome)) if self.backwards else ""
-        choice = {
-            "index": event.row,
-            "delta": {},
-            "finish_reason": finish_of(event.outcome),
-            "logprobs": None,
-        }
-        return whole + chunk(self.head, choice)
-
-    def delta(self, row: int, name: str, text: str) -> str:
-        delta = {name: text} if row in self.begun else {"role": "assistant", name: text}
-        self.begun.add(row)
-        return chunk(self.head, {"index": row, "delta": delta, "finish_reason": None, "logprobs": None})
-
-
-def chunk(head: dict[str, Any], choice: dict[str, Any]) -> str:
-    return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
-
-
-def failed(event: Done) -> str:
-    if event.outcome is None or isinstance(event.outcome, Solved):
-        return ""
-    return f"data: {json.dumps({'error': as_openai(protocol.error_of(event.outcome))})}\n\n"
-
-
-def end(head: dict[str, Any], outcomes: Sequence[Outcome], asked: Common) -> str:
-    """The end of a stream."""
-    usage = ""
-    if asked.stream_options and asked.stream_options.include_usage:
-        usage = f"data: {json.dumps({**head, 'choices': [], 'usage': usage_of(outcomes)})}\n\n"
-    return usage + "data: [DONE]\n\n"

@@ -16,9 +16,10 @@ from mathllm import __version__
 from mathllm.errors import CheckpointError, UsageError, unknown_choice
 from mathllm.serve import answers, protocol
 from mathllm.serve.answers import ALWAYS, ASKED, CHANGED, GUARDED, LIMITED, METRICS, STREAMED, errors
+from mathllm.serve.hunting import hunt
 from mathllm.serve.jobs import Done, Job, Line, Outcome, Refused, Solved, Token
-from mathllm.serve.looks import explain, hunt, raw_of
-from mathllm.serve.service import Unknown, service_of, sse, stream
+from mathllm.serve.looks import explain, raw_of
+from mathllm.serve.service import Unknown, service_of, sse, stream, stream_search
 from mathllm.serve.versions import Version
 from mathllm.tasks import get_tasks
 from mathllm.tasks.expressions import parse_expression
@@ -185,20 +186,10 @@ async def hunt_wrong(asked: protocol.Hunt, request: Request) -> Response:
     version = service.version(asked.model) or service.shelf.newest[0]
     if len(get_tasks(asked.task)) > 1:
         raise UsageError("a search is for one task", 'for example "task": "addition"')
-    if service.hunts:
+    if service.search and not service.search.done():
         raise Refused("busy", "another search is running: there is one at a time", 5)
-    job = Job(work=hunt(version, asked), deadline=service.deadline(request))
-    response = stream(request, job, hunted, lambda outcomes: "")
-    service.hunts += 1
-    job.answered.add_done_callback(lambda _: service.hunt_ended())
-    return response
-
-
-def hunted(event: Any) -> str:
-    """What a stream says of a search."""
-    if isinstance(event, Done):
-        return "" if event.outcome is None else sse("error", protocol.error_of(event.outcome))  # type: ignore[arg-type]
-    return sse(*event)
+    service.engine.check_open()
+    return stream_search(request, hunt(service.engine, version, asked, service.deadline(request)))
 
 
 @router.get("/v1/models", responses=errors(*LIMITED))

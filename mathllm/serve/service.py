@@ -19,12 +19,13 @@ from mathllm.errors import MathLLMError, UsageError
 from mathllm.serve import protocol
 from mathllm.serve.engine import Engine
 from mathllm.serve.guard import known_fields
-from mathllm.serve.jobs import Done, Job, Outcome, Solved
+from mathllm.serve.jobs import Done, Job, Outcome, Refused, Solved
 from mathllm.serve.observe import MINUTE, Metrics, Summary, verdict_of
 from mathllm.serve.settings import Settings
 from mathllm.serve.versions import Shelf, Version
 
 PING = 15.0  # seconds of silence after which a stream says that it is still there
+PINGED = ": still there\n\n"
 # so many events that nobody has read, and so many seconds without reading: the client counts as gone
 UNREAD, SLOW = 1000, 10.0
 PATIENCE = 0.05  # seconds before anyone looks whether the client is still there
@@ -47,18 +48,17 @@ class Service:
             threads=settings.threads,
             observe=self.metrics.observe,
         )
-        self.failed = ""  # why the models could not be loaded
-        self.hunts = 0  # that go on
+        self.failed: dict[str, str] = {}  # why models could not be loaded that are not there
+        self.search: asyncio.Task[None] | None = None  # that was begun last
 
     async def load(self) -> None:
-        """Loads all models, beside the loop."""
+        """Loads all models, beside the loop; what is missing then may come by --watch, SIGHUP or the admin's route."""
         for name in self.shelf.names:
             try:
                 await self.reload(name)
             except Exception as error:
-                self.failed = str(error)
+                self.failed[name] = str(error)
                 log.exception("model %s could not be loaded", name)
-                return
 
     async def tell(self) -> None:
         """A line a minute about all requests."""
@@ -69,20 +69,16 @@ class Service:
 
     async def watch(self) -> None:
         """Loads what has changed on disk; what cannot be loaded leaves all as it is."""
-        seen: dict[str, str] = {}
         while self.settings.watch:
             await asyncio.sleep(WATCHED)
-            for name in self.shelf.names if self.shelf.loaded else []:
+            for name in self.shelf.names:
                 with self._told_of(name):
-                    digest = await asyncio.to_thread(self.shelf.digest, name)
-                    # what is on disk is taken once: who has put the version before back wants that
-                    if seen.setdefault(name, self.shelf.versions(name)[0].digest) != digest:
+                    if await asyncio.to_thread(self.shelf.changed, name):
                         await self.reload(name)
-                        seen[name] = digest
 
     async def reload_all(self) -> None:
         """Reads all models again; what cannot be read leaves all as it is."""
-        for name in self.shelf.names if self.shelf.loaded else []:
+        for name in self.shelf.names:
             with self._told_of(name):
                 await self.reload(name)
 
@@ -99,6 +95,7 @@ class Service:
     async def reload(self, name: str, path: Path | None = None) -> Version:
         """Reads a model again, from where it is or from another place; requests go on meanwhile."""
         found = await asyncio.to_thread(self.shelf.load, name, path)
+        self.failed.pop(name, None)
         log.info("model", extra={"fields": {"model": found.label, "path": str(found.model.path)}})
         return found
 
@@ -133,9 +130,6 @@ class Service:
         outcomes = job.answered.result()
         self.note(request, job, outcomes)
         return outcomes
-
-    def hunt_ended(self) -> None:
-        self.hunts -= 1
 
     def note(self, request: Request, job: Job, outcomes: Iterable[Outcome]) -> None:
         """Counts outcomes, and has the log tell of them."""
@@ -226,7 +220,7 @@ def stream(
                 said = []
                 found, read = await next_events(events), time.monotonic()
                 for event in found:
-                    said.append(": still there\n\n" if event is None else say(event))
+                    said.append(PINGED if event is None else say(event))
                     if isinstance(event, Done):
                         missing -= 1
                         outcomes += [event.outcome] if event.outcome is not None else []
@@ -239,6 +233,46 @@ def stream(
                 service.metrics.cancelled.inc()
                 known_fields(request.scope, cancelled=True)
             service.note(request, job, outcomes)
+
+    return StreamingResponse(send(), media_type="text/event-stream", headers=EVENTS)
+
+
+def stream_search(request: Request, said: AsyncIterator[tuple[str, dict[str, Any]]]) -> StreamingResponse:
+    """Server-sent events of a search, which goes on beside whoever reads them, and ends with them."""
+    service, events = service_of(request), asyncio.Queue[tuple[str, dict[str, Any]]](UNREAD)
+
+    async def tell(name: str, data: dict[str, Any]) -> None:
+        await asyncio.wait_for(events.put((name, data)), SLOW)
+
+    async def search() -> None:
+        try:
+            try:
+                async for event in said:
+                    await tell(*event)
+            except (Refused, MathLLMError) as error:
+                await tell("error", protocol.error_of(error))
+            except asyncio.TimeoutError:
+                raise
+            except Exception as error:
+                log.exception("a search failed")
+                await tell("error", protocol.error_of(error))
+        except asyncio.TimeoutError:
+            pass  # nobody reads
+
+    service.search = task = asyncio.create_task(search())
+
+    async def send() -> AsyncIterator[str]:
+        ended = False
+        try:
+            while not ended and not (task.done() and events.empty()):
+                found = await next_events(events)
+                ended = any(event is not None and event[0] in ("done", "error") for event in found)
+                yield "".join(PINGED if event is None else sse(*event) for event in found)
+        finally:
+            task.cancel()
+            if not ended:
+                service.metrics.cancelled.inc()
+                known_fields(request.scope, cancelled=True)
 
     return StreamingResponse(send(), media_type="text/event-stream", headers=EVENTS)
 

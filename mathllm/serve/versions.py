@@ -14,7 +14,7 @@ import torch
 
 from mathllm.checkpoint import load_checkpoint
 from mathllm.errors import CheckpointError, UsageError, unknown_choice
-from mathllm.finding import WEIGHTS, find_checkpoint
+from mathllm.finding import CONFIG, WEIGHTS, find_checkpoint
 from mathllm.inference.engine import room_in
 from mathllm.math_model import MathModel
 from mathllm.models import Candidate, Models
@@ -28,7 +28,7 @@ TRIED = 16  # problems that a version has to read before it answers
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """A model as it was loaded: `name@` and the beginning of its weights' SHA-256."""
+    """A model as it was loaded: `name@` and the beginning of the SHA-256 of its weights and settings."""
 
     name: str
     digest: str
@@ -52,6 +52,7 @@ class Shelf:
         # replaced as one, since several threads look at it
         self._state: tuple[dict[str, list[Version]], Models] = ({}, Models([], named=False))
         self._changing = threading.Lock()
+        self._read: dict[str, str] = {}  # what was tried last of what is on disk, by name
 
     @property
     def _versions(self) -> dict[str, list[Version]]:
@@ -94,17 +95,20 @@ class Shelf:
         with self._changing:
             place = find_checkpoint(path or self.places[name]).resolve()  # a run's `best` may move meanwhile
             digest, before = digest_of(place), self._versions.get(name, [])
-            if before and before[0].digest == digest:
-                return before[0]
-            version = read_version(name, place, self.max_tokens, self.device)
+            if path is None:
+                self._read[name] = digest
+            version = before[0] if before and before[0].digest == digest else None
+            found = version or read_version(name, place, self.max_tokens, self.device)
             if path is not None:
-                self.places[name] = Path(path)
-            self._put(name, [version, *before][:KEPT])
-            return version
+                self.places[name], self._read[name] = Path(path), digest
+            if version is None:
+                self._put(name, [found, *before][:KEPT])
+            return found
 
-    def digest(self, name: str) -> str:
-        """That of the weights where a model is read from."""
-        return digest_of(find_checkpoint(self.places[name]))
+    def changed(self, name: str) -> bool:
+        """Is something on disk where a model is read from that has not been tried? What has been is tried once: who has
+        put the version before back wants that."""
+        return digest_of(find_checkpoint(self.places[name])) != self._read.get(name)
 
     def roll_back(self, name: str) -> Version:
         """Lets the version before answer again. Raises UsageError where there is none."""
@@ -133,11 +137,14 @@ class Shelf:
 
 
 def digest_of(place: Path) -> str:
-    """What the weights of a checkpoint are known by. Raises CheckpointError where there are none."""
-    try:
-        return hashlib.sha256((place / WEIGHTS).read_bytes()).hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {place / WEIGHTS}: {error.strerror or error}") from error
+    """What the weights of a checkpoint and its settings are known by. Raises CheckpointError where there are none."""
+    found = hashlib.sha256()
+    for name in (WEIGHTS, CONFIG):
+        try:
+            found.update((place / name).read_bytes())
+        except OSError as error:
+            raise CheckpointError(f"cannot read {place / name}: {error.strerror or error}") from error
+    return found.hexdigest()
 
 
 def read_version(name: str, place: Path, max_tokens: int, device: torch.device | None) -> Version:

@@ -21,11 +21,21 @@ from mathllm.inference.engine import ENDED
 from mathllm.inference.texts import Written
 from mathllm.serve.decoder import Decoder, Lane
 from mathllm.serve.intake import Intake
-from mathllm.serve.jobs import Block, Done, Job, Observe, Row, aged, is_ours, request_id, softmax, too_late
+from mathllm.serve.jobs import (
+    SLICE,
+    Block,
+    Done,
+    Job,
+    Observe,
+    Row,
+    aged,
+    is_ours,
+    request_id,
+    softmax,
+    too_late,
+)
 from mathllm.serve.outbox import Event, Outbox
 from mathllm.serve.versions import Shelf, Version
-
-SLICE = 2048  # tokens that are read in parallel at once: the most that anyone waits behind
 
 log = logging.getLogger("mathllm.serve")
 
