@@ -160,8 +160,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds before each change of the model")
     options = parser.parse_args()
-    options.pause = 1.0
     model = mathllm.load(MODEL)
     truth = {solution.expression: solution.text for solution in model.generate(PROBLEMS)}
     with tempfile.TemporaryDirectory() as folder:

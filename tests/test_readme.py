@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from runs import Child, command_line
 
+from tests import kills
+
 README = Path(__file__).parents[1] / "README.md"
 
 # later options win, so these make a command small without changing what it does
@@ -62,22 +64,27 @@ def type_into(stdin: str, *arguments: str) -> None:
     command_line(*arguments)
 
 
+def quick_demo(stdin: str, *arguments: str) -> None:
+    """The demo, of a recipe that takes seconds."""
+    kills.call(*arguments, "--exhaustive", "3")
+
+
 @pytest.mark.slow
 def test_readme_commands_run(tmp_path: Path) -> None:
+    (tmp_path / kills.RECIPE).write_text(kills.TINY, encoding="utf-8")
     (tmp_path / "my_equations.csv").write_text("equation\n1+2=3\n30+4=34\n5+5=10\n7+8=15\n", encoding="utf-8")
     for command in readme_commands():
         before, _, line = command.rpartition(" | ")
         words = shlex.split(line)
         assert words[0] == "mathllm"
-        if words[1] == "demo":
-            continue  # tests/kills.py runs it, with a recipe of seconds
         extra = SMALL.get(words[1], [])
         if (words[1] == "eval" and "--exhaustive" not in words) or "--from" in words:
             extra = []
         if words[1] == "train":
             extra = [*extra, "--overwrite"]
         stdin = f"{before.removeprefix('echo ')}\n" if before else "quit\n"
-        child = Child(type_into, stdin, *words[1:], *extra, files=tmp_path)
+        function = quick_demo if words[1] == "demo" else type_into
+        child = Child(function, stdin, *words[1:], *extra, files=tmp_path)
         assert child.wait() == 0, f"{command}\n{child.out}\n{child.err}"
         if (
             "--json" in words
