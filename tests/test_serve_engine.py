@@ -13,6 +13,7 @@ import pytest
 from mathllm.finding import SHIPPED
 from mathllm.serve import decoder
 from mathllm.serve.engine import Engine
+from mathllm.serve.hunting import answers
 from mathllm.serve.jobs import Done, How, Job, Refused, Solved, Token
 from mathllm.serve.versions import Shelf
 
@@ -75,6 +76,21 @@ def test_a_stream_comes_to_its_end_before_a_server_goes(shelf: Shelf) -> None:
             tokens = [event for event in heard if isinstance(event, Token) and event.row == row]
             assert tuple(token.id for token in tokens) == outcome.ids
         assert sum(isinstance(event, Done) for event in heard) == 2
+
+    run(shelf, work)
+
+
+def test_nothing_is_left_of_a_search_whose_reader_has_gone(shelf: Shelf) -> None:
+    async def work(engine: Engine) -> None:
+        search = asyncio.create_task(answers(engine, Job(["12+34"] * 50, STEPS)))
+        while not engine.requests:
+            await asyncio.sleep(0.001)
+        search.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await search
+        assert engine.requests == engine.tokens == 0
+        (one,) = await answers(engine, Job(["1+2"]))
+        assert isinstance(one, Solved)
 
     run(shelf, work)
 

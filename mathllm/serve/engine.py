@@ -112,7 +112,8 @@ class Engine:
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for it any more: what has not been computed will not be."""
-        if not job.cancelled and not job.answered.done():
+        # (its future may have been cancelled already, with a task that waited for it)
+        if job in self.jobs:
             job.cancelled = True
             job.answered.cancel()
             self._settle(job)
