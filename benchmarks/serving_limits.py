@@ -34,6 +34,7 @@ MODEL = "addsub-3digit"
 def started(**environment: str) -> tuple[subprocess.Popen[bytes], dict[str, float]]:
     """A server that is ready, and the seconds until it was alive and ready."""
     begun, times = time.monotonic(), {}
+    assert status_of(PORT, "/livez") == 0, f"somebody listens on port {PORT} already"
     process = subprocess.Popen(
         [sys.executable, "-m", "mathllm", "serve", "--checkpoint", MODEL, "--port", str(PORT)],
         stdout=subprocess.DEVNULL,
