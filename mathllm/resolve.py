@@ -65,7 +65,7 @@ def check_hunting(train: TrainConfig, data: DataConfig, format: Format, *, own_t
         if train.until_proved:
             raise UsageError("train.until_proved proves after every hunt", "give train.hunt_steps, too")
         return
-    if own_thoughts or (format.thinks and not format.true_thoughts):
+    if own_thoughts or format.own_thoughts:
         reason = (
             f"how sure a model is of the thoughts of format {format.name!r} says nothing: they are its own"
         )

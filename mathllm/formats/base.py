@@ -126,6 +126,11 @@ class Format:
         return self.thinks and all(thought.true for thought in self.thoughts.values())
 
     @property
+    def own_thoughts(self) -> bool:
+        """Are its thoughts for a model to make up, so that no text of them is the truth?"""
+        return self.thinks and not self.true_thoughts
+
+    @property
     def counted(self) -> bool:
         """Are its thoughts digits whose number follows from the problem, and are they the model's to write?"""
         return bool(self.thoughts) and all(thought.counted for thought in self.thoughts.values())

@@ -4,10 +4,9 @@ the mean over tokens of the same role.
 It is found without a hand. Gradients order the nodes by what their absence would cost (attribution patching; after
 "Towards Automated Circuit Discovery", arXiv 2304.14997), and no more than that: how many can go is tried, by bisection,
 then again in the order of gradients in what is left, and at last node by node, until each is needed. Being right on the
-problems that it was found with says little of others (docs/inside.md has figures): so
-all pairs are tried, those that it gets wrong come into the pool, and it grows until none is left: first as bisection
-left it, which finds most of the pairs that are hard, then node by node. It is *a* circuit: others may do as well
-(arXiv 2502.20914)."""
+problems that it was found with says little of others (docs/inside.md has figures): so all pairs are tried, those that
+it gets wrong come into the pool, and it grows until none is left: first as bisection left it, which finds most of the
+pairs that are hard, then node by node. It is *a* circuit: others may do as well (arXiv 2502.20914)."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Herd:
 
 def check_told(model: MathModel) -> None:
     """Raises UsageError where texts cannot be the truth: where thoughts are what a model makes of them."""
-    if model.format.thinks and not model.format.true_thoughts:
+    if model.format.own_thoughts:
         raise UsageError(
             f"the thoughts of format {model.format.name!r} are a model's own: its leads on true texts say nothing",
             "mathllm eval, also with --exhaustive, counts its answers",

@@ -168,12 +168,7 @@ async def completions(asked: Completion, request: Request) -> Response:
     }
     head |= {"model": version.label}
     if asked.stream:
-        return stream(
-            request,
-            job,
-            lambda event: said(head, event),
-            asked.ended(head),
-        )
+        return stream(request, job, lambda event: said(head, event), asked.ended(head))
     outcomes = await checked(service, request, job)
 
     def answer() -> Json:

@@ -166,6 +166,5 @@ class Worker:
 
 def drafts(row: Row, version: Version) -> bool:
     """Is the truth a draft of what would be decoded?"""
-    how, notation = row.job.how, version.model.format
-    known = notation.true_thoughts or not notation.thinks
-    return how.draft and how.params.temperature == 0 and known
+    how = row.job.how
+    return how.draft and how.params.temperature == 0 and not version.model.format.own_thoughts
